@@ -1,0 +1,281 @@
+//! The port of executors: what is asked of whoever runs commands, and the report they give.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ActionId, ArtifactKind, CommandLine, Digest, OutputKind, WsPath};
+
+/// What identifies the state of a file without reading it, by one `fstat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Modification time, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Change time, nanoseconds since the epoch.
+    pub ctime_ns: i64,
+}
+
+impl Fingerprint {
+    /// Whether an equal fingerprint later proves equal content: both times were older than `clock_ns`, the file
+    /// system's own clock taken before the content was read, by more than `granularity`.
+    pub fn is_trusted(&self, clock_ns: i64, granularity: Duration) -> bool {
+        let margin = i64::try_from(granularity.as_nanos()).unwrap_or(i64::MAX);
+        self.mtime_ns.max(self.ctime_ns).checked_add(margin).is_some_and(|limit| limit < clock_ns)
+    }
+}
+
+/// A fingerprint with whether it may be believed later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Taken before and confirmed after the content was read.
+    pub fingerprint: Fingerprint,
+    /// See [`Fingerprint::is_trusted`].
+    pub trusted: bool,
+}
+
+/// What is known of one output, whether or not its bytes are here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputMeta {
+    /// Workspace-relative path.
+    pub path: WsPath,
+    /// Content and kind.
+    pub content: Content,
+}
+
+/// Content of a file system object by digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// A regular file.
+    File {
+        /// Of its bytes.
+        digest: Digest,
+        /// Whether it has its executable bit.
+        executable: bool,
+    },
+    /// A symlink, kept as it is.
+    Symlink {
+        /// Its text.
+        target: String,
+    },
+    /// A directory with everything below it.
+    Directory(Arc<TreeMeta>),
+}
+
+/// A directory's whole content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeMeta {
+    /// Digest of the canonical root `Directory` message.
+    pub root: Digest,
+    /// Sum of the sizes of all files.
+    pub size: u64,
+    /// Every entry below the root, sorted by path: files, symlinks and *empty* directories.
+    pub entries: Vec<TreeEntry>,
+}
+
+/// One entry of a tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeEntry {
+    /// Path relative to the tree's root.
+    pub path: WsPath,
+    /// What it is.
+    pub node: TreeNode,
+}
+
+/// What an entry of a tree is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TreeNode {
+    /// A regular file.
+    File {
+        /// Of its bytes.
+        digest: Digest,
+        /// Whether it has its executable bit.
+        executable: bool,
+    },
+    /// A symlink.
+    Symlink {
+        /// Its text.
+        target: String,
+    },
+    /// A directory with nothing in it.
+    EmptyDirectory,
+}
+
+impl Content {
+    /// Kind, as events say it.
+    pub fn kind(&self) -> OutputKind {
+        match self {
+            Self::File { .. } => OutputKind::File,
+            Self::Symlink { .. } => OutputKind::Symlink,
+            Self::Directory(_) => OutputKind::Directory,
+        }
+    }
+
+    /// Digest and size, as events say them.
+    pub fn digest_and_size(&self) -> (Digest, u64) {
+        match self {
+            Self::File { digest, .. } => (*digest, digest.size),
+            Self::Symlink { target } => {
+                let digest = crate::DigestFunction::Sha256.digest(target.as_bytes());
+                (digest, digest.size)
+            }
+            Self::Directory(tree) => (tree.root, tree.size),
+        }
+    }
+}
+
+/// An output found on this disk: its content and the stamps that let a later build skip reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundOutput {
+    /// What it is.
+    pub meta: OutputMeta,
+    /// One stamp for a file or symlink; for a directory one for each file and symlink of it, in entry order.
+    pub stamps: Vec<Stamp>,
+}
+
+/// A declared output of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredOutput {
+    /// Workspace-relative path.
+    pub path: WsPath,
+    /// What it has to be; never [`ArtifactKind::Source`].
+    pub kind: ArtifactKind,
+}
+
+/// Names one run of one action. A completion whose run is no longer the current one is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunId {
+    /// The action.
+    pub action: ActionId,
+    /// Counts the runs of that action in this build, from 0.
+    pub attempt: u32,
+}
+
+/// A request to run one command.
+#[derive(Clone, Debug)]
+pub struct ExecutionRequest {
+    /// Its name in reports and stops.
+    pub run: RunId,
+    /// What to run. With an empty `argv` nothing is run: `files` are written (after the declared outputs were
+    /// removed), and the declared outputs are captured as after a command that succeeded.
+    pub command: CommandLine,
+    /// Inputs with the fingerprint under which their content went into the key. After the command ended each is
+    /// looked at again; those that differ (or are gone) are named in [`ExecutionReport::changed_inputs`].
+    pub verify: Vec<(WsPath, Fingerprint)>,
+    /// What it must make.
+    pub outputs: Vec<DeclaredOutput>,
+    /// A make-style dependency file it writes; read into the report.
+    pub depfile: Option<WsPath>,
+    /// Stopped after this long.
+    pub timeout: Option<Duration>,
+}
+
+/// Why a run is stopped. Later ones are more urgent; a stop only escalates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum StopReason {
+    /// Another action failed, or the first Ctrl-C: SIGTERM, 2 s, SIGKILL.
+    Interrupt,
+    /// The other branch won: SIGKILL at once.
+    LostRace,
+    /// The second Ctrl-C: SIGKILL at once.
+    Kill,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExecutionStatus {
+    /// The command ended by itself with this code. For 0, all declared outputs are there.
+    Exited(i32),
+    /// A signal ended it.
+    Signalled(i32),
+    /// It ran longer than allowed and was stopped.
+    TimedOut,
+    /// Stopped on request; nothing of it may be used.
+    Stopped(StopReason),
+    /// The command could not be started: program and the operating system's reason.
+    NotStarted(String),
+    /// It ended with 0, but its outputs are not as declared.
+    BadOutputs(Vec<OutputProblem>),
+    /// The executor itself failed; says what and where.
+    Infrastructure(String),
+}
+
+/// What is wrong with one declared output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputProblem {
+    /// The declared path, or the path below it that is at fault.
+    pub path: String,
+    /// What is wrong, as the end of a sentence starting with the path.
+    pub what: String,
+}
+
+/// What a run cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunCost {
+    /// From start to the end of the last descendant.
+    pub wall: Duration,
+    /// User CPU time of the command and its waited-for descendants.
+    pub user: Duration,
+    /// System CPU time of the same.
+    pub system: Duration,
+    /// Largest resident set, bytes.
+    pub max_rss: u64,
+}
+
+/// What an executor tells of one run: always a report, never an `Err`.
+#[derive(Clone, Debug)]
+pub struct ExecutionReport {
+    /// Which run.
+    pub run: RunId,
+    /// How it ended.
+    pub status: ExecutionStatus,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// Outputs as found, in the order declared; empty unless the status is `Exited(0)`.
+    pub outputs: Vec<FoundOutput>,
+    /// Content of the depfile where one was declared and exists.
+    pub depfile: Option<Vec<u8>>,
+    /// Inputs of [`ExecutionRequest::verify`] that are no longer as they were.
+    pub changed_inputs: Vec<WsPath>,
+    /// Descendants that outlived the command and were killed: pid and command line of each.
+    pub killed: Vec<String>,
+    /// What it cost.
+    pub cost: RunCost,
+}
+
+/// What an executor tells while it works.
+#[derive(Clone, Debug)]
+pub enum ExecutorEvent {
+    /// The command is running now.
+    Started(RunId),
+    /// The run is over, all of its processes are gone.
+    Finished(Box<ExecutionReport>),
+    /// A line for the user, such as a process that cannot be killed.
+    Notice(RunId, String),
+}
+
+/// Something that runs commands.
+///
+/// 1. `start` and `stop` never wait.
+/// 2. Each started run gives exactly one `Finished`, whatever happens, also after a stop.
+/// 3. When `Finished` arrives no process of the run is alive (locally) and no byte of it will be written any more.
+/// 4. A stop for a run that is over is ignored; a stop with a less urgent reason than an earlier one too.
+/// 5. At most as many runs are started at once as the executor has slots; who calls counts them.
+pub trait Executor: Send {
+    /// Begins a run.
+    fn start(&mut self, request: ExecutionRequest);
+    /// Asks for its end.
+    fn stop(&mut self, run: RunId, reason: StopReason);
+    /// Ends helpers and threads; every run must be over.
+    fn shutdown(&mut self);
+}

@@ -1,0 +1,264 @@
+//! Taking what a command made as its outputs: existence, kind, permissions, digests and stamps.
+//!
+//! Outputs become read-only here. It does not know the command or whether it succeeded.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use minibuild_core::{
+    ArtifactKind, Content, DeclaredOutput, DigestFunction, EntryKind, FoundOutput, OutputMeta, OutputProblem, Stamp,
+    WsPath,
+};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::clock::{FileClock, FsInstant};
+use crate::hash::hash_open_file;
+use crate::out_tree::{DirCache, OutTree};
+use crate::private_copy::replace_with_copy;
+use crate::remove::make_writable;
+use crate::stat::look_at;
+use crate::{DiskError, tree};
+
+/// Digests of outputs are SHA-256 whatever a server speaks; other functions are computed when they are needed.
+pub(crate) const FUNCTION: DigestFunction = DigestFunction::Sha256;
+
+/// Why outputs could not be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// They are not as declared: the command's fault.
+    #[error("outputs are not as declared")]
+    Problems(Vec<OutputProblem>),
+    /// The file system failed: not the command's fault.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// What capturing one output, or one entry of a tree, may come to.
+pub(crate) enum Fault {
+    /// Not as declared: path and what is wrong.
+    Problem(String, String),
+    Disk(DiskError),
+}
+
+impl Fault {
+    pub(crate) fn problem(path: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Problem(path.into(), what.into())
+    }
+
+    /// A failed look at what the command left: its permissions are the command's matter, all else the disk's.
+    pub(crate) fn reading(path: &str, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::problem(path, "cannot be read: permission denied"),
+            io::ErrorKind::InvalidInput => Self::problem(path, "is not a regular file"),
+            _ => Self::Disk(DiskError::new("read", path, error)),
+        }
+    }
+}
+
+impl From<DiskError> for Fault {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl OutTree {
+    /// Captures declared outputs in order, made read-only first (0444 or 0555, directories of trees 0755).
+    ///
+    /// A symlink where a file was declared is replaced by a copy of the file it leads to if that lies in the
+    /// workspace; a file that shares its bytes with another name (hard link) by a private copy.
+    ///
+    /// # Errors
+    /// All [`OutputProblem`]s found, or the first failure of the file system.
+    pub fn capture(&self, outputs: &[DeclaredOutput], clock: &dyn FileClock) -> Result<Vec<FoundOutput>, CaptureError> {
+        if outputs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = clock.now()?;
+        let mut cache = DirCache::default();
+        let mut found = Vec::with_capacity(outputs.len());
+        let mut problems = Vec::new();
+        for output in outputs {
+            match self.capture_one(output, now, &mut cache, &mut problems) {
+                Ok(one) => found.push(one),
+                Err(Fault::Problem(path, what)) => problems.push(OutputProblem { path, what }),
+                Err(Fault::Disk(error)) => return Err(error.into()),
+            }
+        }
+        if problems.is_empty() { Ok(found) } else { Err(CaptureError::Problems(problems)) }
+    }
+
+    fn capture_one(
+        &self,
+        output: &DeclaredOutput,
+        now: FsInstant,
+        cache: &mut DirCache,
+        problems: &mut Vec<OutputProblem>,
+    ) -> Result<FoundOutput, Fault> {
+        let path = &output.path;
+        let (parent, name) = self.split(path)?;
+        let dir = match self.open_dir_cached(cache, parent) {
+            Ok(dir) => dir,
+            Err(error) => return Err(parent_fault(path, error)),
+        };
+        let (content, stamps) = match output.kind {
+            ArtifactKind::Directory => {
+                expect_kind(dir, path, name, EntryKind::Directory)?;
+                tree::capture(dir, path, name, now, problems)?
+            }
+            ArtifactKind::Symlink => capture_link(dir, path, name, now)?,
+            ArtifactKind::File | ArtifactKind::Source => self.capture_file(dir, path, name, now)?,
+        };
+        Ok(FoundOutput { meta: OutputMeta { path: path.clone(), content }, stamps })
+    }
+
+    fn capture_file(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: &WsPath,
+        name: &str,
+        now: FsInstant,
+    ) -> Result<(Content, Vec<Stamp>), Fault> {
+        let mut file = match open_output(dir, name) {
+            Err(Errno::LOOP) => self.copy_link_target(dir, path, name)?,
+            // What cannot be opened is of another kind, or said to be unreadable.
+            Err(error) => {
+                expect_kind(dir, path, name, EntryKind::File)?;
+                return Err(Fault::reading(path.as_str(), error.into()));
+            }
+            Ok(file) => {
+                expect_regular(&file, dir, path, name)?;
+                publish_file(dir, path.as_str(), name, file)?
+            }
+        };
+        let hashed = hash_open_file(&mut file, FUNCTION, now).map_err(|e| Fault::reading(path.as_str(), e))?;
+        Ok((Content::File { digest: hashed.digest, executable: hashed.executable() }, vec![hashed.stamp]))
+    }
+
+    /// A symlink where a file was declared.
+    fn copy_link_target(&self, dir: BorrowedFd<'_>, path: &WsPath, name: &str) -> Result<File, Fault> {
+        let link = self.workspace().join(path.as_path());
+        let target = match std::fs::canonicalize(&link) {
+            Ok(target) => target,
+            Err(_) => return Err(Fault::problem(path.as_str(), "is a symlink that leads nowhere")),
+        };
+        let root = std::fs::canonicalize(self.workspace())
+            .map_err(|e| DiskError::new("resolve", self.workspace().display().to_string(), e))?;
+        let out =
+            std::fs::canonicalize(self.workspace().join(minibuild_core::OUT_ROOT)).unwrap_or_else(|_| root.clone());
+        if !target.starts_with(&root) && !target.starts_with(&out) {
+            let what = "is a symlink that leaves the workspace (declare it in `out_symlinks` to keep it as it is)";
+            return Err(Fault::problem(path.as_str(), what));
+        }
+        // The path is canonical and every process of the action is dead: nothing swaps a link in.
+        let from = rustix::fs::open(&target, OPEN_OUTPUT, Mode::empty());
+        let from = File::from(from.map_err(|e| Fault::reading(path.as_str(), e.into()))?);
+        if !from.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Err(Fault::problem(path.as_str(), "is a symlink to something that is no regular file"));
+        }
+        replace_with_copy(dir, name, from).map_err(|e| DiskError::new("copy", path.as_str(), e).into())
+    }
+}
+
+const OPEN_OUTPUT: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+
+/// Opens a regular file for reading; one without read permission is given it.
+pub(crate) fn open_output(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<File> {
+    match rustix::fs::openat(dir, name, OPEN_OUTPUT, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            let seen = look_at(dir, name).map_err(|_| Errno::ACCESS)?;
+            if seen.kind == EntryKind::File {
+                let mode = published_mode(seen.fingerprint.mode);
+                rustix::fs::chmodat(dir, name, mode, rustix::fs::AtFlags::empty())?;
+            } else {
+                let _ = make_writable(dir, c".");
+            }
+            rustix::fs::openat(dir, name, OPEN_OUTPUT, Mode::empty()).map(File::from)
+        }
+        opened => opened.map(File::from),
+    }
+}
+
+/// Makes an open output read-only, first a copy of its own where it has other names.
+pub(crate) fn publish_file(dir: BorrowedFd<'_>, path: &str, name: &str, file: File) -> Result<File, Fault> {
+    let stat = rustix::fs::fstat(&file).map_err(|e| Fault::reading(path, e.into()))?;
+    if stat.st_nlink > 1 {
+        return replace_with_copy(dir, name, file).map_err(|e| DiskError::new("copy", path, e).into());
+    }
+    let mode = published_mode(stat.st_mode);
+    if stat.st_mode & 0o7777 != mode.as_raw_mode() {
+        rustix::fs::fchmod(&file, mode).map_err(|e| DiskError::new("make read-only", path, e))?;
+    }
+    Ok(file)
+}
+
+fn published_mode(mode: u32) -> Mode {
+    Mode::from_raw_mode(if mode & 0o111 != 0 { 0o555 } else { 0o444 })
+}
+
+/// Content and stamp of a symlink that is kept as it is.
+pub(crate) fn read_link(dir: BorrowedFd<'_>, path: &str, name: &str, now: FsInstant) -> Result<(String, Stamp), Fault> {
+    let reading = |e: io::Error| Fault::reading(path, e);
+    let before = look_at(dir, name).map_err(reading)?;
+    let target = rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|e| reading(e.into()))?;
+    let after = look_at(dir, name).map_err(reading)?;
+    let target = target.into_string().map_err(|_| Fault::problem(path, "is a symlink whose target is not UTF-8"))?;
+    let mut stamp = now.stamp(after.fingerprint);
+    stamp.trusted &= before == after;
+    Ok((target, stamp))
+}
+
+fn capture_link(
+    dir: BorrowedFd<'_>,
+    path: &WsPath,
+    name: &str,
+    now: FsInstant,
+) -> Result<(Content, Vec<Stamp>), Fault> {
+    expect_kind(dir, path, name, EntryKind::Symlink)?;
+    let (target, stamp) = read_link(dir, path.as_str(), name, now)?;
+    Ok((Content::Symlink { target }, vec![stamp]))
+}
+
+fn expect_regular(file: &File, dir: BorrowedFd<'_>, path: &WsPath, name: &str) -> Result<(), Fault> {
+    let stat = rustix::fs::fstat(file).map_err(|e| Fault::reading(path.as_str(), e.into()))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Ok(());
+    }
+    expect_kind(dir, path, name, EntryKind::File)
+}
+
+fn expect_kind(dir: BorrowedFd<'_>, path: &WsPath, name: &str, expected: EntryKind) -> Result<(), Fault> {
+    let kind = match look_at(dir, name) {
+        Ok(seen) => seen.kind,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Fault::problem(path.as_str(), "was not made"));
+        }
+        Err(error) => return Err(Fault::reading(path.as_str(), error)),
+    };
+    if kind == expected {
+        return Ok(());
+    }
+    let what = format!("is {}, but was declared as {}", noun(kind), noun(expected));
+    Err(Fault::problem(path.as_str(), what))
+}
+
+pub(crate) fn noun(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "a file",
+        EntryKind::Directory => "a directory",
+        EntryKind::Symlink => "a symlink",
+        EntryKind::Other => "a special file (device, socket or pipe)",
+    }
+}
+
+/// The directory an output should lie in cannot be opened: the command moved, replaced or locked it.
+fn parent_fault(path: &WsPath, error: DiskError) -> Fault {
+    match error.os_error().raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT | Errno::NOTDIR) => Fault::problem(path.as_str(), "was not made"),
+        Some(Errno::LOOP) => Fault::problem(path.as_str(), "lies behind a symlink"),
+        Some(Errno::ACCESS) => Fault::problem(path.as_str(), "cannot be read: permission denied"),
+        _ => Fault::Disk(error),
+    }
+}

@@ -1,0 +1,30 @@
+//! Files on this machine: hashing, fingerprints, trees, publishing, removal.
+//!
+//! The only crate that knows how files are looked at, read, fingerprinted, captured as outputs, written and
+//! removed. It does not know actions, processes, caches or when any of this should happen, and it never prints.
+//! Nothing here writes outside `minibuild-out/`: every change goes through [`OutTree`], whose paths are resolved
+//! beneath that directory without following symlinks.
+
+mod beneath;
+mod capture;
+mod clock;
+mod error;
+mod hash;
+mod out_tree;
+mod private_copy;
+mod recheck;
+mod remove;
+mod source;
+mod stat;
+mod trash;
+mod tree;
+
+pub use capture::CaptureError;
+pub use clock::{FileClock, FsClock, FsInstant, granularity_of};
+pub use error::DiskError;
+pub use hash::{HashedFile, hash_file};
+pub use out_tree::OutTree;
+pub use recheck::{fingerprint_behind, tree_is_unchanged};
+pub use remove::remove_all;
+pub use source::{Answer, DiskFs, Look, listing_digest};
+pub use stat::{Seen, fingerprint_of, look_at, stat_batch};

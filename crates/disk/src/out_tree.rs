@@ -1,0 +1,311 @@
+//! The tree below `minibuild-out/`: preparing outputs, writing files, setting things aside.
+//!
+//! All paths are workspace-relative, must lie below `minibuild-out/`, and are resolved beneath it without
+//! following symlinks, so that nothing an action leaves there can lead a write elsewhere. (`minibuild-out` itself
+//! may be a symlink the user made.) It does not know what an action is.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use minibuild_core::{ArtifactKind, DeclaredOutput, OUT_ROOT, WrittenFile, WsPath};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::DiskError;
+use crate::beneath;
+use crate::remove::{make_writable, remove_at};
+use crate::trash::Trash;
+
+/// Below these a file or link in the way of a directory is removed: nothing there is the user's.
+const REPLACEABLE: [&str; 2] = ["bin", "testlogs"];
+
+/// Less free space than this counts as none.
+const FULL_BELOW: u64 = 64 * 1024;
+
+/// The output tree of one workspace.
+pub struct OutTree {
+    workspace: PathBuf,
+    out: OwnedFd,
+    trash: Trash,
+}
+
+/// The directory opened last, with its path: outputs of one action mostly lie together.
+#[derive(Default)]
+pub(crate) struct DirCache(Option<(String, OwnedFd)>);
+
+impl OutTree {
+    /// Opens the tree of the workspace at `workspace` (absolute), making `minibuild-out/` and its state directories
+    /// where they are missing.
+    ///
+    /// # Errors
+    /// Where they cannot be made or opened.
+    pub fn open(workspace: &Path) -> Result<Self, DiskError> {
+        let out_path = workspace.join(OUT_ROOT);
+        for dir in ["bin", ".state/tmp", ".state/trash"] {
+            let path = out_path.join(dir);
+            std::fs::create_dir_all(&path).map_err(|e| DiskError::new("create", path.display().to_string(), e))?;
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let out = rustix::fs::open(&out_path, flags, Mode::empty())
+            .map_err(|e| DiskError::new("open", out_path.display().to_string(), e))?;
+        let trash = beneath::open_dir(&out, ".state/trash")
+            .map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/.state/trash"), e))?;
+        Ok(Self { workspace: workspace.to_owned(), out, trash: Trash::new(trash) })
+    }
+
+    /// The workspace root.
+    pub fn workspace(&self) -> &Path {
+        &self.workspace
+    }
+
+    /// Whether so little can still be written that an output or a log may have been cut short. Where the system does
+    /// not tell, the disk counts as not full.
+    pub fn is_full(&self) -> bool {
+        rustix::fs::fstatvfs(&self.out).is_ok_and(|disk| {
+            let no_inodes = disk.f_files > 0 && disk.f_favail == 0;
+            no_inodes || disk.f_bavail.saturating_mul(disk.f_frsize) < FULL_BELOW
+        })
+    }
+
+    /// Removes the declared outputs and `others` (whatever lies there), makes parent directories, and makes the
+    /// declared directories empty.
+    ///
+    /// # Errors
+    /// The first thing that cannot be done.
+    pub fn prepare(&self, outputs: &[DeclaredOutput], others: &[&WsPath]) -> Result<(), DiskError> {
+        let mut cache = DirCache::default();
+        let all = outputs.iter().map(|output| (&output.path, output.kind));
+        for (path, kind) in all.chain(others.iter().map(|path| (*path, ArtifactKind::File))) {
+            let (parent, name) = self.split(path)?;
+            let dir = self.ensure_dir_cached(&mut cache, parent)?;
+            self.clear(dir, path, name)?;
+            if kind == ArtifactKind::Directory {
+                retry_writable(dir, || rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)))
+                    .map_err(|e| DiskError::new("create", path.as_str(), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one file, replacing what lies there; parent directories are made. It is published read-only.
+    ///
+    /// # Errors
+    /// The first thing that cannot be done.
+    pub fn write(&self, file: &WrittenFile) -> Result<(), DiskError> {
+        let (parent, name) = self.split(&file.path)?;
+        let dir = self.ensure_dir(parent)?;
+        self.clear(dir.as_fd(), &file.path, name)?;
+        let mode = Mode::from_raw_mode(if file.executable { 0o555 } else { 0o444 });
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let write = || {
+            let opened = retry_writable(dir.as_fd(), || rustix::fs::openat(&dir, name, flags, mode))?;
+            let mut opened = File::from(opened);
+            opened.write_all(&file.content)?;
+            rustix::fs::fchmod(&opened, mode)?;
+            Ok(())
+        };
+        write().map_err(|e: io::Error| DiskError::new("write", file.path.as_str(), e))
+    }
+
+    /// Removes whatever lies at `path`: files at once, directories by way of the trash. Nothing there is fine.
+    ///
+    /// # Errors
+    /// Where it cannot be removed.
+    pub fn remove(&self, path: &WsPath) -> Result<(), DiskError> {
+        let (parent, name) = self.split(path)?;
+        match self.open_dir(parent) {
+            Ok(dir) => self.clear(dir.as_fd(), path, name),
+            Err(error) if is_absent(error.os_error()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renames whatever lies at `path` into the trash in constant time; a background thread deletes it. Nothing
+    /// there is fine.
+    ///
+    /// # Errors
+    /// Where it cannot be renamed.
+    pub fn set_aside(&self, path: &WsPath) -> Result<(), DiskError> {
+        let (parent, name) = self.split(path)?;
+        let dir = match self.open_dir(parent) {
+            Err(error) if is_absent(error.os_error()) => return Ok(()),
+            opened => opened?,
+        };
+        let name = c_name(path, name)?;
+        self.trash.set_aside(&dir, &name).map_err(|e| DiskError::new("set aside", path.as_str(), e))
+    }
+
+    /// Empties a directory in place and says whether there was anything in it. Meant for small private ones.
+    ///
+    /// # Errors
+    /// Where something cannot be removed.
+    pub fn empty_dir(&self, path: &WsPath) -> Result<bool, DiskError> {
+        let fail = |e: Errno| DiskError::new("empty", path.as_str(), e);
+        let (parent, name) = self.split(path)?;
+        let parent = self.ensure_dir(parent)?;
+        let name = c_name(path, name)?;
+        let dir = crate::remove::open_listing(&parent, &name).map_err(fail)?;
+        let mut found = false;
+        for entry in rustix::fs::Dir::read_from(&dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            if entry.file_name() != c"." && entry.file_name() != c".." {
+                found = true;
+                remove_at(dir.as_fd(), entry.file_name()).map_err(fail)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The content of the regular file at `path`, `None` where there is nothing.
+    ///
+    /// # Errors
+    /// Where it is something else or cannot be read.
+    pub fn read(&self, path: &WsPath) -> Result<Option<Vec<u8>>, DiskError> {
+        let (parent, name) = self.split(path)?;
+        let dir = match self.open_dir(parent) {
+            Err(error) if is_absent(error.os_error()) => return Ok(None),
+            opened => opened?,
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut content = Vec::new();
+        let read = match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
+            Ok(opened) => io::Read::read_to_end(&mut File::from(opened), &mut content),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        read.map(|_| Some(content)).map_err(|e| DiskError::new("read", path.as_str(), e))
+    }
+
+    /// Makes the directory `path` with its parents.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn make_dir(&self, path: &WsPath) -> Result<(), DiskError> {
+        let relative = self.below_out(path)?;
+        self.ensure_dir(relative).map(drop)
+    }
+
+    /// Has everything deleted that earlier builds left in the trash.
+    ///
+    /// # Errors
+    /// Where the trash cannot be listed.
+    pub fn sweep_trash(&self) -> Result<(), DiskError> {
+        self.trash.sweep().map_err(|e| DiskError::new("list", format!("{OUT_ROOT}/.state/trash"), e))
+    }
+
+    /// Waits until the trash is empty. Not needed for correctness.
+    pub fn finish_trash(&self) {
+        self.trash.finish();
+    }
+
+    /// The directory and last segment of a path below the output root.
+    pub(crate) fn split<'p>(&self, path: &'p WsPath) -> Result<(&'p str, &'p str), DiskError> {
+        let relative = self.below_out(path)?;
+        Ok(relative.rsplit_once('/').unwrap_or(("", relative)))
+    }
+
+    /// Opens a directory given relative to the output root, from `cache` where it is the same as last time.
+    pub(crate) fn open_dir_cached<'c>(&self, cache: &'c mut DirCache, dir: &str) -> Result<BorrowedFd<'c>, DiskError> {
+        cache.get(dir, || self.open_dir(dir))
+    }
+
+    fn ensure_dir_cached<'c>(&self, cache: &'c mut DirCache, dir: &str) -> Result<BorrowedFd<'c>, DiskError> {
+        cache.get(dir, || self.ensure_dir(dir))
+    }
+
+    fn below_out<'p>(&self, path: &'p WsPath) -> Result<&'p str, DiskError> {
+        let below = path.as_str().strip_prefix(OUT_ROOT).and_then(|rest| rest.strip_prefix('/'));
+        below.ok_or_else(|| {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "it is not below `minibuild-out`");
+            DiskError::new("change", path.as_str(), error)
+        })
+    }
+
+    fn open_dir(&self, dir: &str) -> Result<OwnedFd, DiskError> {
+        beneath::open_dir(&self.out, dir).map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/{dir}"), e))
+    }
+
+    /// Opens a directory, made with its parents where missing. Tries the cheap way first.
+    fn ensure_dir(&self, dir: &str) -> Result<OwnedFd, DiskError> {
+        let error = match beneath::open_dir(&self.out, dir) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let fail = |e: Errno| DiskError::new("create", format!("{OUT_ROOT}/{dir}"), e);
+        if dir.is_empty() || !matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) {
+            return Err(fail(error));
+        }
+        let (parent, name) = dir.rsplit_once('/').unwrap_or(("", dir));
+        let parent = self.ensure_dir(parent)?;
+        // Another action may make the same directory now, or remove the same stray file: look again a few times.
+        let mut last = error;
+        for _ in 0..8 {
+            match retry_writable(parent.as_fd(), || rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777))) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(fail(error)),
+            }
+            match beneath::open_dir(&parent, name) {
+                Ok(opened) => return Ok(opened),
+                Err(error @ (Errno::NOTDIR | Errno::LOOP)) if is_replaceable(dir) => {
+                    last = error;
+                    let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
+                }
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Err(fail(last))
+    }
+
+    /// Removes `name` from `dir`, a directory that is not empty by way of the trash.
+    fn clear(&self, dir: BorrowedFd<'_>, path: &WsPath, name: &str) -> Result<(), DiskError> {
+        let fail = |e: Errno| DiskError::new("remove", path.as_str(), e);
+        match retry_writable(dir, || rustix::fs::unlinkat(dir, name, AtFlags::empty())) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(_) => self.trash.set_aside(dir, &c_name(path, name)?).map_err(fail),
+            },
+            Err(error) => Err(fail(error)),
+        }
+    }
+}
+
+impl DirCache {
+    fn get(
+        &mut self,
+        dir: &str,
+        open: impl FnOnce() -> Result<OwnedFd, DiskError>,
+    ) -> Result<BorrowedFd<'_>, DiskError> {
+        if self.0.as_ref().is_none_or(|(last, _)| last != dir) {
+            self.0 = Some((dir.to_owned(), open()?));
+        }
+        let (_, fd) = self.0.as_ref().expect("set just above");
+        Ok(fd.as_fd())
+    }
+}
+
+fn is_replaceable(dir: &str) -> bool {
+    REPLACEABLE.iter().any(|root| dir.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+}
+
+fn c_name(path: &WsPath, name: &str) -> Result<CString, DiskError> {
+    CString::new(name).map_err(|e| DiskError::new("open", path.as_str(), io::Error::from(e)))
+}
+
+/// Does `call`, once more with `dir` made writable where permissions forbid it: a directory an action left
+/// read-only is ours all the same.
+fn retry_writable<T>(dir: BorrowedFd<'_>, mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    match call() {
+        Err(Errno::ACCESS) if make_writable(dir, c".").is_ok() => call(),
+        answer => answer,
+    }
+}

@@ -1,0 +1,397 @@
+//! The source tree as the loader sees it, with every look remembered.
+//!
+//! Answers are kept, so they cannot change within one load, and each comes with what a later build needs to ask
+//! again cheaply. It does not know packages, globs or TOML.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use minibuild_core::{Digest, DigestFunction, DirEntry, EntryKind, Fingerprint, SourceFs, Stamp};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use walkdir::WalkDir;
+
+use crate::clock::FsInstant;
+use crate::stat::{fingerprint_of, look_at};
+
+/// One answer the loader got; the loaded graph is still right where all of them would be the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The path as it was asked: relative to the workspace root, or absolute.
+    pub path: String,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// What a look found, as much as is needed to tell a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The content of a file (symlinks followed), by BLAKE3 digest; the stamp is that of the file read.
+    Content(Digest, Stamp),
+    /// A directory's names and kinds, by digest (see [`listing_digest`]); the stamp is that of the directory.
+    Listing(Digest, Stamp),
+    /// There is something of this kind, symlinks not followed.
+    Kind(EntryKind),
+    /// There is nothing.
+    Absent,
+    /// Whether it is a directory, symlinks followed.
+    IsDir(bool),
+    /// The operating system refused; never up to date.
+    Refused,
+}
+
+type Listing = Arc<[DirEntry]>;
+/// What is given out, and what is remembered of it.
+type Known<T> = (Result<T, Failure>, Answer);
+
+/// The workspace on disk.
+pub struct DiskFs {
+    root: PathBuf,
+    now: FsInstant,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    contents: HashMap<String, Known<Arc<[u8]>>>,
+    listings: HashMap<String, Known<Listing>>,
+    kinds: HashMap<String, Result<Option<EntryKind>, Failure>>,
+    is_dir: HashMap<String, bool>,
+}
+
+/// An `io::Error` that can be given out again.
+#[derive(Clone, Copy)]
+struct Failure(io::ErrorKind, Option<i32>);
+
+impl From<&io::Error> for Failure {
+    fn from(error: &io::Error) -> Self {
+        Self(error.kind(), error.raw_os_error())
+    }
+}
+
+impl From<Failure> for io::Error {
+    fn from(Failure(kind, errno): Failure) -> Self {
+        errno.map_or_else(|| kind.into(), io::Error::from_raw_os_error)
+    }
+}
+
+/// Digest of a directory's names and kinds, as in [`Answer::Listing`].
+pub fn listing_digest(entries: &[DirEntry]) -> Digest {
+    let mut hasher = DigestFunction::Blake3.hasher();
+    for entry in entries {
+        let (tag, name) = match &entry.name {
+            Ok(name) => (0, name),
+            Err(lossy) => (1, lossy),
+        };
+        hasher.update(name.as_bytes());
+        hasher.update(&[0, tag, entry.kind as u8]);
+    }
+    hasher.finish()
+}
+
+impl DiskFs {
+    /// The workspace at `root`; `now` is the file system's clock before the first look.
+    pub fn new(root: &Path, now: FsInstant) -> Self {
+        Self { root: root.to_owned(), now, memory: Mutex::default() }
+    }
+
+    /// Everything that was asked and what the answer was, sorted by path.
+    pub fn looks(&self) -> Vec<Look> {
+        let memory = self.memory();
+        let mut looks = Vec::new();
+        let mut push = |path: &String, answer| looks.push(Look { path: path.clone(), answer });
+        memory.contents.iter().for_each(|(path, (_, answer))| push(path, answer.clone()));
+        memory.listings.iter().for_each(|(path, (_, answer))| push(path, answer.clone()));
+        for (path, kind) in &memory.kinds {
+            push(
+                path,
+                match kind {
+                    Ok(Some(kind)) => Answer::Kind(*kind),
+                    Ok(None) => Answer::Absent,
+                    Err(_) => Answer::Refused,
+                },
+            );
+        }
+        memory.is_dir.iter().for_each(|(path, answer)| push(path, Answer::IsDir(*answer)));
+        looks.sort_by(|a, b| a.path.cmp(&b.path));
+        looks
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+    }
+
+    /// What the listing of the parent, where one was taken, says about a path.
+    fn kind_in_listing(&self, path: &str) -> Option<Option<EntryKind>> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if name.is_empty() || (parent.is_empty() && path.starts_with('/')) {
+            return None;
+        }
+        let memory = self.memory();
+        let (Ok(entries), _) = memory.listings.get(parent)? else { return None };
+        let found = entries.binary_search_by(|entry| entry_name(entry).cmp(name)).ok();
+        Some(found.map(|index| entries[index].kind))
+    }
+
+    fn read_now(&self, path: &str) -> Known<Arc<[u8]>> {
+        let absolute = self.at(path);
+        let read = || {
+            let (bytes, before, after) = read_regular(&absolute)?;
+            let mut stamp = self.now.stamp(before);
+            stamp.trusted &= before == after;
+            Ok((bytes, stamp))
+        };
+        match read() {
+            Ok((bytes, stamp)) => {
+                let digest = DigestFunction::Blake3.digest(&bytes);
+                (Ok(bytes.into()), Answer::Content(digest, stamp))
+            }
+            Err(error) => (Err(Failure::from(&error)), answer_of(&error)),
+        }
+    }
+
+    /// The stamp is taken before the names are read: a change in between gives a stamp that no longer fits,
+    /// which only costs another look.
+    fn dir_stamp(&self, absolute: &Path) -> io::Result<Stamp> {
+        let stat = rustix::fs::stat(absolute)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            return Err(Errno::NOTDIR.into());
+        }
+        Ok(self.now.stamp(fingerprint_of(&stat)))
+    }
+
+    fn list_now(&self, path: &str) -> Known<Listing> {
+        let absolute = self.at(path);
+        let list = || {
+            let stamp = self.dir_stamp(&absolute)?;
+            let mut entries = Vec::new();
+            for entry in std::fs::read_dir(&absolute)? {
+                let entry = entry?;
+                entries.push(dir_entry(&entry.file_name(), entry.file_type()?));
+            }
+            Ok((entries, stamp))
+        };
+        match list() {
+            Ok((entries, stamp)) => finish_listing(entries, stamp),
+            Err(error) => (Err(Failure::from(&error)), answer_of(&error)),
+        }
+    }
+
+    fn remember_listing(&self, path: &str, fresh: Known<Listing>) -> io::Result<Listing> {
+        let mut memory = self.memory();
+        let (listing, _) = match memory.listings.entry(path.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => free.insert(fresh),
+        };
+        listing.clone().map_err(io::Error::from)
+    }
+}
+
+impl SourceFs for DiskFs {
+    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+        if let Some((known, _)) = self.memory().contents.get(path) {
+            return known.clone().map(|bytes| bytes.to_vec()).map_err(io::Error::from);
+        }
+        let fresh = self.read_now(path);
+        let mut memory = self.memory();
+        let (content, _) = memory.contents.entry(path.to_owned()).or_insert(fresh);
+        content.clone().map(|bytes| bytes.to_vec()).map_err(io::Error::from)
+    }
+
+    fn list_dir(&self, path: &str) -> io::Result<Listing> {
+        if let Some((known, _)) = self.memory().listings.get(path) {
+            return known.clone().map_err(io::Error::from);
+        }
+        self.remember_listing(path, self.list_now(path))
+    }
+
+    fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
+        if let Some(known) = self.kind_in_listing(path) {
+            return Ok(known);
+        }
+        if let Some(known) = self.memory().kinds.get(path) {
+            return (*known).map_err(io::Error::from);
+        }
+        let fresh = match look_at(rustix::fs::CWD, self.at(path)) {
+            Ok(seen) => Ok(Some(seen.kind)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Failure::from(&error)),
+        };
+        let mut memory = self.memory();
+        (*memory.kinds.entry(path.to_owned()).or_insert(fresh)).map_err(io::Error::from)
+    }
+
+    fn is_dir(&self, path: &str) -> bool {
+        match self.kind_in_listing(path) {
+            Some(Some(EntryKind::Directory)) => return true,
+            Some(Some(EntryKind::Symlink)) | None => {}
+            Some(_) => return false,
+        }
+        if let Some(&known) = self.memory().is_dir.get(path) {
+            return known;
+        }
+        let fresh = self.at(path).is_dir();
+        *self.memory().is_dir.entry(path.to_owned()).or_insert(fresh)
+    }
+
+    fn walk(&self, start: &str, enter: &(dyn Fn(&str) -> bool + Sync)) -> Vec<(String, io::Result<Listing>)> {
+        let mut walk = Walk { fs: self, open: Vec::new(), done: Vec::new() };
+        if enter(start) {
+            walk.run(start, enter);
+        }
+        let mut done = walk.done;
+        done.sort_by(|(a, _), (b, _)| a.cmp(b));
+        done
+    }
+}
+
+/// A directory whose entries are being met.
+struct Open {
+    path: String,
+    stamp: Stamp,
+    entries: Vec<DirEntry>,
+}
+
+struct Walk<'a> {
+    fs: &'a DiskFs,
+    /// From the start down to the directory being read.
+    open: Vec<Open>,
+    done: Vec<(String, io::Result<Listing>)>,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, start: &str, enter: &(dyn Fn(&str) -> bool + Sync)) {
+        let mut met = WalkDir::new(self.fs.at(start)).follow_root_links(true).into_iter();
+        while let Some(item) = met.next() {
+            let entry = match item {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.failed(start, &error);
+                    continue;
+                }
+            };
+            self.close_to(entry.depth());
+            let path = match self.open.last_mut() {
+                None => start.to_owned(),
+                Some(parent) => {
+                    let child = dir_entry(entry.file_name(), entry.file_type());
+                    let path = child.name.as_ref().ok().map(|name| join(&parent.path, name));
+                    parent.entries.push(child);
+                    match path {
+                        Some(path) => path,
+                        // No package can lie there: its name is no label.
+                        None => {
+                            skip(&mut met, entry.file_type());
+                            continue;
+                        }
+                    }
+                }
+            };
+            let is_start = entry.depth() == 0;
+            if !is_start && !entry.file_type().is_dir() {
+                continue;
+            }
+            if !is_start && !enter(&path) {
+                skip(&mut met, entry.file_type());
+                continue;
+            }
+            match self.fs.dir_stamp(entry.path()) {
+                Ok(stamp) => self.open.push(Open { path, stamp, entries: Vec::new() }),
+                Err(error) => {
+                    skip(&mut met, entry.file_type());
+                    self.done.push((path, Err(error)));
+                }
+            }
+        }
+        self.close_to(0);
+    }
+
+    /// Finishes the directories that are not above an entry at `depth`.
+    fn close_to(&mut self, depth: usize) {
+        while self.open.len() > depth {
+            let Some(open) = self.open.pop() else { return };
+            let listing = self.fs.remember_listing(&open.path, finish_listing(open.entries, open.stamp));
+            self.done.push((open.path, listing));
+        }
+    }
+
+    /// A directory that could not be read: what was met of it so far is not its listing.
+    fn failed(&mut self, start: &str, error: &walkdir::Error) {
+        let cause = error.io_error().map_or(Failure(io::ErrorKind::Other, None), Failure::from);
+        let at = error.path().and_then(|path| self.open.iter().position(|open| self.fs.at(&open.path) == path));
+        let at = at.or_else(|| error.depth().min(self.open.len()).checked_sub(1));
+        if let Some(index) = at {
+            self.close_to(index + 1);
+        }
+        let path = self.open.pop().map_or_else(|| start.to_owned(), |open| open.path);
+        let fresh = (Err(cause), answer_of(&cause.into()));
+        self.done.push((path.clone(), self.fs.remember_listing(&path, fresh)));
+    }
+}
+
+fn skip(met: &mut walkdir::IntoIter, file_type: std::fs::FileType) {
+    if file_type.is_dir() {
+        met.skip_current_dir();
+    }
+}
+
+fn finish_listing(mut entries: Vec<DirEntry>, stamp: Stamp) -> Known<Listing> {
+    entries.sort_unstable_by(|a, b| entry_name(a).cmp(entry_name(b)));
+    let digest = listing_digest(&entries);
+    (Ok(entries.into()), Answer::Listing(digest, stamp))
+}
+
+fn entry_name(entry: &DirEntry) -> &str {
+    match &entry.name {
+        Ok(name) | Err(name) => name,
+    }
+}
+
+fn dir_entry(name: &std::ffi::OsStr, kind: std::fs::FileType) -> DirEntry {
+    let name = name.to_str().map(str::to_owned).ok_or_else(|| name.to_string_lossy().into_owned());
+    DirEntry { name, kind: kind_of(kind) }
+}
+
+fn kind_of(kind: std::fs::FileType) -> EntryKind {
+    match kind {
+        kind if kind.is_file() => EntryKind::File,
+        kind if kind.is_dir() => EntryKind::Directory,
+        kind if kind.is_symlink() => EntryKind::Symlink,
+        _ => EntryKind::Other,
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn answer_of(error: &io::Error) -> Answer {
+    if is_absent(error) { Answer::Absent } else { Answer::Refused }
+}
+
+fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") }
+}
+
+/// Content and fingerprints before and after. Only regular files: opening a pipe would wait for a writer, and some
+/// devices never end.
+fn read_regular(path: &Path) -> io::Result<(Vec<u8>, Fingerprint, Fingerprint)> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let stat = rustix::fs::fstat(&file)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(Errno::ISDIR.into()),
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut file, &mut bytes)?;
+    Ok((bytes, fingerprint_of(&stat), fingerprint_of(&rustix::fs::fstat(&file)?)))
+}

@@ -1,0 +1,185 @@
+//! The source tree as the loader sees it, and what is remembered of the looks.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use minibuild_core::{DigestFunction, EntryKind, SourceFs};
+use minibuild_disk::{Answer, DiskFs, FsInstant};
+
+const NOW: FsInstant = FsInstant { ns: i64::MAX, granularity: Duration::from_millis(20) };
+
+fn fixture() -> (tempfile::TempDir, DiskFs) {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let at = |name: &str| dir.path().join(name);
+    for name in ["a/b/c", "a-b", "skip/deep", "empty"] {
+        fs::create_dir_all(at(name)).expect("mkdir");
+    }
+    for name in ["BUILD.toml", "a/BUILD.toml", "a/b/f", "a-b/g", "skip/deep/h"] {
+        fs::write(at(name), name).expect("write");
+    }
+    symlink("a", at("link")).expect("symlink");
+    symlink("nowhere", at("dangling")).expect("symlink");
+    fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")), "x").expect("write");
+    let source = DiskFs::new(dir.path(), NOW);
+    (dir, source)
+}
+
+fn names(entries: &[minibuild_core::DirEntry]) -> Vec<String> {
+    let show = |entry: &minibuild_core::DirEntry| match &entry.name {
+        Ok(name) => format!("{name} {:?}", entry.kind),
+        Err(lossy) => format!("!{lossy} {:?}", entry.kind),
+    };
+    entries.iter().map(show).collect()
+}
+
+#[test]
+fn answers_are_those_of_the_disk() {
+    let (dir, source) = fixture();
+    assert_eq!(source.read("a/BUILD.toml").expect("read"), b"a/BUILD.toml");
+    assert_eq!(source.read(&dir.path().join("a/b/f").display().to_string()).expect("absolute"), b"a/b/f");
+    assert_eq!(source.read("missing").map_err(|e| e.kind()), Err(ErrorKind::NotFound));
+    assert_eq!(source.read("a").map_err(|e| e.kind()), Err(ErrorKind::IsADirectory));
+    let kinds = || {
+        ["", "a", "BUILD.toml", "link", "dangling", "missing", "missing/x", "BUILD.toml/x", "a/b/f"]
+            .map(|path| source.kind(path).expect("no error"))
+    };
+    nix::unistd::mkfifo(&dir.path().join("empty/pipe"), nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+    assert_eq!(source.read("empty/pipe").map_err(|e| e.kind()), Err(ErrorKind::InvalidInput));
+    use EntryKind::{Directory, File, Symlink};
+    let expected =
+        [Some(Directory), Some(Directory), Some(File), Some(Symlink), Some(Symlink), None, None, None, Some(File)];
+    assert_eq!(kinds(), expected);
+    let is_dir = || ["", "a", "link", "dangling", "BUILD.toml", "missing"].map(|path| source.is_dir(path));
+    assert_eq!(is_dir(), [true, true, true, false, false, false]);
+    let listed = names(&source.list_dir("").expect("listed"));
+    let expected = [
+        "BUILD.toml File",
+        "a Directory",
+        "a-b Directory",
+        "!bad\u{fffd} File",
+        "dangling Symlink",
+        "empty Directory",
+        "link Symlink",
+        "skip Directory",
+    ];
+    assert_eq!(listed, expected);
+    assert_eq!(source.list_dir("missing").map_err(|e| e.kind()), Err(ErrorKind::NotFound));
+    assert_eq!(source.list_dir("BUILD.toml").map_err(|e| e.kind()), Err(ErrorKind::NotADirectory));
+}
+
+#[test]
+fn answers_do_not_change_within_one_load() {
+    let (dir, source) = fixture();
+    let ask = || {
+        let listed = source.list_dir("a").map(|entries| names(&entries)).map_err(|e| e.kind());
+        let read = ["BUILD.toml", "missing"].map(|path| source.read(path).map_err(|e| e.kind()));
+        let kinds = ["a/b", "missing", "a/new"].map(|path| source.kind(path).expect("no error"));
+        let walked: Vec<String> = source.walk("", &|_| true).into_iter().map(|(path, _)| path).collect();
+        (listed, read, kinds, walked.len(), source.is_dir("a/b"))
+    };
+    let before = ask();
+    fs::write(dir.path().join("BUILD.toml"), "other").expect("write");
+    fs::write(dir.path().join("missing"), "here now").expect("write");
+    fs::write(dir.path().join("a/new"), "here now").expect("write");
+    assert_eq!(ask(), before);
+}
+
+#[test]
+fn a_walk_enters_what_it_may_and_gives_whole_listings() {
+    let (_dir, source) = fixture();
+    let walked = source.walk("", &|path| path != "skip");
+    let shown: Vec<(String, usize)> =
+        walked.iter().map(|(path, listing)| (path.clone(), listing.as_ref().expect("readable").len())).collect();
+    let expected = [("", 8), ("a", 2), ("a-b", 1), ("a/b", 2), ("a/b/c", 0), ("empty", 0)];
+    assert_eq!(shown, expected.map(|(path, count)| (path.to_owned(), count)));
+    for (path, listing) in &walked {
+        assert_eq!(names(listing.as_ref().expect("readable")), names(&source.list_dir(path).expect("known")));
+    }
+    let fresh = DiskFs::new(_dir.path(), NOW);
+    for (path, listing) in &walked {
+        let alone = fresh.list_dir(path).expect("listed");
+        assert_eq!(names(listing.as_ref().expect("readable")), names(&alone), "{path}");
+    }
+    let below: Vec<String> = source.walk("a/b", &|_| true).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(below, ["a/b", "a/b/c"]);
+    assert!(source.walk("a", &|_| false).is_empty());
+    let missing = source.walk("missing", &|_| true);
+    assert!(missing.len() == 1 && missing[0].1.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound), "{missing:?}");
+    let file = source.walk("BUILD.toml", &|_| true);
+    assert!(file.len() == 1 && file[0].1.is_err(), "{file:?}");
+}
+
+#[test]
+fn every_look_is_remembered_absent_ones_too() {
+    let (_dir, source) = fixture();
+    let _ = (source.read("BUILD.toml"), source.read("no"), source.kind("a/BUILD.toml"), source.kind("gone/x"));
+    let _ = (source.is_dir("link"), source.list_dir("a/b"), source.kind("a/b/f"), source.list_dir("none"));
+    let looks = source.looks();
+    let shown: Vec<String> = looks
+        .iter()
+        .map(|look| {
+            let what = match &look.answer {
+                Answer::Content(digest, stamp) => {
+                    assert!(stamp.trusted);
+                    assert_eq!(*digest, DigestFunction::Blake3.digest(look.path.as_bytes()));
+                    "content".to_owned()
+                }
+                Answer::Listing(digest, stamp) => {
+                    assert!(stamp.trusted);
+                    assert_eq!(*digest, minibuild_disk::listing_digest(&source.list_dir(&look.path).expect("known")));
+                    "listing".to_owned()
+                }
+                other => format!("{other:?}"),
+            };
+            format!("{}: {what}", look.path)
+        })
+        .collect();
+    let expected = [
+        "BUILD.toml: content",
+        "a/BUILD.toml: Kind(File)",
+        "a/b: listing",
+        "gone/x: Absent",
+        "link: IsDir(true)",
+        "no: Absent",
+        "none: Absent",
+    ];
+    assert_eq!(shown, expected, "`a/b/f` is part of the listing of `a/b`");
+}
+
+#[test]
+fn listing_digests_tell_names_and_kinds() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mut seen = std::collections::HashSet::new();
+    let mut look = || {
+        let source = DiskFs::new(dir.path(), NOW);
+        let listing = source.list_dir("").expect("listed");
+        assert!(seen.insert(minibuild_disk::listing_digest(&listing)), "{listing:?}");
+    };
+    look();
+    fs::write(dir.path().join("a"), "x").expect("write");
+    look();
+    fs::remove_file(dir.path().join("a")).expect("rm");
+    fs::create_dir(dir.path().join("a")).expect("mkdir");
+    look();
+    fs::write(dir.path().join("b"), "x").expect("write");
+    look();
+    fs::rename(dir.path().join("b"), dir.path().join("c")).expect("mv");
+    look();
+}
+
+#[test]
+fn threads_get_one_answer() {
+    let (dir, source) = fixture();
+    let answers: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let ask = |number: usize| {
+            fs::write(dir.path().join("changing"), number.to_string()).expect("write");
+            source.read("changing").expect("read")
+        };
+        let threads: Vec<_> = (0..8).map(|number| scope.spawn(move || ask(number))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
+}

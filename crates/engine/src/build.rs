@@ -1,0 +1,316 @@
+//! The driver: one loop that waits for events, and does what the machine says.
+//!
+//! It knows threads, channels and files, and decides nothing.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use minibuild_core::{
+    BuildEvent, CommandSource, ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, Level, Model, WrittenFile,
+    WsPath,
+};
+use minibuild_disk::{DiskError, FileClock, OutTree};
+use minibuild_graph::{CycleError, HostFacts};
+use minibuild_local::{LocalConfig, LocalExecutor};
+
+use crate::lock::WorkspaceLock;
+use crate::machine::{Event, Goals, Machine, Outcome, Progress, Shown, Step, Wanted};
+use crate::state::{ActionRecord, State};
+use crate::tools;
+use crate::world::Look;
+
+/// Bytes of state that may wait for a moment without events.
+const FLUSH_AT: usize = 256 * 1024;
+
+/// Everything a build needs to know.
+pub struct Build<'a> {
+    /// The output tree.
+    pub tree: Arc<OutTree>,
+    /// The file system's clock.
+    pub clock: Arc<dyn FileClock>,
+    /// The state's directory.
+    pub state_dir: &'a Path,
+    /// The held lock.
+    pub lock: &'a WorkspaceLock,
+    /// What was loaded.
+    pub model: Arc<Model>,
+    /// Makes its commands.
+    pub commands: Arc<dyn CommandSource>,
+    /// Loaded packages.
+    pub packages: &'a [WsPath],
+    /// What is asked for.
+    pub goals: Goals,
+    /// The host.
+    pub host: HostFacts,
+    /// `[env]` with `PATH`: where host tools are looked for.
+    pub env: &'a std::collections::BTreeMap<String, String>,
+    /// Whether symlinks that leave the workspace count as what they lead to.
+    pub follow_external: bool,
+    /// Identifies the boot of the machine.
+    pub boot_id: &'a str,
+    /// Threads that look at files.
+    pub threads: usize,
+    /// Set by an interrupt: ends the look at the workspace, before there is a loop that could take the event.
+    pub interrupted: Arc<AtomicBool>,
+    /// When the build began.
+    pub began: Instant,
+}
+
+/// Who is told what happens.
+pub trait Reporter {
+    /// An event of the contract.
+    fn event(&mut self, event: &BuildEvent);
+    /// A command is about to be started.
+    fn starting(&mut self, label: &str, request: &ExecutionRequest);
+    /// An action's block.
+    fn show(&mut self, shown: &Shown);
+    /// Called after each event and at least every [`Reporter::tick`].
+    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<(String, String, Duration)>);
+    /// How often progress is wanted while nothing happens.
+    fn tick(&self) -> Option<Duration>;
+}
+
+/// Why a build could not be carried out at all.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A file of ours cannot be read or written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The state cannot be opened.
+    #[error("cannot open the state in `{path}`: {source}")]
+    State {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A bug of the loader.
+    #[error(transparent)]
+    Cycle(#[from] CycleError),
+}
+
+impl Build<'_> {
+    /// Carries the build out. Interrupts come through `events`, into which `sender` sends.
+    ///
+    /// # Errors
+    /// A [`BuildError`]; failed actions are no error but an [`Outcome`].
+    pub fn run(
+        self,
+        sender: &Sender<Event>,
+        events: &Receiver<Event>,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Outcome, BuildError> {
+        let (mut state, warnings) = State::open(self.state_dir, self.boot_id)
+            .map_err(|source| BuildError::State { path: self.state_dir.display().to_string(), source })?;
+        for text in warnings {
+            reporter.event(&BuildEvent::Message { level: Level::Warning, text });
+        }
+        self.tree.sweep_trash()?;
+        self.sweep_undeclared(&mut state)?;
+        let mut machine = self.machine(state)?;
+        if self.interrupted.load(Ordering::Relaxed) {
+            // What was hashed is worth remembering; should it not be possible, it is hashed again.
+            let _ = machine.state().flush();
+            return Ok(Outcome { interrupted: true, ..Default::default() });
+        }
+        let executor = self.executor(sender)?;
+        let driver = Driver { machine, executor, tree: self.tree, began: self.began, disk_failed: None };
+        Ok(driver.run(events, reporter))
+    }
+
+    fn machine(&self, mut state: State) -> Result<Machine, BuildError> {
+        let wanted = Wanted::new(&self.model, &self.goals)?;
+        let actions: Vec<_> = wanted.actions().collect();
+        let targets: Vec<_> =
+            self.goals.targets.iter().flat_map(|goal| goal.artifacts.iter().chain(&goal.runfiles)).copied().collect();
+        let look = Look {
+            model: &self.model,
+            tree: &self.tree,
+            clock: &*self.clock,
+            threads: self.threads,
+            follow_external: self.follow_external,
+            interrupted: &self.interrupted,
+        };
+        let mut world = look.at(&actions, &targets, &mut state)?;
+        let now = self.clock.now()?;
+        for &id in actions.iter().flat_map(|&action| &self.model.action(action).host_tools) {
+            world.tools.entry(id).or_insert_with(|| {
+                let tool = &self.model.host_tools[id.index()];
+                tools::resolve(tool, self.env, self.tree.workspace(), now, &mut state)
+            });
+        }
+        let (model, commands) = (self.model.clone(), self.commands.clone());
+        Ok(Machine::new(model, commands, wanted, self.goals.clone(), self.host.clone(), world, state))
+    }
+
+    fn executor(&self, sender: &Sender<Event>) -> Result<LocalExecutor, BuildError> {
+        let lock = self
+            .lock
+            .share()
+            .map_err(|e| DiskError::new("share the lock of", self.state_dir.display().to_string(), e))?;
+        let config = LocalConfig {
+            tree: self.tree.clone(),
+            clock: self.clock.clone(),
+            slots: self.goals.jobs,
+            helper: "/proc/self/exe".into(),
+            helper_args: vec!["__slot".into()],
+            lock: Some(lock),
+        };
+        let sender = sender.clone();
+        // The receiver outlives the executor; a report after the end interests nobody.
+        Ok(LocalExecutor::new(config, Arc::new(move |event| drop(sender.send(Event::Executor(event))))))
+    }
+
+    /// Removes outputs that no target of a loaded package declares any more.
+    fn sweep_undeclared(&self, state: &mut State) -> Result<(), DiskError> {
+        let model = &self.model;
+        let ids = || (0..model.actions.len()).map(minibuild_core::ActionId::new);
+        let declared: HashSet<&str> =
+            model.artifacts.iter().filter(|a| a.producer.is_some()).map(|a| a.path.as_str()).collect();
+        let tests: HashSet<String> =
+            ids().filter(|&id| model.action(id).outputs.is_empty()).map(|id| model.action_key_path(id)).collect();
+        let loaded: HashSet<&str> = self.packages.iter().map(WsPath::as_str).collect();
+        let is_declared = |path: &WsPath| declared.contains(path.as_str());
+        // Most actions have nothing stale, and are only looked at.
+        let has_stale = |record: &ActionRecord| {
+            let made = record.results.iter().flat_map(|result| &result.outputs).map(|output| &output.path);
+            made.chain(&record.begun).any(|path| !is_declared(path))
+        };
+        let is_gone = |action: &str| !declared.contains(action) && !tests.contains(action);
+        let stale: Vec<String> = state
+            .actions()
+            .filter(|(action, record)| {
+                loaded.contains(record.package.as_str()) && (is_gone(action) || has_stale(record))
+            })
+            .map(|(action, _)| action.to_owned())
+            .collect();
+        for action in stale {
+            for path in state.forget_undeclared(&action, is_declared) {
+                self.tree.remove(&path)?;
+                state.forget_file(path.as_str());
+            }
+            if is_gone(&action) {
+                state.forget_action(&action);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Driver {
+    machine: Machine,
+    executor: LocalExecutor,
+    tree: Arc<OutTree>,
+    began: Instant,
+    disk_failed: Option<String>,
+}
+
+impl Driver {
+    fn run(mut self, events: &Receiver<Event>, reporter: &mut dyn Reporter) -> Outcome {
+        let mut next = Some(Event::Begin);
+        loop {
+            if let Some(event) = next.take() {
+                self.explain_full_disk(&event, reporter);
+                let steps = self.machine.handle_event(event, self.began.elapsed());
+                if let Some(outcome) = self.perform(steps, reporter) {
+                    return self.finish(outcome, reporter);
+                }
+            }
+            let machine = &self.machine;
+            reporter.progress(self.began.elapsed(), machine.progress(), &|| machine.running());
+            next = self.wait(events, reporter);
+        }
+    }
+
+    /// The next event. State is written when there is none waiting.
+    fn wait(&mut self, events: &Receiver<Event>, reporter: &mut dyn Reporter) -> Option<Event> {
+        if let Ok(event) = events.try_recv() {
+            if self.machine.state().pending() > FLUSH_AT {
+                self.flush(reporter);
+            }
+            return Some(event);
+        }
+        self.flush(reporter);
+        let received = match reporter.tick() {
+            Some(tick) => events.recv_timeout(tick),
+            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            // `run`'s caller holds a sender; should it not, the build ends as interrupted instead of hanging.
+            Err(RecvTimeoutError::Disconnected) => Some(Event::Interrupt),
+        }
+    }
+
+    fn perform(&mut self, steps: Vec<Step>, reporter: &mut dyn Reporter) -> Option<Outcome> {
+        for step in steps {
+            match step {
+                Step::Start(request) => {
+                    // What it is about to write is recorded, and must be even if this process dies now.
+                    self.flush(reporter);
+                    reporter.starting(&self.machine.label(request.run.action), &request);
+                    self.executor.start(*request);
+                }
+                Step::Stop(run, reason) => self.executor.stop(run, reason),
+                Step::Emit(event) => reporter.event(&event),
+                Step::Show(shown) => reporter.show(&shown),
+                Step::Discard(path) => self.warn_if_failed(self.tree.set_aside(&path), reporter),
+                Step::WriteLog(path, content) => {
+                    let log = WrittenFile { path, content, executable: false };
+                    self.warn_if_failed(self.tree.write(&log), reporter);
+                }
+                Step::Finish(outcome) => return Some(outcome),
+            }
+        }
+        None
+    }
+
+    /// A command that fails on a full disk can often not even say so: its output goes to the same disk.
+    fn explain_full_disk(&self, event: &Event, reporter: &mut dyn Reporter) {
+        let Event::Executor(ExecutorEvent::Finished(report)) = event else { return };
+        let by_itself = matches!(report.status, ExecutionStatus::Exited(1..) | ExecutionStatus::Signalled(_));
+        if by_itself && self.tree.is_full() {
+            let full = DiskError::new("write to", minibuild_core::OUT_ROOT, nix::errno::Errno::ENOSPC);
+            let text = format!("{}\nwhat commands printed may be missing", full.render());
+            reporter.event(&BuildEvent::Message { level: Level::Error, text });
+        }
+    }
+
+    fn warn_if_failed(&self, result: Result<(), DiskError>, reporter: &mut dyn Reporter) {
+        if let Err(error) = result {
+            reporter.event(&BuildEvent::Message { level: Level::Warning, text: error.render() });
+        }
+    }
+
+    fn flush(&mut self, reporter: &mut dyn Reporter) {
+        if self.disk_failed.is_some() {
+            return;
+        }
+        if let Err(error) = self.machine.state().flush() {
+            let text = format!(
+                "the state in `{}` cannot be written: {error}; results of this build are not remembered",
+                minibuild_core::STATE_ROOT
+            );
+            reporter.event(&BuildEvent::Message { level: Level::Error, text: text.clone() });
+            self.disk_failed = Some(text);
+        }
+    }
+
+    fn finish(mut self, mut outcome: Outcome, reporter: &mut dyn Reporter) -> Outcome {
+        self.executor.shutdown();
+        self.flush(reporter);
+        if self.disk_failed.is_none()
+            && let Err(error) = self.machine.state().compact()
+        {
+            let text = format!("the state cannot be compacted: {error}");
+            reporter.event(&BuildEvent::Message { level: Level::Warning, text });
+        }
+        outcome.failed |= self.disk_failed.is_some();
+        outcome
+    }
+}

@@ -1,0 +1,319 @@
+//! What an action's inputs make of it: up to date, to be run, or impossible.
+
+use std::sync::Arc;
+
+use minibuild_core::{
+    ActionId, ArtifactId, ArtifactKind, CommandLine, Content, Level, OutputMeta, Runner, Work, WsPath,
+};
+use minibuild_graph::{ActionKey, Facts, InputFact, Node, NodeKind};
+
+use super::{Machine, Name, Status, Step, key_path};
+use crate::state::{PrunedRecord, ResultRecord};
+
+/// Inputs of an action, flattened.
+pub(super) struct FlatInputs {
+    pub artifacts: Vec<ArtifactId>,
+    /// Those from here on are discoverable.
+    pub discoverable_from: usize,
+}
+
+impl FlatInputs {
+    fn iter(&self) -> impl Iterator<Item = (ArtifactId, bool)> {
+        self.artifacts.iter().enumerate().map(|(i, &id)| (id, i >= self.discoverable_from))
+    }
+}
+
+impl Machine {
+    /// Everything `node` needs is done: decides what becomes of it.
+    pub(super) fn settle(&mut self, node: Node) {
+        let mut work = vec![node];
+        while let Some(node) = work.pop() {
+            let done = match self.graph.kind(node) {
+                NodeKind::Set(_) => {
+                    self.status[node.index()] = Status::Done;
+                    true
+                }
+                NodeKind::Action(action) => self.evaluate(action),
+            };
+            if done {
+                work.extend(self.release(node));
+            }
+        }
+    }
+
+    /// Tells whoever waits for `node` that it is done, the first time it is; gives those that wait for nothing else.
+    pub(super) fn release(&mut self, node: Node) -> Vec<Node> {
+        if std::mem::replace(&mut self.released[node.index()], true) {
+            return Vec::new();
+        }
+        let chain = self.chain[node.index()];
+        let mut free = Vec::new();
+        for &consumer in self.graph.needed_by(node) {
+            let row = consumer.index();
+            self.chain[row] = self.chain[row].max(chain);
+            if self.status[row] == Status::Waiting {
+                self.pending[row] = self.pending[row].saturating_sub(1);
+                if self.pending[row] == 0 {
+                    free.push(consumer);
+                }
+            }
+        }
+        free
+    }
+
+    /// Decides on an action all of whose needs are done. True if its result is known now.
+    pub(super) fn evaluate(&mut self, action: ActionId) -> bool {
+        if let Some(reason) = self.forbidden(action) {
+            self.fail_without_run(action, &reason);
+            return false;
+        }
+        if self.forced.contains_key(&action) {
+            self.queue(action);
+            return false;
+        }
+        let command = self.command_of(action);
+        let inputs = self.flat_inputs(action);
+        let found = match self.find_result(action, &command, &inputs) {
+            Ok(found) => found,
+            Err(problem) => {
+                self.fail_without_run(action, &problem);
+                return false;
+            }
+        };
+        let Some(found) = found else {
+            self.queue(action);
+            return false;
+        };
+        if self.take_known_result(action, &found) {
+            self.reopen_consumers(action);
+        }
+        if let Some(missing) = self.wanted_but_absent(action) {
+            self.forced.insert(action, format!("output `{missing}` is not on disk"));
+            self.queue(action);
+            return false;
+        }
+        self.complete_up_to_date(action);
+        true
+    }
+
+    /// The known result whose key, or pruned key, is that of the action now; it becomes the newest one.
+    fn find_result(
+        &mut self,
+        action: ActionId,
+        command: &CommandLine,
+        inputs: &FlatInputs,
+    ) -> Result<Option<ResultRecord>, String> {
+        let model = Arc::clone(&self.model);
+        let name = Name::of(&model, action);
+        let is_stale_test = self.is_test(action) && self.goals.fresh_tests;
+        let Some(record) = self.state.action(&name.path).filter(|r| !r.results.is_empty() && !is_stale_test) else {
+            self.check_inputs(inputs)?;
+            return Ok(None);
+        };
+        let key = self.key(action, command, inputs)?;
+        if let Some(index) = record.results.iter().position(|r| r.key == key.action && self.is_complete(action, r)) {
+            let found = record.results[index].clone();
+            self.state.promote_result(&name.path, index);
+            return Ok(Some(found));
+        }
+        for (index, result) in record.results.iter().enumerate() {
+            let Some(pruned) = &result.pruned else { continue };
+            if self.is_complete(action, result) && self.pruned_key(action, command, inputs, pruned)? == pruned.key {
+                let found = ResultRecord { key: key.action, ..result.clone() };
+                self.state.record_same_result(&name.path, index, found.clone());
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a result has exactly the outputs the action declares, with their kinds.
+    fn is_complete(&self, action: ActionId, result: &ResultRecord) -> bool {
+        let declared = &self.model.action(action).outputs;
+        declared.len() == result.outputs.len()
+            && declared.iter().zip(&result.outputs).all(|(&id, meta)| {
+                let artifact = self.model.artifact(id);
+                artifact.path == meta.path && is_of_kind(&meta.content, artifact.kind)
+            })
+    }
+
+    pub(super) fn key(
+        &self,
+        action: ActionId,
+        command: &CommandLine,
+        inputs: &FlatInputs,
+    ) -> Result<ActionKey, String> {
+        self.facts(action, command, inputs)?.key().map_err(|e| e.to_string())
+    }
+
+    fn pruned_key(
+        &self,
+        action: ActionId,
+        command: &CommandLine,
+        inputs: &FlatInputs,
+        pruned: &PrunedRecord,
+    ) -> Result<minibuild_core::Digest, String> {
+        let facts = self.facts(action, command, inputs)?;
+        let was_read = |path: &WsPath| pruned.read.binary_search(path).is_ok();
+        facts.pruned_key(was_read).map(|key| key.0).map_err(|e| e.to_string())
+    }
+
+    /// Everything that decides the action's result; an input that cannot be used is an error.
+    pub(super) fn facts<'a>(
+        &'a self,
+        action: ActionId,
+        command: &'a CommandLine,
+        inputs: &FlatInputs,
+    ) -> Result<Facts<'a>, String> {
+        let row = self.model.action(action);
+        let mut facts = Vec::with_capacity(inputs.artifacts.len());
+        for (id, discoverable) in inputs.iter() {
+            let content = self.known[id.index()].content.as_ref().ok_or_else(|| self.why_unusable(id))?;
+            facts.push(InputFact { id: Some(id), path: &self.model.artifact(id).path, content, discoverable });
+            if let Some(Ok(source)) = self.world.sources.get(&id).filter(|_| matches!(content, Content::Symlink { .. }))
+            {
+                let behind = source.behind.iter();
+                facts.extend(behind.map(|(path, content, _)| InputFact { id: None, path, content, discoverable }));
+            }
+        }
+        Ok(Facts {
+            command,
+            outputs: row.outputs.iter().map(|&id| self.model.artifact(id)).map(|a| (&a.path, a.kind)).collect(),
+            inputs: facts,
+            platform: &row.platform,
+            timeout: row.timeout,
+            no_cache: row.tags.no_cache,
+            tools: row.host_tools.iter().filter_map(|id| self.world.tools.get(id)).collect(),
+            host: &self.host,
+            roots: Some(&self.roots),
+        })
+    }
+
+    fn check_inputs(&self, inputs: &FlatInputs) -> Result<(), String> {
+        let unusable = inputs.artifacts.iter().find(|id| self.known[id.index()].content.is_none());
+        unusable.map_or(Ok(()), |&id| Err(self.why_unusable(id)))
+    }
+
+    fn why_unusable(&self, id: ArtifactId) -> String {
+        match self.world.sources.get(&id) {
+            Some(Err(why)) => why.clone(),
+            _ => format!("its input `{}` does not exist", self.model.artifact(id).path),
+        }
+    }
+
+    pub(super) fn flat_inputs(&mut self, action: ActionId) -> FlatInputs {
+        let model = self.model.clone();
+        let row = model.action(action);
+        let mut artifacts = Vec::new();
+        self.scratch.begin(&model);
+        self.scratch.flatten(&model, &row.inputs, &mut artifacts);
+        let discoverable_from = artifacts.len();
+        self.scratch.flatten(&model, &row.discoverable, &mut artifacts);
+        FlatInputs { artifacts, discoverable_from }
+    }
+
+    /// The command of an action; one that only writes a file has no argv.
+    pub(super) fn command_of(&self, action: ActionId) -> CommandLine {
+        match self.commands.work(action) {
+            Work::Spawn(command) => command,
+            Work::Write(file) => CommandLine { files: vec![file], ..Default::default() },
+        }
+    }
+
+    /// Why no side may run the action, if so. There is only the local side here.
+    fn forbidden(&self, action: ActionId) -> Option<String> {
+        let row = self.model.action(action);
+        let elsewhere = row.platform.iter().find(|(name, value)| {
+            let host = match &**name {
+                "OSFamily" => &self.host.os,
+                "ISA" | "Arch" => &self.host.isa,
+                _ => return false,
+            };
+            !same_platform(host, value)
+        });
+        let here = if row.tags.no_local {
+            "not on this machine (tag `no-local`)".to_owned()
+        } else {
+            let (name, value) = elsewhere?;
+            format!("not on this machine (platform property `{name}` is `{value}`)")
+        };
+        let there = if row.tags.no_remote {
+            "not remotely (tag `no-remote`)"
+        } else {
+            "not remotely (no remote executor is set)"
+        };
+        Some(format!("it may run {here} and {there}"))
+    }
+
+    /// True if consumers that are done may have used something else.
+    fn take_known_result(&mut self, action: ActionId, result: &ResultRecord) -> bool {
+        let model = Arc::clone(&self.model);
+        let mut changed = false;
+        for (&id, meta) in model.action(action).outputs.iter().zip(&result.outputs) {
+            let on_disk = match self.world.outputs.get(&id) {
+                Some((content, fingerprint)) if *content == meta.content => Some(*fingerprint),
+                Some(_) => {
+                    self.discard(action, id, meta);
+                    None
+                }
+                None => None,
+            };
+            changed |= self.learn(id, &meta.content, on_disk);
+        }
+        changed
+    }
+
+    /// What lies at an output's place is not its content. Where no result of the action has it either, somebody
+    /// changed it, which is worth a word; else it is of another state of the sources.
+    fn discard(&mut self, action: ActionId, id: ArtifactId, meta: &OutputMeta) {
+        let found = self.world.outputs.remove(&id);
+        self.steps.push(Step::Discard(meta.path.clone()));
+        let record = self.state.action(&key_path(&self.model, action));
+        let mut results = record.into_iter().flat_map(|record| &record.results).flat_map(|result| &result.outputs);
+        let is_known =
+            results.any(|old| old.path == meta.path && found.as_ref().is_some_and(|(c, _)| *c == old.content));
+        if !is_known && !self.bytes_wanted[id.index()] {
+            let text = format!("`{}` was changed by something else than its action; it is removed", meta.path);
+            self.message(Level::Warning, text);
+        }
+    }
+
+    /// A wanted output whose bytes are not here.
+    fn wanted_but_absent(&self, action: ActionId) -> Option<WsPath> {
+        let outputs = self.model.action(action).outputs.iter();
+        let absent = |id: &&ArtifactId| self.bytes_wanted[id.index()] && self.known[id.index()].on_disk.is_none();
+        outputs.into_iter().find(absent).map(|&id| self.model.artifact(id).path.clone())
+    }
+
+    fn complete_up_to_date(&mut self, action: ActionId) {
+        self.set_status(action, Status::Done);
+        if self.goals.all_events || self.goals_of.contains_key(&action) {
+            self.emit_completed(
+                action,
+                true,
+                Runner::UpToDate,
+                0,
+                std::time::Duration::ZERO,
+                "its key is unchanged".to_owned(),
+            );
+        }
+        self.after_done(action);
+    }
+}
+
+fn is_of_kind(content: &Content, kind: ArtifactKind) -> bool {
+    match kind {
+        ArtifactKind::Source | ArtifactKind::File => matches!(content, Content::File { .. }),
+        ArtifactKind::Directory => matches!(content, Content::Directory(_)),
+        ArtifactKind::Symlink => matches!(content, Content::Symlink { .. }),
+    }
+}
+
+fn same_platform(host: &str, wanted: &str) -> bool {
+    let canonical = |text: &str| match text.to_lowercase().as_str() {
+        "x86-64" | "amd64" | "x86_64" => "x86_64".to_owned(),
+        "arm64" | "aarch64" => "aarch64".to_owned(),
+        other => other.to_owned(),
+    };
+    canonical(host) == canonical(wanted)
+}

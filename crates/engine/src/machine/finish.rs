@@ -1,0 +1,397 @@
+//! What the end of a run means.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use minibuild_core::{
+    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, CommandLine, Content, ExecutionReport, ExecutionStatus,
+    Fingerprint, FoundOutput, Level, Runner, TestStatus, WsPath,
+};
+use minibuild_graph::parse_depfile;
+
+use super::{Machine, Name, Running, Shown, Status, Step, Stopping, key_path};
+use crate::state::{FileRecord, PrunedRecord, ResultRecord};
+use minibuild_core::{OutputMeta, StopReason};
+
+impl Machine {
+    /// A run is over. One that is no longer the current run of its action is dropped.
+    pub(super) fn take_report(&mut self, report: ExecutionReport) {
+        let action = report.run.action;
+        if report.run.attempt != self.attempts[action.index()] {
+            return;
+        }
+        let Some(running) = self.running.remove(&action) else { return };
+        self.attempts[action.index()] += 1;
+        self.exclusive_running = false;
+        if !report.killed.is_empty() {
+            let label = self.model.label_of(action);
+            let text =
+                format!("processes of `{label}` outlived its command and were killed: {}", report.killed.join(", "));
+            self.message(Level::Warning, text);
+        }
+        match self.verdict(action, &running, &report) {
+            Verdict::Stopped => self.take_stopped(action, &report),
+            Verdict::Failed(why) => self.take_failure(action, running, report, &why),
+            Verdict::Succeeded(read) => self.take_success(action, running, report, read),
+        }
+    }
+
+    fn verdict(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) -> Verdict {
+        let timeout = self.model.action(action).timeout.unwrap_or_default();
+        Verdict::Failed(match &report.status {
+            ExecutionStatus::Exited(0) => match self.read_inputs(action, report) {
+                Ok(read) => return Verdict::Succeeded(read),
+                Err(why) => why,
+            },
+            ExecutionStatus::Stopped(_) if running.stop.is_some() => return Verdict::Stopped,
+            ExecutionStatus::Stopped(_) => "it was stopped, though nobody asked for that".to_owned(),
+            ExecutionStatus::Exited(code) => format!("exit code {code}"),
+            ExecutionStatus::Signalled(signal) => format!("ended by signal {signal}{}", signal_name(*signal)),
+            ExecutionStatus::TimedOut => format!("killed after its timeout of {timeout:?}"),
+            ExecutionStatus::NotStarted(why) => format!("could not be started: {why}"),
+            ExecutionStatus::Infrastructure(why) => format!("could not be run: {why}"),
+            ExecutionStatus::BadOutputs(problems) => {
+                let lines = problems.iter().map(|p| format!("`{}` {}", p.path, p.what));
+                format!("its outputs are not as declared: {}", lines.collect::<Vec<_>>().join("; "))
+            }
+        })
+    }
+
+    fn take_stopped(&mut self, action: ActionId, report: &ExecutionReport) {
+        self.set_status(action, Status::Queued);
+        self.emit_branch(action, BranchOutcome::Stopped, report.cost.wall);
+    }
+
+    fn take_success(&mut self, action: ActionId, running: Running, report: ExecutionReport, read: Option<Vec<WsPath>>) {
+        let row = self.node(action);
+        self.forced.remove(&action);
+        let changed = self.take_outputs(action, &report.outputs);
+        if report.changed_inputs.is_empty() {
+            self.record(action, &running, &report, read);
+        } else {
+            let names: Vec<String> = report.changed_inputs.iter().map(|p| format!("`{p}`")).collect();
+            let label = self.model.label_of(action);
+            let text =
+                format!("{} changed while `{label}` ran; its result is used now and not remembered", names.join(", "));
+            self.message(Level::Warning, text);
+        }
+        self.set_status(action, Status::Done);
+        self.chain[row] += report.cost.wall;
+        self.emit_branch(action, BranchOutcome::Won, report.cost.wall);
+        self.emit_completed(action, true, Runner::Local, 0, report.cost.wall, running.reason.clone());
+        self.finish_test(action, TestStatus::Passed, &report);
+        if !report.stdout.is_empty() || !report.stderr.is_empty() {
+            self.show(action, None, running.command, report);
+        }
+        let node = self.graph.node(action);
+        self.after_done(action);
+        for free in self.release(node) {
+            self.settle(free);
+        }
+        if changed {
+            self.reopen_consumers(action);
+        }
+    }
+
+    /// Takes over what was made; true if a result that consumers may have used is no longer the same.
+    fn take_outputs(&mut self, action: ActionId, found: &[FoundOutput]) -> bool {
+        let mut changed = false;
+        let model = Arc::clone(&self.model);
+        for (&id, output) in model.action(action).outputs.iter().zip(found) {
+            let fingerprint = match output.meta.content {
+                Content::Directory(_) => Default::default(),
+                _ => output.stamps.first().map(|s| s.fingerprint).unwrap_or_default(),
+            };
+            self.world.outputs.insert(id, (output.meta.content.clone(), fingerprint));
+            changed |= self.learn(id, &output.meta.content, Some(fingerprint));
+        }
+        changed
+    }
+
+    /// Takes over what an artifact is now; true if consumers may have used something else.
+    pub(super) fn learn(&mut self, id: ArtifactId, content: &Content, on_disk: Option<Fingerprint>) -> bool {
+        let known = &mut self.known[id.index()];
+        let changed = known.content.as_ref().is_some_and(|old| old != content);
+        if known.content.is_none() || changed {
+            known.content = Some(content.clone());
+        }
+        if changed {
+            self.roots.get_mut().forget();
+        }
+        self.known[id.index()].on_disk = on_disk;
+        changed
+    }
+
+    fn record(&mut self, action: ActionId, running: &Running, report: &ExecutionReport, read: Option<Vec<WsPath>>) {
+        for output in &report.outputs {
+            let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
+            self.state.record_file(&output.meta.path, record);
+        }
+        let pruned = read.and_then(|read| {
+            let inputs = self.flat_inputs(action);
+            let facts = self.facts(action, &running.command, &inputs).ok()?;
+            let key = facts.pruned_key(|path| read.binary_search(path).is_ok()).ok()?;
+            Some(PrunedRecord { key: key.0, read })
+        });
+        let outputs: Vec<OutputMeta> = report.outputs.iter().map(|o| o.meta.clone()).collect();
+        let manifest = self.state.record_manifest(&running.manifest);
+        let result = ResultRecord { key: running.key.action, pruned, outputs, manifest };
+        let model = Arc::clone(&self.model);
+        let name = Name::of(&model, action);
+        self.state.record_result(name.as_ref(), result, report.cost.wall, report.cost.max_rss);
+    }
+
+    /// The discoverable inputs the depfile names, sorted; `None` where there is no depfile to go by.
+    fn read_inputs(&mut self, action: ActionId, report: &ExecutionReport) -> Result<Option<Vec<WsPath>>, String> {
+        let Some(path) = self.model.action(action).depfile.clone() else { return Ok(None) };
+        let Some(bytes) = &report.depfile else { return Ok(None) };
+        let names = parse_depfile(bytes).map_err(|e| format!("its depfile `{path}` cannot be read: {e}"))?;
+        let inputs = self.flat_inputs(action);
+        let empty = CommandLine::default();
+        let facts = self.facts(action, &empty, &inputs)?;
+        let declared: BTreeMap<&str, (&Content, bool)> =
+            facts.inputs.iter().map(|i| (i.path.as_str(), (i.content, i.discoverable))).collect();
+        let mut read = Vec::new();
+        let mut undeclared = Vec::new();
+        for name in names {
+            let Some(name) = inside_workspace(&name, &self.goals.root) else { continue };
+            match declared_as(&declared, &name) {
+                Some((path, true)) => read.extend(WsPath::new(path)),
+                Some((_, false)) => {}
+                None if self.is_own(action, &name) => {}
+                None => undeclared.push(format!("`{name}`")),
+            }
+        }
+        if !undeclared.is_empty() {
+            let list = undeclared.join(", ");
+            return Err(format!(
+                "it read {list}, which no attribute declares as an input (its depfile `{path}` says so)"
+            ));
+        }
+        read.sort_unstable();
+        read.dedup();
+        Ok(Some(read))
+    }
+
+    /// Whether a path is one of the action's own outputs, or private to minibuild.
+    fn is_own(&self, action: ActionId, name: &str) -> bool {
+        let below = |ancestor: &str| WsPath::new(name).is_ok_and(|p| p.is_at_or_below(ancestor));
+        below(minibuild_core::STATE_ROOT)
+            || self.model.action(action).outputs.iter().any(|&id| below(self.model.artifact(id).path.as_str()))
+    }
+
+    fn take_failure(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
+        self.chain_failure(action, report.cost.wall);
+        self.emit_branch(action, BranchOutcome::Failed, report.cost.wall);
+        let code = exit_code(&report.status);
+        self.emit_completed(action, false, Runner::Local, code, report.cost.wall, running.reason.clone());
+        let status = if report.status == ExecutionStatus::TimedOut { TestStatus::Timeout } else { TestStatus::Failed };
+        self.finish_test(action, status, &report);
+        self.show(action, Some(why.to_owned()), running.command, report);
+        if self.is_test(action) {
+            // Its last verdict counts, not an earlier pass of the same key.
+            self.state.forget_result(&key_path(&self.model, action), &running.key.action);
+            self.outcome.tests_failed = true;
+        } else {
+            self.fail_build();
+        }
+        self.fail(action);
+    }
+
+    fn chain_failure(&mut self, action: ActionId, wall: Duration) {
+        let row = self.node(action);
+        self.chain[row] += wall;
+    }
+
+    /// An action that cannot even be started.
+    pub(super) fn fail_without_run(&mut self, action: ActionId, why: &str) {
+        self.emit_completed(action, false, Runner::Local, 1, Duration::ZERO, why.to_owned());
+        let shown = Shown {
+            label: self.model.label_of(action).to_string(),
+            mnemonic: self.model.action(action).mnemonic.to_string(),
+            failure: Some(why.to_owned()),
+            command: CommandLine::default(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            test: None,
+        };
+        self.steps.push(Step::Show(Box::new(shown)));
+        self.fail_build();
+        self.fail(action);
+    }
+
+    /// A failure that is no test's verdict.
+    fn fail_build(&mut self) {
+        self.outcome.failed = true;
+        if !self.goals.keep_going {
+            self.stop_all(Stopping::FailFast, StopReason::Interrupt);
+        }
+    }
+
+    fn fail(&mut self, action: ActionId) {
+        self.set_status(action, Status::Failed);
+        self.forced.remove(&action);
+        let model = Arc::clone(&self.model);
+        self.state.record_failure(Name::of(&model, action).as_ref());
+        self.skip_consumers(action);
+        self.announce_goals_of(action);
+    }
+
+    /// Nothing that needs a failed or skipped action can be built; what is done already stays so.
+    pub(super) fn skip_consumers(&mut self, action: ActionId) {
+        let mut stack = vec![action];
+        while let Some(failed) = stack.pop() {
+            for consumer in self.graph.consumers(failed) {
+                let undecided = [Status::Waiting, Status::Queued, Status::AwaitingInputs, Status::Reopened];
+                if !undecided.contains(&self.status_of(consumer)) {
+                    continue;
+                }
+                self.set_status(consumer, Status::Skipped);
+                self.awaiting.remove(&consumer);
+                self.announce_goals_of(consumer);
+                stack.push(consumer);
+            }
+        }
+    }
+
+    /// Everything that follows from a known result besides the release of those that wait for it.
+    pub(super) fn after_done(&mut self, action: ActionId) {
+        for consumer in self.waiters.remove(&action).unwrap_or_default() {
+            let Some(count) = self.awaiting.get_mut(&consumer) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.awaiting.remove(&consumer);
+                self.reopen(consumer);
+            }
+        }
+        self.announce_goals_of(action);
+    }
+
+    /// A finished action made something else than before: whoever used its old result is looked at anew.
+    pub(super) fn reopen_consumers(&mut self, action: ActionId) {
+        for consumer in self.graph.consumers(action) {
+            if self.status_of(consumer) == Status::Done {
+                self.reopen(consumer);
+            }
+        }
+    }
+
+    fn finish_test(&mut self, action: ActionId, status: TestStatus, report: &ExecutionReport) {
+        if !self.is_test(action) {
+            return;
+        }
+        let log = self.model.test_log_path(action);
+        let text = [&report.stdout[..], &report.stderr[..]].concat();
+        self.steps.push(Step::WriteLog(log, text));
+        self.emit_test(action, status, 1, report.cost.wall);
+    }
+
+    fn show(&mut self, action: ActionId, failure: Option<String>, command: CommandLine, report: ExecutionReport) {
+        let test = self.is_test(action).then_some(match &failure {
+            None => TestStatus::Passed,
+            Some(_) if report.status == ExecutionStatus::TimedOut => TestStatus::Timeout,
+            Some(_) => TestStatus::Failed,
+        });
+        let shown = Shown {
+            label: self.model.label_of(action).to_string(),
+            mnemonic: self.model.action(action).mnemonic.to_string(),
+            failure,
+            command,
+            stdout: report.stdout,
+            stderr: report.stderr,
+            test,
+        };
+        self.steps.push(Step::Show(Box::new(shown)));
+    }
+
+    fn emit_branch(&mut self, action: ActionId, outcome: BranchOutcome, wall: Duration) {
+        let action = self.model.action_key_path(action);
+        let ms = millis(wall);
+        self.steps.push(Step::Emit(BuildEvent::BranchFinished { action, branch: Branch::Local, outcome, ms }));
+    }
+}
+
+enum Verdict {
+    /// With the discoverable inputs that were read, where a depfile says so.
+    Succeeded(Option<Vec<WsPath>>),
+    Failed(String),
+    Stopped,
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// As a shell would report it.
+fn exit_code(status: &ExecutionStatus) -> i32 {
+    match status {
+        ExecutionStatus::Exited(code) => *code,
+        ExecutionStatus::Signalled(signal) => 128 + signal,
+        ExecutionStatus::TimedOut => 128 + 15,
+        ExecutionStatus::NotStarted(_) => 127,
+        ExecutionStatus::Stopped(_) | ExecutionStatus::BadOutputs(_) | ExecutionStatus::Infrastructure(_) => 1,
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        4 => " (SIGILL)",
+        6 => " (SIGABRT)",
+        7 => " (SIGBUS)",
+        8 => " (SIGFPE)",
+        9 => " (SIGKILL)",
+        11 => " (SIGSEGV)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
+}
+
+/// The path relative to the workspace `root`, normalised; `None` for one outside of it.
+fn inside_workspace(name: &str, root: &str) -> Option<String> {
+    let relative = match name.strip_prefix('/') {
+        None => name,
+        Some(_) => name.strip_prefix(root)?.strip_prefix('/')?,
+    };
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in relative.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()?),
+            other => segments.push(other),
+        }
+    }
+    (!segments.is_empty()).then(|| segments.join("/"))
+}
+
+/// The declared input that `name` is or lies in, and whether it is discoverable.
+fn declared_as<'a>(declared: &BTreeMap<&'a str, (&Content, bool)>, name: &str) -> Option<(&'a str, bool)> {
+    let mut at = name;
+    loop {
+        if let Some((&path, &(content, discoverable))) = declared.get_key_value(at)
+            && (at == name || !matches!(content, Content::File { .. }))
+        {
+            return Some((path, discoverable));
+        }
+        at = at.rsplit_once('/')?.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_depfiles_inside_and_outside_of_the_workspace() {
+        let check =
+            |name, expected: Option<&str>| assert_eq!(inside_workspace(name, "/w/s").as_deref(), expected, "{name}");
+        check("a.h", Some("a.h"));
+        check("./x/../a.h", Some("a.h"));
+        check("/w/s/x//a.h", Some("x/a.h"));
+        check("/w/s", None);
+        check("/w/st/a.h", None);
+        check("/usr/include/stdio.h", None);
+        check("../a.h", None);
+        check(".", None);
+    }
+}

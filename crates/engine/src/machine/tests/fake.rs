@@ -1,0 +1,313 @@
+//! The fake disk with the fake executor on it. Stricter than the real ones: whatever may not be asked of an executor,
+//! or may not happen to a file, panics.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use minibuild_core::{
+    ActionId, ActionKind, ArtifactId, ArtifactKind, Content, Digest, DigestFunction, ExecutionReport, ExecutionRequest,
+    ExecutionStatus, Fingerprint, FoundOutput, Model, OutputMeta, RunCost, Stamp, StopReason, TreeMeta, WsPath,
+};
+
+use super::plan::{Behaviour, Plan, path, source_path};
+
+/// A file, or a tree in one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub kind: ArtifactKind,
+    pub text: String,
+    /// Another one with each write.
+    pub version: u64,
+}
+
+impl Entry {
+    pub fn content(&self) -> Content {
+        content_of(self.kind, &self.text)
+    }
+
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { ino: self.version, size: self.text.len() as u64, ..Default::default() }
+    }
+}
+
+/// The content of an entry that is of this kind.
+pub fn content_of(kind: ArtifactKind, text: &str) -> Content {
+    let digest = |text: &str| DigestFunction::Sha256.digest(text.as_bytes());
+    match kind {
+        ArtifactKind::Source | ArtifactKind::File => Content::File { digest: digest(text), executable: false },
+        ArtifactKind::Symlink => Content::Symlink { target: text.to_owned() },
+        ArtifactKind::Directory => {
+            let root = digest(&format!("tree\n{text}"));
+            Content::Directory(Arc::new(TreeMeta { root, size: text.len() as u64, entries: Vec::new() }))
+        }
+    }
+}
+
+/// How a fake run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As its behaviour says.
+    ByItself,
+    /// It fails, whatever its behaviour says.
+    Failure,
+    /// It was told to stop and did.
+    Stopped,
+    /// One of its sources changes just before it ends.
+    ChangedInput,
+}
+
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub request: ExecutionRequest,
+    /// Inputs as they were when it began.
+    inputs: BTreeMap<String, Entry>,
+    pub stop: Option<StopReason>,
+}
+
+/// Disk and executor.
+#[derive(Clone)]
+pub struct Fake {
+    pub plan: Plan,
+    pub model: Arc<Model>,
+    pub behaviours: Vec<Behaviour>,
+    pub disk: BTreeMap<String, Entry>,
+    pub runs: BTreeMap<ActionId, Run>,
+    pub slots: usize,
+    pub no_more_starts: bool,
+    /// Every text whose digest was ever told.
+    pub texts: HashMap<Digest, String>,
+    writes: u64,
+    random_runs: u64,
+    seen_runs: Vec<(ActionId, u32)>,
+}
+
+impl Fake {
+    pub fn new(plan: Plan) -> Self {
+        let behaviours = vec![Behaviour::default(); plan.actions.len()];
+        let mut fake = Self {
+            model: Arc::new(plan.model()),
+            plan,
+            behaviours,
+            disk: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            slots: 1,
+            no_more_starts: false,
+            texts: HashMap::new(),
+            writes: 0,
+            random_runs: 0,
+            seen_runs: Vec::new(),
+        };
+        for source in 0..fake.plan.sources {
+            fake.write(&source_path(source), "0".to_owned());
+        }
+        fake
+    }
+
+    /// The same disk under another plan.
+    pub fn replan(&mut self, plan: Plan) {
+        for source in self.plan.sources..plan.sources {
+            self.write(&source_path(source), "0".to_owned());
+        }
+        self.behaviours.resize(plan.actions.len(), Behaviour::default());
+        self.model = Arc::new(plan.model());
+        self.plan = plan;
+    }
+
+    /// Writes a file.
+    pub fn write(&mut self, path: &str, text: String) {
+        self.write_as(ArtifactKind::File, path, text);
+    }
+
+    fn write_as(&mut self, kind: ArtifactKind, path: &str, text: String) {
+        self.writes += 1;
+        self.disk.insert(path.to_owned(), Entry { kind, text, version: self.writes });
+    }
+
+    /// A build begins.
+    pub fn begin(&mut self, slots: usize) {
+        assert!(self.runs.is_empty(), "a build ended while something ran");
+        self.slots = slots;
+        self.no_more_starts = false;
+        self.seen_runs.clear();
+    }
+
+    /// All inputs of an action with their kinds, those the depfile may leave out last.
+    pub fn inputs(&self, action: ActionId) -> (Vec<ArtifactId>, Vec<ArtifactId>) {
+        let row = self.model.action(action);
+        let (mut plain, mut discoverable) = (Vec::new(), Vec::new());
+        self.model.for_each_artifact(&row.inputs, |id| plain.push(id));
+        self.model.for_each_artifact(&row.discoverable, |id| discoverable.push(id));
+        discoverable.retain(|id| !plain.contains(id));
+        (plain, discoverable)
+    }
+
+    /// What the key of the started action was made of is handed in as `known`.
+    pub fn start(&mut self, request: ExecutionRequest, known: impl Fn(ArtifactId) -> Option<Content>) {
+        let action = request.run.action;
+        assert!(!self.no_more_starts, "{action:?} is started after a stop");
+        assert!(self.runs.len() < self.slots, "{action:?} is started though no slot is free");
+        assert!(!self.seen_runs.contains(&(action, request.run.attempt)), "{:?} is started twice", request.run);
+        let is_exclusive = |action: ActionId| self.model.action(action).tags.exclusive;
+        let alone = self.runs.is_empty() || !is_exclusive(action) && !self.runs.keys().any(|&a| is_exclusive(a));
+        assert!(alone, "{action:?} is started beside another, one of them exclusive");
+        assert!(!self.runs.contains_key(&action), "{action:?} is started while it runs");
+        let (plain, discoverable) = self.inputs(action);
+        let mut inputs = BTreeMap::new();
+        for id in plain.into_iter().chain(discoverable) {
+            let artifact = self.model.artifact(id);
+            let Some(entry) = self.disk.get(artifact.path.as_str()) else {
+                panic!("{action:?} is started without its input `{}`", artifact.path)
+            };
+            if artifact.producer.is_some() {
+                assert_eq!(
+                    known(id),
+                    Some(entry.content()),
+                    "{action:?} is started with another `{}` than in its key",
+                    artifact.path
+                );
+            }
+            let verified = request.verify.iter().find(|(path, _)| *path == artifact.path);
+            assert_eq!(verified.is_some(), artifact.kind != ArtifactKind::Directory, "`{}`", artifact.path);
+            inputs.insert(artifact.path.to_string(), entry.clone());
+        }
+        for output in &request.outputs {
+            self.remove_output(&output.path);
+        }
+        self.seen_runs.push((action, request.run.attempt));
+        self.runs.insert(action, Run { request, inputs, stop: None });
+    }
+
+    pub fn stop(&mut self, action: ActionId, reason: StopReason) {
+        let run = self.runs.get_mut(&action).expect("only what runs is stopped");
+        assert!(run.stop < Some(reason), "{action:?} is stopped again for {reason:?}");
+        run.stop = Some(reason);
+        self.no_more_starts = true;
+    }
+
+    /// Removes an output, which nothing that runs may read.
+    pub fn remove_output(&mut self, path: &WsPath) {
+        let reader = self.runs.iter().find(|(_, run)| run.inputs.contains_key(path.as_str()));
+        assert!(reader.is_none(), "`{path}` is removed while {reader:?} reads it");
+        self.disk.remove(path.as_str());
+    }
+
+    /// Ends a run.
+    pub fn end(&mut self, action: ActionId, end: End) -> ExecutionReport {
+        let run = self.runs.remove(&action).expect("it runs");
+        if end == End::ChangedInput {
+            self.change_a_source_of(action);
+        }
+        let behaviour = self.behaviours[action.index()].clone();
+        let status = match end {
+            End::Stopped => ExecutionStatus::Stopped(run.stop.expect("it was told to stop")),
+            End::Failure => ExecutionStatus::Exited(3),
+            End::ByItself | End::ChangedInput if behaviour.fails => ExecutionStatus::Exited(1),
+            End::ByItself | End::ChangedInput => ExecutionStatus::Exited(0),
+        };
+        let succeeded = status == ExecutionStatus::Exited(0);
+        let outputs = if succeeded { self.make(&run, &behaviour) } else { self.leave_rubbish(&run) };
+        let verify = run.request.verify.iter();
+        let differs = |(path, fingerprint): &&(WsPath, Fingerprint)| {
+            self.disk.get(path.as_str()).is_none_or(|entry| entry.fingerprint() != *fingerprint)
+        };
+        ExecutionReport {
+            run: run.request.run,
+            status,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            outputs,
+            depfile: self.depfile(action, &run, &behaviour).filter(|_| succeeded),
+            changed_inputs: verify.filter(differs).map(|(path, _)| path.clone()).collect(),
+            killed: Vec::new(),
+            cost: RunCost { wall: std::time::Duration::from_millis(behaviour.wall), ..Default::default() },
+        }
+    }
+
+    fn change_a_source_of(&mut self, action: ActionId) {
+        let (plain, discoverable) = self.inputs(action);
+        let source = plain.into_iter().chain(discoverable).find(|&id| self.model.artifact(id).producer.is_none());
+        if let Some(id) = source {
+            let path = self.model.artifact(id).path.to_string();
+            let text = format!("changed meanwhile {}", self.writes);
+            self.write(&path, text);
+        }
+    }
+
+    fn make(&mut self, run: &Run, behaviour: &Behaviour) -> Vec<FoundOutput> {
+        let action = run.request.run.action;
+        let texts = |id: ArtifactId| run.inputs[self.model.artifact(id).path.as_str()].text.clone();
+        let mut base = self.output_text(action, behaviour.command, &texts);
+        if behaviour.random {
+            // Few enough that old results come up again.
+            base = format!("{base} run {}", self.random_runs % 3);
+            self.random_runs += 1;
+        }
+        let mut found = Vec::new();
+        for (number, output) in run.request.outputs.iter().enumerate() {
+            let text = match self.model.action(action).kind {
+                ActionKind::Write => format!("command {}", behaviour.command),
+                _ => format!("{base} output {number}"),
+            };
+            let content = content_of(output.kind, &text);
+            self.texts.insert(content.digest_and_size().0, text.clone());
+            self.write_as(output.kind, output.path.as_str(), text);
+            let fingerprint = self.disk[output.path.as_str()].fingerprint();
+            let meta = OutputMeta { path: output.path.clone(), content };
+            found.push(FoundOutput { meta, stamps: vec![Stamp { fingerprint, trusted: true }] });
+        }
+        found
+    }
+
+    fn leave_rubbish(&mut self, run: &Run) -> Vec<FoundOutput> {
+        if let Some(output) = run.request.outputs.first() {
+            self.write(output.path.as_str(), "rubbish".to_owned());
+        }
+        Vec::new()
+    }
+
+    fn depfile(&self, action: ActionId, run: &Run, behaviour: &Behaviour) -> Option<Vec<u8>> {
+        let row = self.model.action(action);
+        row.depfile.as_ref()?;
+        let texts = |id: ArtifactId| run.inputs[self.model.artifact(id).path.as_str()].text.clone();
+        let mut names: Vec<String> =
+            self.read_by(action, &texts).map(|id| self.model.artifact(id).path.to_string()).collect();
+        names.push("/usr/include/stdio.h".to_owned());
+        names.extend(behaviour.undeclared.then(|| "p/secret.h".to_owned()));
+        Some(format!("out: {}\n", names.join(" ")).into_bytes())
+    }
+
+    /// What the depfile of a run would name now.
+    pub fn depfile_names(&self, action: ActionId) -> Vec<String> {
+        let text = |id: ArtifactId| self.disk[self.model.artifact(id).path.as_str()].text.clone();
+        self.read_by(action, &text).map(|id| self.model.artifact(id).path.to_string()).collect()
+    }
+
+    /// Which discoverable inputs a run reads depends on what its first plain input holds.
+    fn read_by(&self, action: ActionId, text: &dyn Fn(ArtifactId) -> String) -> impl Iterator<Item = ArtifactId> {
+        let (plain, discoverable) = self.inputs(action);
+        let digest = DigestFunction::Sha256.digest(plain.first().map(|&id| text(id)).unwrap_or_default().as_bytes());
+        let pick = usize::from(digest.hash[0] % 3);
+        discoverable.into_iter().enumerate().filter(move |(i, _)| (i + pick) % 3 != 0).map(|(_, id)| id)
+    }
+
+    /// What a deterministic action makes, from the texts of its inputs.
+    pub fn output_text(&self, action: ActionId, command: u32, text: &dyn Fn(ArtifactId) -> String) -> String {
+        if self.behaviours[action.index()].constant {
+            return format!("constant of {}", action.index());
+        }
+        let (plain, _) = self.inputs(action);
+        let mut all = format!("command {command}\n");
+        for id in plain.into_iter().chain(self.read_by(action, text)) {
+            all.push_str(&format!("{}={}\n", self.model.artifact(id).path, text(id)));
+        }
+        DigestFunction::Sha256.digest(all.as_bytes()).hex()[..12].to_owned()
+    }
+}
+
+/// Paths of an action's outputs, for tests that tamper with them.
+pub fn outputs_of(model: &Model, action: usize) -> Vec<WsPath> {
+    let row = model.action(ActionId::new(action));
+    let paths: Vec<WsPath> = row.outputs.iter().map(|&id| model.artifact(id).path.clone()).collect();
+    debug_assert!(paths.iter().all(|p| *p == path(p.as_str())));
+    paths
+}

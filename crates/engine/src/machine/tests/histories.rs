@@ -1,0 +1,228 @@
+//! Random histories: builds of a random plan with whatever may happen between and during them. Each build that ends
+//! well is compared with one from nothing (see [`Session`]), and one right after it starts nothing.
+
+use minibuild_core::{ActionKind, ArtifactKind};
+use proptest::prelude::*;
+
+use super::fake::{End, Fake, outputs_of};
+use super::plan::{In, Plan, Spec, action, source_path, test};
+use super::session::{Ask, Session, state_dir};
+
+/// Decisions, taken from bytes so that a failing history can be shrunk; zero when they are used up.
+struct Choices<'a>(std::slice::Iter<'a, u8>);
+
+impl Choices<'_> {
+    fn below(&mut self, limit: usize) -> usize {
+        usize::from(self.0.next().copied().unwrap_or_default()) % limit.max(1)
+    }
+
+    /// True once in `n` times.
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == n - 1
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
+    /// Some numbers below `limit`, each once.
+    fn some_below(&mut self, limit: usize) -> Vec<usize> {
+        (0..limit).filter(|_| self.one_in(2)).collect()
+    }
+
+    /// Inputs of action `number`: sources, outputs of earlier actions, sets.
+    fn inputs(&mut self, plan: &Plan, most: usize) -> Vec<In> {
+        let count = self.below(most + 1);
+        let mut inputs: Vec<In> = (0..count).map(|_| self.input(plan)).collect();
+        inputs.dedup();
+        inputs
+    }
+
+    fn input(&mut self, plan: &Plan) -> In {
+        let producers: Vec<usize> = (0..plan.actions.len()).filter(|&a| !plan.actions[a].outputs.is_empty()).collect();
+        match self.below(4) {
+            0 | 1 if !producers.is_empty() => {
+                let from = producers[producers.len() - 1 - self.below(producers.len())];
+                In::Out(from, self.below(plan.actions[from].outputs.len()))
+            }
+            2 if !plan.sets.is_empty() => In::Set(self.below(plan.sets.len())),
+            _ => In::Source(self.below(plan.sources)),
+        }
+    }
+
+    fn spec(&mut self, plan: &Plan) -> Spec {
+        let inputs = self.inputs(plan, 3);
+        let mut spec = if self.one_in(6) { test(&inputs) } else { action(&inputs) };
+        spec.exclusive = self.one_in(10);
+        if spec.kind == ActionKind::Test {
+            return spec;
+        }
+        match self.below(8) {
+            5 => spec.outputs.push(ArtifactKind::Directory),
+            6 => spec.outputs = vec![ArtifactKind::Directory],
+            7 => spec.outputs = vec![ArtifactKind::Symlink, ArtifactKind::File],
+            4 if inputs.is_empty() => spec.kind = ActionKind::Write,
+            _ => {}
+        }
+        if self.one_in(3) && spec.kind == ActionKind::Spawn {
+            spec.discoverable = self.inputs(plan, 4);
+        }
+        spec
+    }
+
+    fn plan(&mut self) -> Plan {
+        let mut plan = Plan { sources: 1 + self.below(4), ..Default::default() };
+        for _ in 0..=self.below(8) {
+            let spec = self.spec(&plan);
+            plan.actions.push(spec);
+            if self.one_in(3) {
+                let items = self.inputs(&plan, 3);
+                plan.sets.push(items);
+            }
+        }
+        plan
+    }
+
+    fn ask(&mut self, actions: usize) -> Ask {
+        let mut targets = self.some_below(actions);
+        if targets.is_empty() {
+            targets.push(actions - 1);
+        }
+        let bytes = self.below(4);
+        Ask {
+            targets,
+            all_bytes: bytes == 3,
+            toplevel_bytes: bytes != 2,
+            jobs: 1 + self.below(4),
+            keep_going: self.one_in(2),
+            fresh_tests: self.one_in(8),
+        }
+    }
+
+    /// Something happens between two builds.
+    fn meddle(&mut self, fake: &mut Fake) {
+        let action = self.below(fake.plan.actions.len());
+        let behaviour = &mut fake.behaviours[action];
+        match self.below(16) {
+            12..=15 => {
+                for path in outputs_of(&fake.model, action) {
+                    fake.disk.remove(path.as_str());
+                }
+                fake.behaviours[action].random = true;
+            }
+            0..=2 => {
+                let source = source_path(self.below(fake.plan.sources));
+                let text = self.below(3).to_string();
+                fake.write(&source, text);
+            }
+            3 | 4 => {
+                for path in outputs_of(&fake.model, action) {
+                    fake.disk.remove(path.as_str());
+                }
+            }
+            5 => drop(outputs_of(&fake.model, action).first().and_then(|path| fake.disk.remove(path.as_str()))),
+            6 => {
+                if let Some(path) = outputs_of(&fake.model, action).last() {
+                    fake.write(path.as_str(), "tampered".to_owned());
+                }
+            }
+            7 => behaviour.command = u32::try_from(self.below(3)).unwrap_or_default(),
+            8 => behaviour.fails = !behaviour.fails,
+            9 => behaviour.random = true,
+            10 => drop(fake.disk.remove(&source_path(self.below(fake.plan.sources)))),
+            _ => behaviour.undeclared = !behaviour.undeclared,
+        }
+    }
+}
+
+/// Carries one history out; gives the number of builds.
+fn carry_out(bytes: &[u8]) -> usize {
+    let mut choices = Choices(bytes.iter());
+    let dir = state_dir();
+    let mut fake = Fake::new(choices.plan());
+    let mut builds = 0;
+    while !choices.is_empty() && builds < 12 {
+        let ask = choices.ask(fake.plan.actions.len());
+        let is_good = one_build(&mut fake, dir.path(), &ask, &mut choices);
+        builds += 1;
+        if is_good {
+            let again = Ask { fresh_tests: false, ..ask };
+            let mut session = Session::begin(&mut fake, dir.path(), &again);
+            assert!(session.outcome.is_some(), "a second build starts {:?}", session.running());
+            session.interrupt();
+            builds += 1;
+        }
+        for _ in 0..choices.below(4) {
+            choices.meddle(&mut fake);
+        }
+    }
+    builds
+}
+
+/// True if it ended well and everything of it may be relied on.
+fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Choices<'_>) -> bool {
+    let mut session = Session::begin(fake, dir, ask);
+    let mut changed = false;
+    while session.outcome.is_none() {
+        let running = session.running();
+        assert!(!running.is_empty(), "nothing runs, and the build is not over");
+        if choices.one_in(40) {
+            session.interrupt();
+            continue;
+        }
+        let action = running[choices.below(running.len())];
+        let end = match choices.below(16) {
+            15 if !changed => End::ChangedInput,
+            0..=9 if session.is_stopped(action) => End::Stopped,
+            _ => End::ByItself,
+        };
+        changed |= end == End::ChangedInput;
+        session.end(action, end);
+    }
+    let outcome = session.outcome();
+    !(changed || outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn every_history_ends_as_a_build_from_nothing(bytes in proptest::collection::vec(any::<u8>(), 20..400)) {
+        carry_out(&bytes);
+    }
+}
+
+/// `MINIBUILD_HISTORY` holds the bytes a failed test printed.
+#[test]
+fn one_history_again() {
+    let Ok(text) = std::env::var("MINIBUILD_HISTORY") else { return };
+    let bytes: Vec<u8> = text.split([',', ' ', '[', ']']).filter_map(|byte| byte.parse().ok()).collect();
+    println!("{} builds", carry_out(&bytes));
+}
+
+/// The long form: `MINIBUILD_LONG` says for how many seconds.
+#[test]
+fn many_more_histories() {
+    let Some(seconds) = std::env::var("MINIBUILD_LONG").ok().and_then(|text| text.parse().ok()) else { return };
+    let began = std::time::Instant::now();
+    let (mut histories, mut builds, mut random) = (0_u64, 0, began.elapsed().as_nanos() as u64 | 1);
+    let seed = std::env::var("MINIBUILD_SEED").ok().and_then(|text| text.parse().ok());
+    random = seed.unwrap_or(random);
+    while began.elapsed().as_secs() < seconds {
+        let mut bytes = Vec::new();
+        let length = 20 + histories % 600;
+        for _ in 0..length {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            bytes.push((random >> 32) as u8);
+        }
+        let result = std::panic::catch_unwind(|| carry_out(&bytes));
+        builds += result.unwrap_or_else(|panic| {
+            eprintln!("this history fails: {bytes:?}");
+            std::panic::resume_unwind(panic)
+        });
+        histories += 1;
+    }
+    println!("{histories} histories, {builds} builds");
+}

@@ -1,0 +1,219 @@
+//! Small builds in every way they can go: each order in which runs end, each way a run can end, an interrupt at each
+//! moment and again. A way is replayed from the start, since state cannot be copied; two ways that led to the same
+//! machine and disk are one.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use minibuild_core::{ActionId, ArtifactKind};
+
+use super::fake::{End, Fake, outputs_of};
+use super::plan::{In, Plan, Spec, action, test};
+use super::session::{Ask, Session, ask, state_dir};
+
+use In::{Out, Set, Source};
+
+/// One thing that can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    Ends(usize, End),
+    Interrupt,
+}
+
+/// What can happen now. A third interrupt is like the second.
+fn moves(session: &Session<'_>, so_far: &[Move]) -> Vec<Move> {
+    let mut moves = Vec::new();
+    for action in session.running() {
+        moves.extend([Move::Ends(action, End::ByItself), Move::Ends(action, End::Failure)]);
+        if session.is_stopped(action) {
+            moves.push(Move::Ends(action, End::Stopped));
+        }
+        let reads_source = session.fake.inputs(ActionId::new(action)).0.first().is_some_and(|id| id.index() == 0);
+        if reads_source && !so_far.iter().any(|m| matches!(m, Move::Ends(_, End::ChangedInput))) {
+            moves.push(Move::Ends(action, End::ChangedInput));
+        }
+    }
+    if so_far.iter().filter(|m| **m == Move::Interrupt).count() < 2 {
+        moves.push(Move::Interrupt);
+    }
+    moves
+}
+
+/// Everything that decides what can happen from here on.
+fn picture(session: &Session<'_>) -> String {
+    let machine = &session.machine;
+    let mut text = format!("{:?} {:?} {:?} {:?}", machine.status, machine.pending, machine.released, machine.stopping);
+    let mut forced: Vec<_> = machine.forced.iter().collect();
+    forced.sort_unstable();
+    let mut awaiting: Vec<_> = machine.awaiting.iter().collect();
+    awaiting.sort_unstable();
+    let _ = write!(text, "{forced:?} {awaiting:?} {:?} {:?}", machine.attempts, machine.outcome);
+    for known in &machine.known {
+        let _ = write!(text, "{:?} {}", known.content, known.on_disk.is_some());
+    }
+    for (path, entry) in &session.fake.disk {
+        let _ = write!(text, "{path} {}", entry.text);
+    }
+    for (action, run) in &session.fake.runs {
+        let _ = write!(text, "{action:?} {:?}", run.stop);
+    }
+    text
+}
+
+#[derive(Debug, Default)]
+struct Explored {
+    states: usize,
+    ends: usize,
+}
+
+impl Explored {
+    fn add(&mut self, other: &Self) {
+        self.states += other.states;
+        self.ends += other.ends;
+    }
+}
+
+/// A situation to start from: disk, and a directory with the state that belongs to it.
+struct Situation<'a> {
+    fake: &'a Fake,
+    dir: &'a Path,
+    ask: Ask,
+}
+
+impl Situation<'_> {
+    fn explore(&self) -> Explored {
+        let mut explored = Explored::default();
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<Vec<Move>> = vec![Vec::new()];
+        while let Some(way) = open.pop() {
+            let mut fake = self.fake.clone();
+            // What is not flushed is forgotten with the session, so that the next way starts afresh.
+            let session = self.go(&mut fake, self.dir, &way, false);
+            if !seen.insert(picture(&session)) {
+                continue;
+            }
+            explored.states += 1;
+            if session.outcome.is_some() {
+                explored.ends += 1;
+                self.build_after(&way);
+                continue;
+            }
+            assert!(!session.running().is_empty(), "nothing runs, and the build is not over: {way:?}");
+            open.extend(moves(&session, &way).into_iter().map(|next| [&way[..], &[next]].concat()));
+        }
+        explored
+    }
+
+    fn go<'f>(&self, fake: &'f mut Fake, dir: &Path, way: &[Move], keeps_state: bool) -> Session<'f> {
+        let mut session = Session::begin(fake, dir, &self.ask);
+        session.keeps_state = keeps_state;
+        for step in way {
+            match *step {
+                Move::Ends(action, end) => session.end(action, end),
+                Move::Interrupt => session.interrupt(),
+            }
+        }
+        session
+    }
+
+    /// However a build ended, the next one is right.
+    fn build_after(&self, way: &[Move]) {
+        let dir = state_dir();
+        for name in ["records", "manifests"] {
+            let from = self.dir.join(name);
+            if from.exists() {
+                std::fs::copy(from, dir.path().join(name)).expect("copied");
+            }
+        }
+        let mut fake = self.fake.clone();
+        self.go(&mut fake, dir.path(), way, true);
+        let mut session = Session::begin(&mut fake, dir.path(), &self.ask);
+        session.finish(|_| 0);
+        let outcome = session.outcome();
+        assert!(!outcome.failed && !outcome.tests_failed, "the build after {way:?} fails");
+        let session = Session::begin(&mut fake, dir.path(), &self.ask);
+        assert!(session.outcome.is_some(), "the second build after {way:?} starts {:?}", session.running());
+    }
+}
+
+/// Explores a build from nothing, and builds after `meddle` touched what a first one left.
+fn check(name: &str, plan: Plan, targets: &[usize], meddle: impl Fn(&mut Fake)) {
+    let fake = Fake::new(plan);
+    let mut all = Explored::default();
+    let all_ways = [(2, true, true), (2, false, false), (1, true, true), (2, false, true), (2, true, false)];
+    let is_long = std::env::var_os("MINIBUILD_LONG").is_some();
+    for &(jobs, keep_going, toplevel_bytes) in all_ways.iter().skip(if is_long { 0 } else { 3 }) {
+        let ask = Ask { keep_going, toplevel_bytes, ..ask(targets).jobs(jobs) };
+        let dir = state_dir();
+        all.add(&Situation { fake: &fake, dir: dir.path(), ask: ask.clone() }.explore());
+        let mut fake = fake.clone();
+        Session::begin(&mut fake, dir.path(), &ask).finish(|_| 0);
+        meddle(&mut fake);
+        all.add(&Situation { fake: &fake, dir: dir.path(), ask }.explore());
+    }
+    println!("{name}: {} states, {} ends", all.states, all.ends);
+    assert!(all.ends > 100);
+}
+
+fn delete(fake: &mut Fake, action: usize) {
+    for path in outputs_of(&fake.model, action) {
+        fake.disk.remove(path.as_str());
+    }
+}
+
+fn edit(fake: &mut Fake, source: usize) {
+    fake.write(&super::plan::source_path(source), "1".to_owned());
+}
+
+#[test]
+fn every_way_a_diamond_can_go() {
+    let plan = || {
+        let actions =
+            vec![action(&[Source(0)]), action(&[Out(0, 0)]), action(&[Out(0, 0)]), action(&[Out(1, 0), Out(2, 0)])];
+        Plan::new(1, actions)
+    };
+    check("diamond", plan(), &[3], |fake| edit(fake, 0));
+    check("diamond without intermediates", plan(), &[3], |fake| {
+        for action in 0..4 {
+            delete(fake, action);
+        }
+    });
+}
+
+#[test]
+fn every_way_bytes_are_made_again_and_differ() {
+    // 1 and 3 have to run; for 3 the bytes of 0 are missing, which makes others than before: 2 has used them.
+    let actions = vec![action(&[Source(0)]), action(&[Source(1)]), action(&[Out(0, 0)]), action(&[Set(0), Out(1, 0)])];
+    let plan = Plan { sources: 2, sets: vec![vec![Out(0, 0)]], actions };
+    check("healing", plan.clone(), &[2, 3], |fake| {
+        fake.behaviours[0].random = true;
+        delete(fake, 0);
+        edit(fake, 1);
+    });
+    check("healing of a known end", plan, &[2, 3], |fake| {
+        fake.behaviours[0].random = true;
+        delete(fake, 0);
+        delete(fake, 2);
+        edit(fake, 1);
+    });
+}
+
+#[test]
+fn every_way_an_output_is_replaced_beside_its_reader() {
+    let two = Spec { outputs: vec![ArtifactKind::File, ArtifactKind::Directory], ..action(&[Source(0)]) };
+    let actions =
+        vec![two, action(&[Out(0, 0), Source(1)]), action(&[Out(0, 1), Source(1)]), test(&[Out(0, 0), Out(1, 0)])];
+    check("replaced", Plan::new(2, actions), &[1, 2, 3], |fake| {
+        fake.behaviours[0].random = true;
+        fake.disk.remove("minibuild-out/bin/p/a0.1");
+        edit(fake, 1);
+    });
+}
+
+#[test]
+fn every_way_tests_and_an_exclusive_one_can_go() {
+    let alone = Spec { exclusive: true, ..test(&[Out(0, 0)]) };
+    let plan = Plan::new(2, vec![action(&[Source(0)]), test(&[Out(0, 0)]), alone, test(&[Source(1)])]);
+    check("tests", plan, &[1, 2, 3], |fake| edit(fake, 0));
+}

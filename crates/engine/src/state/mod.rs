@@ -1,0 +1,585 @@
+//! What outlives a build: results of actions, contents of files with their fingerprints, manifests.
+//!
+//! Tables in memory, backed by two logs in `minibuild-out/.state`. Whatever cannot be trusted is dropped with a warning
+//! and never believed. It does not know what a record is used for.
+
+mod log;
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use minibuild_core::{Content, Digest, Fingerprint, OutputMeta, Stamp, WsPath};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+
+use log::{Log, Opened};
+
+/// Version of all records; bumped whenever one of their types changes.
+const VERSION: u32 = 2;
+/// How many results of each action are kept.
+const KEPT_RESULTS: usize = 4;
+
+/// What is known of one action, found by the path of its first output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActionRecord {
+    /// Package of its target: an action that a loaded package no longer declares is swept away.
+    pub package: String,
+    /// Its last results, newest first.
+    pub results: Vec<ResultRecord>,
+    /// Outputs of runs that were begun and did not become a result: something may lie there.
+    pub begun: Vec<WsPath>,
+    /// Whether its last run failed.
+    pub failed: bool,
+    /// How long its last successful run took, in milliseconds.
+    pub wall_ms: u32,
+    /// Largest resident set of its last run, bytes.
+    pub max_rss: u64,
+}
+
+/// How an action is found across builds.
+#[derive(Clone, Copy, Debug)]
+pub struct ActionName<'a> {
+    /// Path of its first output, or of a test's log.
+    pub path: &'a str,
+    /// Package of its target.
+    pub package: &'a str,
+}
+
+/// A result of an action, whether or not its bytes are here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResultRecord {
+    /// Digest of the `Action` it is the result of.
+    pub key: Digest,
+    /// Where the action has a depfile: the pruned key and the discoverable inputs that were read.
+    pub pruned: Option<PrunedRecord>,
+    /// What it made.
+    pub outputs: Vec<OutputMeta>,
+    /// Where its manifest lies in the log of manifests.
+    pub manifest: u64,
+}
+
+/// See [`minibuild_graph::PrunedKey`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrunedRecord {
+    /// The key.
+    pub key: Digest,
+    /// Discoverable inputs the depfile named, sorted.
+    pub read: Vec<WsPath>,
+}
+
+/// What a file of the workspace holds, as last seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Its content.
+    pub content: Content,
+    /// One stamp for a file or symlink, several for a directory: see [`minibuild_core::FoundOutput`].
+    pub stamps: Vec<Stamp>,
+}
+
+/// Digest of a host program, and outputs of its version arguments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolRecord {
+    /// Of the resolved file.
+    pub fingerprint: Fingerprint,
+    /// Of its bytes.
+    pub digest: Digest,
+    /// What it printed.
+    pub version: String,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Record {
+    /// All that follows was written under this boot of the machine.
+    Boot(String),
+    Action(String, ActionRecord),
+    ForgetAction(String),
+    File(WsPath, FileRecord),
+    ForgetFile(WsPath),
+    /// Path of the program and its version arguments, joined by NUL.
+    Tool(String, ToolRecord),
+}
+
+/// The state of one workspace.
+#[derive(Debug)]
+pub struct State {
+    records: Log,
+    manifests: Log,
+    boot_id: String,
+    /// Records in the log, superseded ones included.
+    written: usize,
+    actions: FxHashMap<String, ActionRecord>,
+    files: FxHashMap<WsPath, FileRecord>,
+    tools: FxHashMap<String, ToolRecord>,
+}
+
+impl State {
+    /// Opens the state in `dir`; what could not be believed is said in the warnings. `boot_id` is that of the
+    /// machine now: fingerprints of another boot are not trusted, since what they describe may never have reached
+    /// the disk.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn open(dir: &Path, boot_id: &str) -> io::Result<(Self, Vec<String>)> {
+        let mut tables = Tables::default();
+        let (records, opened) = Log::open(&dir.join("records"), VERSION, |_, bytes| tables.read(bytes))?;
+        let (manifests, opened_manifests) = Log::open(&dir.join("manifests"), VERSION, |_, _| {})?;
+        let warnings = warnings(&opened, tables.unreadable).into_iter().chain(warnings(&opened_manifests, 0)).collect();
+        let mut state = Self {
+            records,
+            manifests,
+            boot_id: boot_id.to_owned(),
+            written: tables.read,
+            actions: tables.actions,
+            files: tables.files,
+            tools: tables.tools,
+        };
+        if tables.boot_id != boot_id {
+            state.distrust_stamps();
+            state.append(&Record::Boot(boot_id.to_owned()));
+        }
+        Ok((state, warnings))
+    }
+
+    fn distrust_stamps(&mut self) {
+        for stamp in self.files.values_mut().flat_map(|file| &mut file.stamps) {
+            stamp.trusted = false;
+        }
+        self.tools.clear();
+    }
+
+    /// The action whose first output has this path.
+    pub fn action(&self, path: &str) -> Option<&ActionRecord> {
+        self.actions.get(path)
+    }
+
+    /// All actions.
+    pub fn actions(&self) -> impl Iterator<Item = (&str, &ActionRecord)> {
+        self.actions.iter().map(|(path, record)| (path.as_str(), record))
+    }
+
+    /// What the file at this path holds.
+    pub fn file(&self, path: &str) -> Option<&FileRecord> {
+        self.files.get(path)
+    }
+
+    /// A host program.
+    pub fn tool(&self, name: &str) -> Option<&ToolRecord> {
+        self.tools.get(name)
+    }
+
+    /// Records that the action is about to write these outputs, unless they are known to be its own. To be flushed
+    /// before it does: of a build that is killed nothing else may be left to tell of them.
+    pub fn record_begun(&mut self, action: ActionName<'_>, outputs: impl Iterator<Item = WsPath>) {
+        let record = self.entry(action);
+        let made = record.results.first().map(|result| &result.outputs[..]).unwrap_or_default();
+        let before = record.begun.len();
+        for path in outputs {
+            if !made.iter().any(|output| output.path == path) && !record.begun.contains(&path) {
+                record.begun.push(path);
+            }
+        }
+        if record.begun.len() != before {
+            self.append_action(action.path);
+        }
+    }
+
+    /// Forgets of an action whatever has to do with outputs that nobody declares any more, and gives their paths.
+    pub fn forget_undeclared(&mut self, action: &str, is_declared: impl Fn(&WsPath) -> bool) -> Vec<WsPath> {
+        let Some(record) = self.actions.get_mut(action) else { return Vec::new() };
+        let paths = |results: &[ResultRecord]| -> Vec<WsPath> {
+            results.iter().flat_map(|result| &result.outputs).map(|output| output.path.clone()).collect()
+        };
+        let mut gone = paths(&record.results);
+        gone.append(&mut record.begun.clone());
+        gone.retain(|path| !is_declared(path));
+        gone.sort_unstable();
+        gone.dedup();
+        if !gone.is_empty() {
+            record.results.retain(|result| result.outputs.iter().all(|output| is_declared(&output.path)));
+            record.begun.retain(is_declared);
+            self.append_action(action);
+        }
+        gone
+    }
+
+    /// Records a result: it becomes the newest one of the action, an equal key is replaced.
+    pub fn record_result(&mut self, action: ActionName<'_>, result: ResultRecord, wall: Duration, max_rss: u64) {
+        let record = self.entry(action);
+        record.begun.retain(|path| result.outputs.iter().all(|output| output.path != *path));
+        record.results.retain(|old| old.key != result.key);
+        record.results.insert(0, result);
+        record.results.truncate(KEPT_RESULTS);
+        record.failed = false;
+        record.wall_ms = u32::try_from(wall.as_millis()).unwrap_or(u32::MAX);
+        record.max_rss = max_rss;
+        self.append_action(action.path);
+    }
+
+    /// Records that the result with `old` key is also that of `new`: only unread inputs changed. It becomes the
+    /// newest.
+    pub fn record_same_result(&mut self, action: &str, index: usize, new: ResultRecord) {
+        let Some(record) = self.actions.get_mut(action) else { return };
+        if index >= record.results.len() {
+            return;
+        }
+        record.results.remove(index);
+        record.results.retain(|old| old.key != new.key);
+        record.results.insert(0, new);
+        self.append_action(action);
+    }
+
+    /// Makes a kept result the newest.
+    pub fn promote_result(&mut self, action: &str, index: usize) {
+        let Some(record) = self.actions.get_mut(action) else { return };
+        if index == 0 || index >= record.results.len() {
+            return;
+        }
+        let result = record.results.remove(index);
+        record.results.insert(0, result);
+        self.append_action(action);
+    }
+
+    /// Records that the action's last run failed; its results stay.
+    pub fn record_failure(&mut self, action: ActionName<'_>) {
+        self.entry(action).failed = true;
+        self.append_action(action.path);
+    }
+
+    /// Forgets one result of an action: it is not to be relied on any more.
+    pub fn forget_result(&mut self, action: &str, key: &Digest) {
+        let Some(record) = self.actions.get_mut(action) else { return };
+        let before = record.results.len();
+        record.results.retain(|result| result.key != *key);
+        if record.results.len() != before {
+            self.append_action(action);
+        }
+    }
+
+    fn entry(&mut self, action: ActionName<'_>) -> &mut ActionRecord {
+        let record = self.actions.entry(action.path.to_owned()).or_default();
+        if record.package != action.package {
+            record.package = action.package.to_owned();
+        }
+        record
+    }
+
+    /// Forgets an action that no target declares any more.
+    pub fn forget_action(&mut self, action: &str) {
+        if self.actions.remove(action).is_some() {
+            self.append(&Record::ForgetAction(action.to_owned()));
+        }
+    }
+
+    /// Records what a file holds.
+    pub fn record_file(&mut self, path: &WsPath, record: FileRecord) {
+        if self.files.get(path) != Some(&record) {
+            let record = Record::File(path.clone(), record);
+            self.append(&record);
+            if let Record::File(path, record) = record {
+                self.files.insert(path, record);
+            }
+        }
+    }
+
+    /// Forgets a file.
+    pub fn forget_file(&mut self, path: &str) {
+        if let Some((path, _)) = self.files.remove_entry(path) {
+            self.append(&Record::ForgetFile(path));
+        }
+    }
+
+    /// Records a host program.
+    pub fn record_tool(&mut self, name: &str, record: ToolRecord) {
+        self.append(&Record::Tool(name.to_owned(), record.clone()));
+        self.tools.insert(name.to_owned(), record);
+    }
+
+    /// Keeps a manifest; gives where.
+    pub fn record_manifest(&mut self, text: &str) -> u64 {
+        self.manifests.append(text.as_bytes())
+    }
+
+    /// A manifest kept earlier.
+    pub fn manifest(&self, offset: u64) -> Option<String> {
+        String::from_utf8(self.manifests.read_at(offset)?).ok()
+    }
+
+    /// Bytes that a [`Self::flush`] would write.
+    pub fn pending(&self) -> usize {
+        self.records.pending() + self.manifests.pending()
+    }
+
+    /// Hands all records to the operating system, manifests before what refers to them.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.manifests.flush()?;
+        self.records.flush()
+    }
+
+    /// Rewrites logs most of which is superseded. At the end of a build.
+    ///
+    /// # Errors
+    /// Those of the operating system; the state stays as it was then.
+    pub fn compact(&mut self) -> io::Result<()> {
+        self.flush()?;
+        let live = self.actions.len() + self.files.len() + self.tools.len() + 1;
+        if self.written < 1000 + 2 * live {
+            return Ok(());
+        }
+        self.compact_manifests()?;
+        let boot = std::iter::once(Record::Boot(self.boot_id.clone()));
+        let actions = self.actions.iter().map(|(path, record)| Record::Action(path.clone(), record.clone()));
+        let files = self.files.iter().map(|(path, record)| Record::File(path.clone(), record.clone()));
+        let tools = self.tools.iter().map(|(name, record)| Record::Tool(name.clone(), record.clone()));
+        self.records.rewrite(VERSION, boot.chain(actions).chain(files).chain(tools).map(|r| encode(&r)))?;
+        self.written = live;
+        Ok(())
+    }
+
+    /// Offsets change with it, so records are rewritten after it in any case; killed between the two, old offsets
+    /// find no manifest (each is checked), which only costs an explanation.
+    fn compact_manifests(&mut self) -> io::Result<()> {
+        let mut offsets: Vec<u64> =
+            self.actions.values().flat_map(|action| action.results.iter().map(|result| result.manifest)).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        let texts: Vec<Vec<u8>> = offsets.iter().map(|&at| self.manifests.read_at(at).unwrap_or_default()).collect();
+        let moved = self.manifests.rewrite(VERSION, texts.into_iter())?;
+        let moved: FxHashMap<u64, u64> = offsets.into_iter().zip(moved).collect();
+        for result in self.actions.values_mut().flat_map(|action| &mut action.results) {
+            result.manifest = moved.get(&result.manifest).copied().unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn append_action(&mut self, action: &str) {
+        if let Some(record) = self.actions.get(action) {
+            let record = Record::Action(action.to_owned(), record.clone());
+            self.append(&record);
+        }
+    }
+
+    fn append(&mut self, record: &Record) {
+        self.records.append(&encode(record));
+        self.written += 1;
+    }
+}
+
+fn encode(record: &Record) -> Vec<u8> {
+    // Encoding to memory fails for no type used here; an empty record would be passed over when read.
+    postcard::to_allocvec(record).unwrap_or_default()
+}
+
+fn warnings(opened: &Opened, unreadable: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    match opened {
+        Opened::New | Opened::Whole => {}
+        Opened::Torn(bytes) => {
+            warnings.push(format!("the state was cut off while it was written; {bytes} bytes of it are dropped"));
+        }
+        Opened::Foreign => warnings.push(
+            "the state is of another version of minibuild or damaged; it is dropped and everything is checked anew"
+                .to_owned(),
+        ),
+    }
+    if unreadable > 0 {
+        warnings.push(format!("{unreadable} records of the state cannot be read and are dropped"));
+    }
+    warnings
+}
+
+#[derive(Default)]
+struct Tables {
+    boot_id: String,
+    read: usize,
+    unreadable: usize,
+    actions: FxHashMap<String, ActionRecord>,
+    files: FxHashMap<WsPath, FileRecord>,
+    tools: FxHashMap<String, ToolRecord>,
+}
+
+impl Tables {
+    fn read(&mut self, bytes: &[u8]) {
+        self.read += 1;
+        let Ok(record) = postcard::from_bytes::<Record>(bytes) else {
+            self.unreadable += 1;
+            return;
+        };
+        match record {
+            Record::Boot(id) => {
+                self.boot_id = id;
+                for stamp in self.files.values_mut().flat_map(|file| &mut file.stamps) {
+                    stamp.trusted = false;
+                }
+            }
+            Record::Action(path, record) => drop(self.actions.insert(path, record)),
+            Record::ForgetAction(path) => drop(self.actions.remove(&path)),
+            Record::File(path, record) => drop(self.files.insert(path, record)),
+            Record::ForgetFile(path) => drop(self.files.remove(&path)),
+            Record::Tool(name, record) => drop(self.tools.insert(name, record)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minibuild_core::DigestFunction;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const O: ActionName<'_> = ActionName { path: "o", package: "p" };
+
+    fn digest(text: &str) -> Digest {
+        DigestFunction::Sha256.digest(text.as_bytes())
+    }
+
+    fn path(text: &str) -> WsPath {
+        WsPath::new(text).expect("valid path")
+    }
+
+    fn result(key: &str) -> ResultRecord {
+        let content = Content::File { digest: digest(key), executable: false };
+        ResultRecord {
+            key: digest(key),
+            pruned: Some(PrunedRecord { key: digest("p"), read: vec![path("a.h")] }),
+            outputs: vec![OutputMeta { path: path("minibuild-out/bin/o"), content }],
+            manifest: 0,
+        }
+    }
+
+    fn file(text: &str) -> FileRecord {
+        let stamp = Stamp { fingerprint: Fingerprint { size: 1, ..Default::default() }, trusted: true };
+        FileRecord { content: Content::File { digest: digest(text), executable: true }, stamps: vec![stamp] }
+    }
+
+    fn open(dir: &Path, boot: &str) -> (State, Vec<String>) {
+        State::open(dir, boot).expect("opens")
+    }
+
+    fn keys(state: &State) -> Vec<Digest> {
+        state.action("o").map(|a| a.results.iter().map(|r| r.key).collect()).unwrap_or_default()
+    }
+
+    #[test]
+    fn everything_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, warnings) = open(dir.path(), "b");
+        assert_eq!(warnings, Vec::<String>::new());
+        let manifest = state.record_manifest("arg\t0\tcc\n");
+        state.record_result(O, ResultRecord { manifest, ..result("k") }, Duration::from_millis(7), 9);
+        state.record_file(&path("a.c"), file("a"));
+        state.record_failure(ActionName { path: "f", package: "p" });
+        state.flush().expect("flushes");
+        let (again, warnings) = open(dir.path(), "b");
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(again.action("o"), state.action("o"));
+        assert_eq!(again.action("o").map(|a| (a.wall_ms, a.max_rss, a.failed)), Some((7, 9, false)));
+        assert!(again.action("f").is_some_and(|a| a.failed));
+        assert_eq!(again.file("a.c"), Some(&file("a")));
+        assert_eq!(again.manifest(manifest).as_deref(), Some("arg\t0\tcc\n"));
+    }
+
+    #[test]
+    fn four_results_are_kept_newest_first() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "b");
+        for key in ["1", "2", "3", "4", "5", "3"] {
+            state.record_result(O, result(key), Duration::ZERO, 0);
+        }
+        assert_eq!(keys(&state), ["3", "5", "4", "2"].map(digest));
+        state.promote_result("o", 2);
+        assert_eq!(keys(&state), ["4", "3", "5", "2"].map(digest));
+        state.record_same_result("o", 0, result("6"));
+        assert_eq!(keys(&state), ["6", "3", "5", "2"].map(digest));
+    }
+
+    #[test]
+    fn outputs_are_remembered_from_the_start_of_a_run() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let name = ActionName { path: "minibuild-out/bin/a", package: "" };
+        let (mut state, _) = open(dir.path(), "b");
+        state.record_begun(name, [path("minibuild-out/bin/a"), path("minibuild-out/bin/b")].into_iter());
+        state.flush().expect("flushes");
+        let (mut state, _) = open(dir.path(), "b");
+        assert_eq!(state.forget_undeclared(name.path, |_| true), []);
+        let is_a = |p: &WsPath| p.as_str() == "minibuild-out/bin/a";
+        assert_eq!(state.forget_undeclared(name.path, is_a), [path("minibuild-out/bin/b")]);
+        assert_eq!(state.forget_undeclared(name.path, is_a), []);
+        state.record_result(name, result("1"), Duration::ZERO, 0);
+        let made: Vec<WsPath> = result("1").outputs.iter().map(|output| output.path.clone()).collect();
+        state.flush().expect("flushes");
+        let pending = state.pending();
+        state.record_begun(name, made.iter().cloned());
+        assert_eq!(state.pending(), pending, "what it made before is known to be its own");
+        assert_eq!(state.forget_undeclared(name.path, |p| !made.contains(p)), made);
+        assert_eq!(state.action(name.path).map(|record| record.results.len()), Some(0));
+    }
+
+    #[test]
+    fn another_boot_makes_stamps_untrusted_and_keeps_contents() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "one");
+        state.record_file(&path("a.c"), file("a"));
+        state.flush().expect("flushes");
+        for _ in 0..2 {
+            let (mut state, _) = open(dir.path(), "two");
+            let record = state.file("a.c").expect("known");
+            assert_eq!(record.content, file("a").content);
+            assert!(!record.stamps[0].trusted);
+            state.flush().expect("flushes");
+        }
+    }
+
+    #[test]
+    fn compaction_keeps_everything_and_shrinks_the_log() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "b");
+        let mut manifest = 0;
+        for round in 0..2000 {
+            manifest = state.record_manifest(&format!("arg\t0\t{round}\n"));
+            state.record_result(O, ResultRecord { manifest, ..result("k") }, Duration::ZERO, 0);
+        }
+        state.compact().expect("compacts");
+        let size = std::fs::metadata(dir.path().join("records")).expect("exists").len();
+        assert!(size < 2000, "{size}");
+        let moved = state.action("o").map(|a| a.results[0].manifest).expect("known");
+        assert_ne!(moved, manifest);
+        state.record_file(&path("a.c"), file("a"));
+        state.flush().expect("flushes");
+        let (again, warnings) = open(dir.path(), "b");
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(again.manifest(moved).as_deref(), Some("arg\t0\t1999\n"));
+        assert!(again.file("a.c").is_some());
+    }
+
+    #[test]
+    fn damage_is_dropped_with_a_warning() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "b");
+        state.record_result(O, result("1"), Duration::ZERO, 0);
+        state.flush().expect("flushes");
+        drop(state);
+        let path = dir.path().join("records");
+        let whole = std::fs::read(&path).expect("reads");
+        std::fs::write(&path, &whole[..whole.len() - 3]).expect("writes");
+        let (state, warnings) = open(dir.path(), "b");
+        assert!(state.action("o").is_none());
+        assert!(warnings[0].contains("cut off"), "{warnings:?}");
+        std::fs::write(&path, "rubbish").expect("writes");
+        let (_, warnings) = open(dir.path(), "b");
+        assert!(warnings[0].contains("another version"), "{warnings:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn records_of_any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut tables = Tables::default();
+            tables.read(&bytes);
+            prop_assert_eq!(tables.read, 1);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The local executor: hands runs to free slots and passes stops on.
+//!
+//! It never waits: each slot has a thread for that. It does not know how many runs there should be at once – who
+//! calls counts them – nor what an action is for.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use minibuild_core::{ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, RunId, StopReason};
+use minibuild_disk::{FileClock, OutTree};
+
+use crate::helper;
+use crate::worker::{Common, SlotState, Worker, empty_report};
+
+/// Takes the events of all runs; called from the slots' threads.
+pub type EventSink = Arc<dyn Fn(ExecutorEvent) + Send + Sync>;
+
+/// What a local executor is made of.
+pub struct LocalConfig {
+    /// The output tree of the workspace commands run in.
+    pub tree: Arc<OutTree>,
+    /// The clock that stamps its files.
+    pub clock: Arc<dyn FileClock>,
+    /// How many runs there are at most at once.
+    pub slots: usize,
+    /// The program of the helpers: `/proc/self/exe` for the binary itself.
+    pub helper: PathBuf,
+    /// Its first arguments: `__slot`.
+    pub helper_args: Vec<OsString>,
+    /// A descriptor that holds the workspace lock; helpers and commands inherit it.
+    pub lock: Option<OwnedFd>,
+}
+
+/// Runs commands on this machine.
+pub struct LocalExecutor {
+    common: Arc<Common>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Default)]
+struct Slot {
+    state: Arc<SlotState>,
+    thread: Option<(Sender<ExecutionRequest>, JoinHandle<()>)>,
+}
+
+impl LocalExecutor {
+    /// An executor with nothing started: threads and helpers come with the first run of each slot.
+    pub fn new(config: LocalConfig, sink: EventSink) -> Self {
+        // An argument with NUL cannot come from a command line; without it the helper refuses to start.
+        let args = config.helper_args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect();
+        let common =
+            Common { tree: config.tree, clock: config.clock, program: config.helper, args, lock: config.lock, sink };
+        let slots = std::iter::repeat_with(Slot::default).take(config.slots).collect();
+        Self { common: Arc::new(common), slots }
+    }
+
+    fn refuse(&self, run: RunId, why: &str) {
+        let mut report = empty_report(run);
+        report.status = ExecutionStatus::Infrastructure(why.to_owned());
+        (self.common.sink)(ExecutorEvent::Finished(Box::new(report)));
+    }
+}
+
+impl Executor for LocalExecutor {
+    fn start(&mut self, request: ExecutionRequest) {
+        let run = request.run;
+        // The first free slot: those with a warm helper come first.
+        let Some(number) = self.slots.iter().position(|slot| slot.state.occupy(run)) else {
+            return self.refuse(run, "bug: more local runs were started than there are slots");
+        };
+        if !self.slots[number].hand_over(&self.common, number, request) {
+            *self.slots.get_mut(number).expect("found above") = Slot::default();
+            self.refuse(run, "cannot start the thread of a local slot");
+        }
+    }
+
+    fn stop(&mut self, run: RunId, reason: StopReason) {
+        for slot in &self.slots {
+            slot.state.stop(Some(run), reason);
+        }
+    }
+
+    fn shutdown(&mut self) {
+        for slot in &self.slots {
+            slot.state.stop(None, StopReason::Kill);
+        }
+        let threads: Vec<_> = self.slots.iter_mut().filter_map(|slot| slot.thread.take()).collect();
+        let (senders, threads): (Vec<_>, Vec<_>) = threads.into_iter().unzip();
+        drop(senders);
+        for thread in threads {
+            // A thread that panicked has reported nothing more to wait for.
+            let _ = thread.join();
+        }
+        helper::no_more_helpers();
+    }
+}
+
+impl Drop for LocalExecutor {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl Slot {
+    /// Gives a run to the slot's thread, which is started first if need be.
+    fn hand_over(&mut self, common: &Arc<Common>, number: usize, request: ExecutionRequest) -> bool {
+        if self.thread.is_none() {
+            let mut worker = Worker::new(Arc::clone(common), Arc::clone(&self.state), number);
+            let (sender, requests) = channel::<ExecutionRequest>();
+            let work = move || {
+                for request in requests {
+                    worker.carry_out(&request);
+                }
+                worker.end();
+            };
+            match std::thread::Builder::new().name(format!("slot {number}")).spawn(work) {
+                Ok(thread) => self.thread = Some((sender, thread)),
+                Err(_) => return false,
+            }
+        }
+        self.thread.as_ref().is_some_and(|(sender, _)| sender.send(request).is_ok())
+    }
+}

@@ -1,0 +1,146 @@
+//! What a slot's thread and its helper process say to each other: length-prefixed postcard frames on a socket pair.
+//!
+//! It does not know what either side does with a message.
+
+use std::io::{self, Read, Write};
+
+use minibuild_core::{RunCost, StopReason};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// To the helper.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToSlot {
+    /// Run this command; sent only while none runs.
+    Run(RunCommand),
+    /// End the run with this number, if it is still on.
+    Stop { seq: u64, reason: StopReason },
+}
+
+/// A command with everything the helper needs.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunCommand {
+    pub(crate) seq: u64,
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) timeout_ms: Option<u64>,
+    /// Where it runs; the workspace where none is given. A helper is either always told or never.
+    pub(crate) cwd: Option<String>,
+}
+
+/// From the helper. There is no word of the start: it would wake the other side once more for every command, and a
+/// command that cannot be started is told at once.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FromSlot {
+    /// A line for the user.
+    Notice { seq: u64, text: String },
+    /// The command and all it started are gone (except after [`End::Stuck`]).
+    Ended { seq: u64, outcome: Outcome },
+}
+
+/// How a run ended, with what is known of it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) end: End,
+    /// Descendants that had to be killed.
+    pub(crate) killed: Vec<String>,
+    pub(crate) cost: RunCost,
+    /// Sizes of the log files.
+    pub(crate) stdout_len: u64,
+    pub(crate) stderr_len: u64,
+}
+
+/// The end itself.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum End {
+    Exited(i32),
+    Signalled(i32),
+    TimedOut,
+    Stopped(StopReason),
+    NotStarted(String),
+    /// The helper cannot go on; nothing was started or everything is dead.
+    Broken(String),
+    /// Some process cannot be killed; the helper keeps trying and must not be used again.
+    Stuck(String),
+}
+
+/// Larger frames are a sign of a broken stream.
+const MAX_FRAME: u32 = 1 << 30;
+
+/// Sends one message.
+pub(crate) fn write_frame(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let mut frame = vec![0; 4];
+    frame = postcard::to_extend(message, frame).map_err(io::Error::other)?;
+    let length = u32::try_from(frame.len() - 4).ok().filter(|length| *length <= MAX_FRAME);
+    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "message too long"))?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    to.write_all(&frame)
+}
+
+/// Waits for one message; `None` where the other side is gone.
+pub(crate) fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    match from.read_exact(&mut length) {
+        Err(error) if is_gone(&error) => return Ok(None),
+        other => other?,
+    }
+    let length = u32::from_le_bytes(length);
+    if length > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "frame too long"));
+    }
+    // Room for a common frame in one read, yet nothing huge on the word of four bytes.
+    let mut body = Vec::with_capacity((length as usize).min(1 << 20));
+    let got = from.take(length.into()).read_to_end(&mut body)?;
+    if got < length as usize {
+        return Ok(None);
+    }
+    postcard::from_bytes(&body).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn command() -> impl Strategy<Value = RunCommand> {
+        let env = proptest::collection::vec((".*", ".*"), 0..4);
+        let rest = (any::<Option<u64>>(), any::<Option<String>>());
+        (any::<u64>(), proptest::collection::vec(".*", 0..4), env, rest)
+            .prop_map(|(seq, argv, env, (timeout_ms, cwd))| RunCommand { seq, argv, env, timeout_ms, cwd })
+    }
+
+    proptest! {
+        #[test]
+        fn messages_come_back_as_they_were_sent(commands in proptest::collection::vec(command(), 0..4)) {
+            let mut bytes = Vec::new();
+            let sent: Vec<ToSlot> = commands.into_iter().map(ToSlot::Run).collect();
+            for message in &sent {
+                write_frame(&mut bytes, message).expect("written");
+            }
+            let mut from = &bytes[..];
+            for message in &sent {
+                let received = read_frame::<ToSlot>(&mut from).expect("read");
+                prop_assert_eq!(received.as_ref(), Some(message));
+            }
+            prop_assert!(read_frame::<ToSlot>(&mut from).expect("end").is_none());
+        }
+
+        #[test]
+        fn any_bytes_are_an_answer_not_a_panic(bytes: Vec<u8>) {
+            let _ = read_frame::<FromSlot>(&mut &bytes[..]);
+        }
+    }
+
+    #[test]
+    fn a_frame_cut_off_is_the_end() {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &ToSlot::Stop { seq: 7, reason: StopReason::Kill }).expect("written");
+        for length in 0..bytes.len() {
+            assert!(read_frame::<ToSlot>(&mut &bytes[..length]).expect("no error").is_none());
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The resident helper of one slot: runs one command at a time and reports when all it started is dead.
+//!
+//! It is a child subreaper in a session of its own, so whatever a command leaves behind becomes its child, and a
+//! wait that says `ECHILD` is the proof that nothing is left. It does not know actions, outputs or caches. When
+//! its socket closes it kills what runs and exits, holding the workspace lock until then.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use minibuild_core::RunCost;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, getpid};
+use rustix::process::Signal as RawSignal;
+
+use crate::procs;
+use crate::protocol::{End, FromSlot, Outcome, RunCommand, ToSlot, read_frame, write_frame};
+use crate::spawn::{Standing, find_program, spawn, spawn_error};
+use crate::supervision::{Act, Cause, Supervision};
+
+/// Descriptors from here up are the helper's own.
+const FIRST_OWN_FD: i32 = 3;
+
+/// The whole life of a helper process: `args` are the workspace root and the slot's directory, standard input is
+/// the socket to the main process, standard output the descriptor that holds the workspace lock.
+///
+/// To be called before anything else in a process started for this: it rearranges descriptors and signals.
+pub fn slot_main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    let [root, slot_dir] = &args[..] else {
+        eprintln!("minibuild slot: expected a workspace root and a slot directory");
+        return ExitCode::from(37);
+    };
+    let served = Slot::new(Path::new(root), Path::new(slot_dir)).and_then(|mut slot| slot.serve());
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("minibuild slot in `{}`: {error}", Path::new(slot_dir).display());
+            ExitCode::from(37)
+        }
+    }
+}
+
+struct Slot {
+    socket: UnixStream,
+    child_ended: SignalFd,
+    null: File,
+    stdout: File,
+    stderr: File,
+    pid: Pid,
+}
+
+impl Slot {
+    fn new(root: &Path, slot_dir: &Path) -> io::Result<Self> {
+        close_foreign_descriptors();
+        // Fails where the main process made the session already.
+        let _ = nix::unistd::setsid();
+        nix::sys::prctl::set_child_subreaper(true)?;
+        // The main process decides when this one ends; what it is told by a terminal or a shell does not count.
+        for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
+            // SAFETY: ignoring a signal installs no handler that could run.
+            unsafe { signal(ignored, SigHandler::SigIgn) }?;
+        }
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_set_mask()?;
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+
+        // Not close-on-exec: what a command leaves behind holds the lock as long as it lives. Without a lock
+        // the main process gives /dev/null.
+        let stdout = rustix::fs::fstat(io::stdout())?;
+        if !rustix::fs::FileType::from_raw_mode(stdout.st_mode).is_char_device() {
+            let _ = own_copy(io::stdout().as_fd(), FcntlArg::F_DUPFD(FIRST_OWN_FD))?.into_raw_fd();
+        }
+        let socket = own_copy(io::stdin().as_fd(), FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        nix::unistd::dup2_stdin(&null)?;
+        nix::unistd::dup2_stdout(&null)?;
+        enter(root)?;
+        Ok(Self {
+            socket: UnixStream::from(socket),
+            child_ended: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+            null,
+            stdout: open_log(&slot_dir.join("out"))?,
+            stderr: open_log(&slot_dir.join("err"))?,
+            pid: getpid(),
+        })
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            match read_frame(&mut self.socket)? {
+                Some(ToSlot::Run(command)) => {
+                    let seq = command.seq;
+                    let outcome = self.run(command)?;
+                    let stuck = matches!(outcome.end, End::Stuck(_));
+                    self.send(&FromSlot::Ended { seq, outcome });
+                    if stuck {
+                        // Nothing more is expected but the end of the socket.
+                        while read_frame::<ToSlot>(&mut self.socket)?.is_some() {}
+                    }
+                }
+                // For a run that has ended meanwhile.
+                Some(ToSlot::Stop { .. }) => {}
+                None => return self.bury_the_rest(),
+            }
+        }
+    }
+
+    /// A failure to send means that the main process is gone, which the next read tells.
+    fn send(&mut self, message: &FromSlot) {
+        let _ = write_frame(&mut self.socket, message);
+    }
+
+    fn run(&mut self, command: RunCommand) -> io::Result<Outcome> {
+        for log in [&self.stdout, &self.stderr] {
+            if log.metadata()?.len() > 0 {
+                log.set_len(0)?;
+            }
+        }
+        let started = Instant::now();
+        let leader = match self.start(&command) {
+            Ok(leader) => leader,
+            Err(text) => return self.outcome(End::NotStarted(text), Vec::new(), RunCost::default()),
+        };
+        let timeout = command.timeout_ms.map(Duration::from_millis);
+        let mut run = Run {
+            seq: command.seq,
+            leader,
+            course: Supervision::new(started, timeout),
+            end: None,
+            cost: RunCost::default(),
+            victims: HashMap::new(),
+            killed: Vec::new(),
+            closed: false,
+        };
+        let end = run.supervise(self)?;
+        run.cost.wall = started.elapsed();
+        self.outcome(end, run.killed, run.cost)
+    }
+
+    fn outcome(&self, end: End, killed: Vec<String>, cost: RunCost) -> io::Result<Outcome> {
+        let (stdout_len, stderr_len) = (self.stdout.metadata()?.len(), self.stderr.metadata()?.len());
+        Ok(Outcome { end, killed, cost, stdout_len, stderr_len })
+    }
+
+    fn start(&self, command: &RunCommand) -> Result<Pid, String> {
+        if let Some(cwd) = &command.cwd {
+            enter(Path::new(cwd)).map_err(|error| format!("cannot enter `{cwd}`: {error}"))?;
+        }
+        let path = command.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| &**value);
+        let program = find_program(command.argv.first().map_or("", |name| name), path)?;
+        let argv = c_strings(command.argv.iter().cloned(), "an argument")?;
+        let env = c_strings(command.env.iter().map(|(name, value)| format!("{name}={value}")), "a variable")?;
+        let stdio = [Some(self.null.as_fd()), Some(self.stdout.as_fd()), Some(self.stderr.as_fd())];
+        spawn(&program, &argv, &env, stdio, Standing::NewGroup).map_err(|error| {
+            let bytes = argv.iter().chain(&env).map(|text| text.as_bytes_with_nul().len()).sum();
+            spawn_error(&program, bytes, error)
+        })
+    }
+
+    /// The main process is gone: whatever is still there dies before this process, and with it the lock, goes.
+    fn bury_the_rest(&mut self) -> io::Result<()> {
+        let mut run = Run {
+            seq: 0,
+            leader: Pid::from_raw(0),
+            course: Supervision::new(Instant::now(), None),
+            end: Some(End::Exited(0)),
+            cost: RunCost::default(),
+            victims: HashMap::new(),
+            killed: Vec::new(),
+            closed: true,
+        };
+        run.supervise(self).map(drop)
+    }
+}
+
+/// One command and all it started.
+struct Run {
+    seq: u64,
+    leader: Pid,
+    course: Supervision,
+    /// How the command itself ended.
+    end: Option<End>,
+    cost: RunCost,
+    /// Who was sent a SIGKILL, with the description of that moment.
+    victims: HashMap<i32, String>,
+    killed: Vec<String>,
+    /// The main process is gone.
+    closed: bool,
+}
+
+impl Run {
+    /// Watches until nothing is left, or killing is given up.
+    fn supervise(&mut self, slot: &mut Slot) -> io::Result<End> {
+        loop {
+            if self.reap()? {
+                return Ok(self.end.take().unwrap_or_else(|| End::Broken("the command vanished".into())));
+            }
+            let now = Instant::now();
+            if self.closed {
+                self.act(Act::Kill, slot);
+            } else if self.end.is_some() {
+                let act = self.course.leftovers(now);
+                self.act(act, slot);
+            }
+            match self.course.tick(now) {
+                Act::GiveUp if !self.closed => return Ok(End::Stuck(survivors(slot.pid))),
+                act => self.act(act, slot),
+            }
+            let deadline = if self.closed { Some(now + Duration::from_millis(100)) } else { self.course.next_tick() };
+            if wait_for_news(slot, deadline, !self.closed)? {
+                self.read_message(slot);
+            }
+        }
+    }
+
+    /// Takes every child that ended; whether there is none left at all.
+    fn reap(&mut self) -> io::Result<bool> {
+        loop {
+            let (pid, status, usage) = match wait_any() {
+                Ok(Some(ended)) => ended,
+                Ok(None) => return Ok(false),
+                Err(Errno::ECHILD) => return Ok(true),
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let victim = self.victims.remove(&pid);
+            if pid == self.leader.as_raw() {
+                self.command_ended(status, &usage);
+            } else if let (Some(described), true) = (victim, was_killed(status)) {
+                self.killed.push(described);
+            }
+        }
+    }
+
+    fn command_ended(&mut self, status: i32, usage: &nix::libc::rusage) {
+        self.cost = cost_of(usage);
+        self.end = Some(match self.course.cause() {
+            Some(Cause::TimedOut) => End::TimedOut,
+            Some(Cause::Stopped(reason)) => End::Stopped(reason),
+            None if nix::libc::WIFSIGNALED(status) => End::Signalled(nix::libc::WTERMSIG(status)),
+            None => End::Exited(nix::libc::WEXITSTATUS(status)),
+        });
+    }
+
+    fn read_message(&mut self, slot: &mut Slot) {
+        match read_frame(&mut slot.socket) {
+            Ok(Some(ToSlot::Stop { seq, reason })) if seq == self.seq => {
+                let act = self.course.stop(reason, Instant::now());
+                self.act(act, slot);
+            }
+            Ok(Some(ToSlot::Stop { .. })) => {}
+            // A second command cannot come while one runs: the stream cannot be trusted any more.
+            Ok(Some(ToSlot::Run(_)) | None) | Err(_) => {
+                self.closed = true;
+                self.course.abandon(Instant::now());
+            }
+        }
+    }
+
+    fn act(&mut self, act: Act, slot: &mut Slot) {
+        match act {
+            Act::Nothing | Act::GiveUp => {}
+            Act::Terminate => self.terminate_all(slot.pid),
+            Act::Kill => self.kill_all(slot.pid),
+            Act::KillAndName => {
+                self.kill_all(slot.pid);
+                let text = format!("cannot be killed, still waiting: {}", survivors(slot.pid));
+                slot.send(&FromSlot::Notice { seq: self.seq, text });
+            }
+        }
+    }
+
+    /// SIGTERM, to each once: programs take a second one for impatience.
+    fn terminate_all(&self, own: Pid) {
+        let leader_is_there = self.end.is_none();
+        if leader_is_there {
+            // Not reaped yet, so the group is still this command's.
+            let _ = killpg(self.leader, Signal::SIGTERM);
+            let _ = killpg(self.leader, Signal::SIGCONT);
+        }
+        for process in procs::descendants(own.as_raw()) {
+            let told_with_group = leader_is_there && process.group == self.leader.as_raw();
+            if !process.is_zombie && !told_with_group {
+                procs::signal(&process, RawSignal::TERM);
+                procs::signal(&process, RawSignal::CONT);
+            }
+        }
+    }
+
+    /// SIGKILL to every descendant seen. Those that are missed become children sooner or later.
+    fn kill_all(&mut self, own: Pid) {
+        if self.end.is_none() && self.leader.as_raw() > 0 {
+            let _ = killpg(self.leader, Signal::SIGKILL);
+        }
+        for process in procs::descendants(own.as_raw()) {
+            if process.is_zombie {
+                continue;
+            }
+            self.victims.entry(process.pid).or_insert_with(|| procs::describe(process.pid));
+            if process.parent == own.as_raw() {
+                // Only this process could have reaped it, and with it freed its pid and its group's.
+                let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+                if process.group != own.as_raw() && process.group == process.pid {
+                    let _ = killpg(Pid::from_raw(process.group), Signal::SIGKILL);
+                }
+            } else {
+                procs::signal(&process, RawSignal::KILL);
+            }
+        }
+    }
+}
+
+/// Waits for a message (true), a child's end, or the deadline.
+fn wait_for_news(slot: &Slot, deadline: Option<Instant>, with_socket: bool) -> io::Result<bool> {
+    let timeout = match deadline {
+        None => PollTimeout::NONE,
+        Some(at) => {
+            // Rounded up, so as not to wake just before.
+            let ms = at.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+            PollTimeout::try_from(ms.min(60_000)).unwrap_or(PollTimeout::MAX)
+        }
+    };
+    let wanted = if with_socket { PollFlags::POLLIN } else { PollFlags::empty() };
+    let socket = if with_socket { slot.socket.as_fd() } else { slot.null.as_fd() };
+    let mut fds = [PollFd::new(slot.child_ended.as_fd(), PollFlags::POLLIN), PollFd::new(socket, wanted)];
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let (child_ended, message) = (fds[0].any().unwrap_or(true), fds[1].any().unwrap_or(true));
+    if child_ended {
+        // One pending signal stands for any number of ended children.
+        while slot.child_ended.read_signal()?.is_some() {}
+    }
+    Ok(message && with_socket)
+}
+
+/// One child that ended, with its status and cost; `None` where all still run.
+fn wait_any() -> nix::Result<Option<(i32, i32, nix::libc::rusage)>> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<nix::libc::rusage>::zeroed();
+    // SAFETY: both pointers are to live memory of the right types; a zeroed `rusage` is valid.
+    let (pid, usage) = unsafe {
+        let pid = nix::libc::wait4(-1, &raw mut status, nix::libc::WNOHANG, usage.as_mut_ptr());
+        (pid, usage.assume_init())
+    };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        pid => Ok(Some((pid, status, usage))),
+    }
+}
+
+fn was_killed(status: i32) -> bool {
+    nix::libc::WIFSIGNALED(status) && nix::libc::WTERMSIG(status) == nix::libc::SIGKILL
+}
+
+fn cost_of(usage: &nix::libc::rusage) -> RunCost {
+    let duration = |time: nix::libc::timeval| {
+        let micros = u32::try_from(time.tv_usec).unwrap_or_default();
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), micros.saturating_mul(1000))
+    };
+    RunCost {
+        wall: Duration::ZERO,
+        user: duration(usage.ru_utime),
+        system: duration(usage.ru_stime),
+        max_rss: u64::try_from(usage.ru_maxrss).unwrap_or_default().saturating_mul(1024),
+    }
+}
+
+fn survivors(own: Pid) -> String {
+    let alive = procs::descendants(own.as_raw()).into_iter().filter(|process| !process.is_zombie);
+    let names: Vec<String> = alive.map(|process| procs::describe(process.pid)).collect();
+    names.join(", ")
+}
+
+fn c_strings(texts: impl Iterator<Item = String>, what: &str) -> Result<Vec<CString>, String> {
+    let convert = |text: String| {
+        CString::new(text)
+            .map_err(|e| format!("{what} holds a NUL character: {:?}", e.into_vec().escape_ascii().to_string()))
+    };
+    texts.map(convert).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this process has one thread, and commands inherit the directory")]
+fn enter(root: &Path) -> io::Result<()> {
+    std::env::set_current_dir(root)
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    let open = OpenOptions::new().append(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    open.map_err(|e| io::Error::new(e.kind(), format!("cannot open `{}`: {e}", path.display())))
+}
+
+fn own_copy(fd: BorrowedFd<'_>, how: FcntlArg<'_>) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let copy = fcntl(fd, how)?;
+    // SAFETY: `fcntl` has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Closes what this process inherited by accident, so that commands do not get it.
+fn close_foreign_descriptors() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|&fd| fd >= FIRST_OWN_FD) {
+        // The listing's own descriptor is closed already.
+        let _ = nix::unistd::close(fd);
+    }
+}

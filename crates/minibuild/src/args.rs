@@ -1,0 +1,279 @@
+//! The command line, and which settings its flags set. Knows clap and nothing else.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A build system: targets in TOML, one static binary, no daemon.
+#[derive(Parser, Debug)]
+#[command(name = "minibuild", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Run as if started in DIR.
+    #[arg(short = 'C', value_name = "DIR", global = true)]
+    pub directory: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Build targets.
+    Build(BuildArgs),
+    /// Build and run tests.
+    Test(BuildArgs),
+    /// Build one target and become its program.
+    Run(RunArgs),
+    /// Remove outputs; caches and state are kept.
+    Clean(CleanArgs),
+    /// Tell about the workspace, a rule, or a rule file such as `@std/c.toml`.
+    Info(InfoArgs),
+    /// Say what a target's command lines are made of.
+    Explain(ExplainArgs),
+    /// Serve the Remote Execution API: caches and workers for this and other build tools.
+    Serve(ServeArgs),
+    /// Print the JSON Schema of a kind of file, for editors.
+    Schema(SchemaArgs),
+}
+
+/// `build` and `test`.
+#[derive(Args, Debug)]
+pub struct BuildArgs {
+    /// Flags that `build`, `test` and `run` share.
+    #[command(flatten)]
+    pub flags: BuildFlags,
+    /// Labels and patterns: `//pkg:name`, `:name`, `//pkg/...`, `//pkg:all`, `-//pkg:not_this`.
+    #[arg(value_name = "PATTERN", required = true, value_parser = pattern)]
+    pub patterns: Vec<String>,
+}
+
+/// `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Flags that `build`, `test` and `run` share.
+    #[command(flatten)]
+    pub flags: BuildFlags,
+    /// The target.
+    #[arg(value_name = "LABEL")]
+    pub label: String,
+    /// Arguments of the program.
+    #[arg(value_name = "ARGS", last = true)]
+    pub args: Vec<String>,
+}
+
+/// `clean`.
+#[derive(Args, Debug)]
+pub struct CleanArgs {
+    /// Remove `minibuild-out/` whole, state and caches too.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `info`.
+#[derive(Args, Debug)]
+pub struct InfoArgs {
+    /// Flags that decide about configuration.
+    #[command(flatten)]
+    pub config: ConfigFlags,
+    /// A rule, or a rule file such as `@std/c.toml`; the workspace itself without it.
+    #[arg(value_name = "WHAT")]
+    pub what: Option<String>,
+}
+
+/// `explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Flags that decide about configuration.
+    #[command(flatten)]
+    pub config: ConfigFlags,
+    /// Show each argument with the template line and the attribute it came from.
+    #[arg(long, required = true)]
+    pub argv: bool,
+    /// The target.
+    #[arg(value_name = "LABEL")]
+    pub label: String,
+}
+
+/// `serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Where to listen: an address and a port (0: any free one), or `unix:PATH`.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8980")]
+    pub listen: String,
+    /// Where blobs and results lie [default: `minibuild/serve` in the user's cache directory].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Actions that run at once; 0 makes it a cache only [default: number of processors].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Listen where others than this machine reach it, without TLS.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Faults for tests, as TOML.
+    #[arg(long, value_name = "FILE")]
+    pub inject: Option<PathBuf>,
+    /// Tell of each call on stderr.
+    #[arg(long)]
+    pub log: bool,
+}
+
+/// `schema`.
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// Which kind of file.
+    #[arg(value_parser = ["build", "workspace", "rules"], default_value = "build")]
+    pub kind: String,
+}
+
+/// Flags that decide about configuration.
+#[derive(Args, Debug, Default)]
+pub struct ConfigFlags {
+    /// Take the overlay `[config.NAME]`; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub config: Vec<String>,
+    /// Set a variable; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub var: Vec<String>,
+}
+
+/// Marks a pattern that takes targets away, which would look like a flag.
+const SUBTRACTS: char = '\u{1}';
+
+/// The command line as clap is to see it: `-//x` and `-:x` are patterns and no flags.
+pub fn escape_patterns(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    args.map(|arg| match arg.to_str() {
+        Some(text) if text.starts_with("-//") || text.starts_with("-:") => OsString::from(format!("{SUBTRACTS}{text}")),
+        _ => arg,
+    })
+}
+
+fn pattern(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(text.trim_start_matches(SUBTRACTS).to_owned())
+}
+
+/// Flags of `build`, `test` and `run`.
+#[derive(Args, Debug)]
+pub struct BuildFlags {
+    /// Flags that decide about configuration.
+    #[command(flatten)]
+    pub config: ConfigFlags,
+    /// Actions that run here at once.
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<String>,
+    /// Build all that does not depend on what failed.
+    #[arg(short, long)]
+    pub keep_going: bool,
+    /// Which outputs are brought here: all, toplevel or minimal.
+    #[arg(long, value_name = "MODE")]
+    pub download: Option<String>,
+    /// Where actions run: local, remote or dynamic; also MNEMONIC=WHERE. May be repeated.
+    #[arg(long, value_name = "WHERE")]
+    pub strategy: Vec<String>,
+    /// Run tests even if their pass is known.
+    #[arg(long)]
+    pub no_cache_tests: bool,
+    /// Which tests' output is shown: errors, all or summary.
+    #[arg(long, value_name = "WHICH")]
+    pub test_output: Option<String>,
+    /// Show commands as they start.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Say why each action runs.
+    #[arg(long)]
+    pub explain: bool,
+    /// Write events to FILE, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// How much detail: `all` adds up-to-date actions nobody asked for.
+    #[arg(long, value_name = "DETAIL", value_parser = ["all"])]
+    pub events_detail: Option<String>,
+    /// How progress is shown: auto, bar, plain or none.
+    #[arg(long, value_name = "HOW")]
+    pub progress: Option<String>,
+    /// When output is coloured: auto, always or never.
+    #[arg(long, value_name = "WHEN")]
+    pub color: Option<String>,
+    /// Targets named after the build.
+    #[arg(long, value_name = "N")]
+    pub show_result: Option<String>,
+}
+
+impl BuildFlags {
+    /// The settings these flags set: key and text.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let mut set = Vec::new();
+        let mut give = |key: &str, value: &str| set.push((key.to_owned(), value.to_owned()));
+        let texts = [
+            ("build.jobs", &self.jobs),
+            ("build.download", &self.download),
+            ("build.test_output", &self.test_output),
+            ("build.progress", &self.progress),
+            ("build.color", &self.color),
+            ("build.show_result", &self.show_result),
+        ];
+        for (key, value) in texts {
+            if let Some(value) = value {
+                give(key, value);
+            }
+        }
+        for value in &self.strategy {
+            give("build.strategy", value);
+        }
+        let truths = [
+            ("build.keep_going", self.keep_going, "true"),
+            ("build.verbose", self.verbose, "true"),
+            ("build.cache_tests", self.no_cache_tests, "false"),
+        ];
+        for (key, given, value) in truths {
+            if given {
+                give(key, value);
+            }
+        }
+        set
+    }
+}
+
+impl ConfigFlags {
+    /// `--var` split at the first `=`.
+    ///
+    /// # Errors
+    /// The one that has none.
+    pub fn vars(&self) -> Result<Vec<(String, String)>, String> {
+        let split = |text: &String| match text.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => Err(format!("`--var {text}` has no `=`\nhint: write `--var NAME=VALUE`")),
+        };
+        self.var.iter().map(split).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_flag_is_no_pattern() {
+        for line in [["minibuild", "build", "--kep-going", "//x"], ["minibuild", "build", "//x", "-z"]] {
+            assert!(Cli::try_parse_from(escape_patterns(line.into_iter().map(OsString::from))).is_err());
+        }
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let line = ["minibuild", "build", "-k", "--no-cache-tests", "//...", "-//x:y", "-j3"];
+        let cli = Cli::parse_from(escape_patterns(line.into_iter().map(OsString::from)));
+        let Command::Build(args) = cli.command else { panic!("it is a build") };
+        assert_eq!(args.patterns, ["//...", "-//x:y"]);
+        let expected = [("build.jobs", "3"), ("build.keep_going", "true"), ("build.cache_tests", "false")];
+        assert_eq!(args.flags.settings(), expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
+}

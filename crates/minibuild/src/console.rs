@@ -1,0 +1,358 @@
+//! What the user sees on stderr: progress, blocks of actions, the summary.
+//!
+//! One writer for everything, drawn around the bar where there is one. It knows the terminal and decides nothing.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use minibuild_core::{ActionCounts, BuildEvent, ExecutionRequest, Level, OutputEvent, Runner, TestStatus};
+use minibuild_engine::machine::{Outcome, Progress, Shown};
+use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
+
+use crate::quote;
+
+/// How often the bar is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// How often a line is printed where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+/// Running actions named below the bar.
+const NAMED: usize = 6;
+
+/// The console of one build.
+pub struct Console {
+    root: String,
+    bar: Option<ProgressBar>,
+    plain: bool,
+    color: bool,
+    verbose: bool,
+    explain: bool,
+    test_output: TestOutput,
+    show_result: usize,
+    last: Duration,
+    targets: Vec<(String, bool, Vec<OutputEvent>)>,
+    tests: BTreeMap<String, (TestStatus, u64, String)>,
+    problems: Vec<String>,
+}
+
+impl Console {
+    /// A console for these settings.
+    pub fn new(settings: &Settings, root: &str, explain: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+        let bar = match settings.progress {
+            ProgressMode::Auto => terminal,
+            ProgressMode::Bar => true,
+            ProgressMode::Plain | ProgressMode::None => false,
+        };
+        Self {
+            root: root.to_owned(),
+            bar: bar.then(new_bar),
+            plain: !bar && settings.progress != ProgressMode::None,
+            color: use_color(settings.color),
+            verbose: settings.verbose,
+            explain,
+            test_output: settings.test_output,
+            show_result: settings.show_result as usize,
+            last: Duration::ZERO,
+            targets: Vec::new(),
+            tests: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Prints lines, around the bar if there is one.
+    pub fn print(&self, text: &str) {
+        let write = || {
+            let mut stderr = std::io::stderr().lock();
+            // A closed stderr takes nothing; the build goes on.
+            let _ = stderr.write_all(text.as_bytes());
+            if !text.ends_with('\n') {
+                let _ = stderr.write_all(b"\n");
+            }
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn tag(&self, level: Level) -> String {
+        match level {
+            Level::Info => self.paint("32", "INFO:"),
+            Level::Warning => self.paint("33", "WARNING:"),
+            Level::Error => self.paint("31;1", "ERROR:"),
+        }
+    }
+
+    /// Prints a message.
+    pub fn message(&self, level: Level, text: &str) {
+        self.print(&format!("{} {text}", self.tag(level)));
+    }
+
+    /// Takes note of an event, and prints those that are for people.
+    pub fn event(&mut self, event: &BuildEvent) {
+        match event {
+            BuildEvent::Message { level, text } => self.message(*level, text),
+            BuildEvent::ActionCompleted { label, mnemonic, runner: Runner::Local, reason, success, .. }
+                if self.explain && *success =>
+            {
+                self.message(Level::Info, &format!("{label} ({mnemonic}) ran: {reason}"));
+            }
+            BuildEvent::TestCompleted { label, status, ms, log, .. } => {
+                self.tests.insert(label.clone(), (*status, *ms, log.clone()));
+            }
+            BuildEvent::TargetCompleted { label, success, outputs } => {
+                self.targets.push((label.clone(), *success, outputs.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Shows a command that is about to be started, with `-v`.
+    pub fn starting(&self, label: &str, request: &ExecutionRequest) {
+        if self.verbose && !request.command.argv.is_empty() {
+            self.print(&format!("# {label}\n{}", quote::command(&request.command)));
+        }
+    }
+
+    /// An action's block: its output, or its failure.
+    pub fn show(&mut self, shown: &Shown) {
+        let wanted = match (shown.test, self.test_output) {
+            (None, _) | (_, TestOutput::All | TestOutput::Streamed) => true,
+            (Some(TestStatus::Passed | TestStatus::Cached), _) => false,
+            (Some(_), output) => output == TestOutput::Errors,
+        };
+        let mut block = match &shown.failure {
+            Some(why) => self.failure(shown, why),
+            None => format!("{} From {} ({}):\n", self.tag(Level::Info), shown.label, shown.mnemonic),
+        };
+        if wanted {
+            for stream in [&shown.stdout, &shown.stderr] {
+                block.push_str(&String::from_utf8_lossy(stream));
+                if !block.ends_with('\n') {
+                    block.push('\n');
+                }
+            }
+        } else if shown.failure.is_none() {
+            return;
+        }
+        self.print(&block);
+    }
+
+    fn failure(&mut self, shown: &Shown, why: &str) -> String {
+        let headline = format!("{} ({}) failed: {why}", shown.label, shown.mnemonic);
+        self.problems.push(headline.clone());
+        let mut block = format!("{} {headline}\n", self.tag(Level::Error));
+        if !shown.command.argv.is_empty() {
+            block.push_str(&format!("  command: {}\n", quote::command(&shown.command)));
+            block.push_str(&format!("  in:      {}\n", self.root));
+            block.push_str(&format!("  by hand: {}\n", quote::by_hand(&shown.command, &self.root)));
+        }
+        block
+    }
+
+    /// Draws the bar, or prints a line now and then.
+    pub fn progress(
+        &mut self,
+        now: Duration,
+        progress: Progress,
+        running: &dyn Fn() -> Vec<(String, String, Duration)>,
+    ) {
+        let every = if self.bar.is_some() { DRAW_EVERY } else { LINE_EVERY };
+        if now.saturating_sub(self.last) < every || (self.bar.is_none() && !self.plain) {
+            return;
+        }
+        self.last = now;
+        let running = running();
+        match &self.bar {
+            Some(bar) => bar.set_message(bar_text(now, progress, &running)),
+            None => {
+                let first =
+                    running.first().map(|r| format!(", {} ({}) for {}", r.0, r.1, seconds(now.saturating_sub(r.2))));
+                let Progress { done, total, running, .. } = progress;
+                self.print(&format!("[{done}/{total}] {running} running{}", first.unwrap_or_default()));
+            }
+        }
+    }
+
+    /// How often [`Self::progress`] wants to be called while nothing happens.
+    pub fn tick(&self) -> Option<Duration> {
+        match (&self.bar, self.plain) {
+            (Some(_), _) => Some(DRAW_EVERY),
+            (None, true) => Some(LINE_EVERY),
+            (None, false) => None,
+        }
+    }
+
+    /// Takes the bar away for good.
+    pub fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// The last lines of a build.
+    pub fn summary(&mut self, outcome: &Outcome, elapsed: Duration) {
+        self.clear();
+        let mut text = self.targets_text();
+        text.push_str(&self.tests_text());
+        if let Some(bug) = &outcome.internal {
+            text.push_str(&format!("{} {bug}\n", self.tag(Level::Error)));
+        }
+        if outcome.interrupted {
+            text.push_str(&format!("{} the build was interrupted\n", self.tag(Level::Error)));
+        }
+        let info = self.tag(Level::Info);
+        let (elapsed, path) = (precise(elapsed), precise(outcome.critical_path));
+        text.push_str(&format!("{info} Elapsed time: {elapsed}, critical path: {path}\n"));
+        text.push_str(&format!("{info} {}\n", counts_text(&outcome.counts)));
+        self.print(&text);
+    }
+
+    fn targets_text(&self) -> String {
+        let (done, failed): (Vec<_>, Vec<_>) = self.targets.iter().partition(|(_, success, _)| *success);
+        let mut text = String::new();
+        if done.len() <= self.show_result {
+            for (label, _, outputs) in &done {
+                if self.tests.contains_key(label) && outputs.is_empty() {
+                    continue;
+                }
+                text.push_str(&format!("Target {label} up-to-date:\n"));
+                for output in outputs {
+                    let absent = format!("{} (not downloaded, {})", output.path, output.digest);
+                    let line = if output.present == Some(false) { &absent } else { &output.path };
+                    text.push_str(&format!("  {line}\n"));
+                }
+            }
+        } else {
+            text.push_str(&format!("{} targets up-to-date\n", done.len()));
+        }
+        for (label, ..) in failed {
+            if !self.tests.contains_key(label) {
+                text.push_str(&self.paint("31;1", &format!("Target {label} failed to build")));
+                text.push('\n');
+            }
+        }
+        text
+    }
+
+    fn tests_text(&self) -> String {
+        let mut text = String::new();
+        let few = self.tests.len() <= self.show_result;
+        for (label, (status, ms, log)) in &self.tests {
+            let time = precise(Duration::from_millis(*ms));
+            let line = match status {
+                TestStatus::Passed => format!("{label} {} in {time}\n", self.paint("32", "PASSED")),
+                TestStatus::Cached => format!("{label} {} (cached)\n", self.paint("32", "PASSED")),
+                TestStatus::Failed => format!("{label} {} in {time}\n  {log}\n", self.paint("31;1", "FAILED")),
+                TestStatus::Timeout => format!("{label} {} after {time}\n  {log}\n", self.paint("31;1", "TIMEOUT")),
+            };
+            if few || matches!(status, TestStatus::Failed | TestStatus::Timeout) {
+                text.push_str(&line);
+            }
+        }
+        if !few {
+            let passed =
+                self.tests.values().filter(|(s, ..)| matches!(s, TestStatus::Passed | TestStatus::Cached)).count();
+            text.push_str(&format!("{passed} of {} tests passed\n", self.tests.len()));
+        }
+        text
+    }
+}
+
+/// `12 actions: 4 up to date, 2 local, 3 failed.`
+fn counts_text(counts: &ActionCounts) -> String {
+    let named = [
+        (counts.up_to_date, "up to date"),
+        (counts.disk_cache, "disk cache hit"),
+        (counts.remote_cache, "remote cache hit"),
+        (counts.local, "local"),
+        (counts.remote, "remote"),
+        (counts.failed, "failed"),
+    ];
+    let known: u64 = named.iter().map(|(count, _)| count).sum();
+    let mut parts: Vec<String> = named.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if known < counts.total {
+        parts.push(format!("{} not reached", counts.total - known));
+    }
+    let actions = if counts.total == 1 { "action" } else { "actions" };
+    let colon = if parts.is_empty() { "" } else { ": " };
+    format!("{} {actions}{colon}{}.", counts.total, parts.join(", "))
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar
+}
+
+/// The bar in three parts – done, could run or runs, unknown – and what runs with its time.
+fn bar_text(now: Duration, progress: Progress, running: &[(String, String, Duration)]) -> String {
+    const WIDTH: u64 = 40;
+    let Progress { total, done, queued, .. } = progress;
+    let cells = |count: u64| (count * WIDTH).checked_div(total).unwrap_or(0);
+    let full = cells(done);
+    let ready = cells(done + queued + progress.running).max(full) - full;
+    let rest = WIDTH.saturating_sub(full + ready);
+    let repeat = |what: &str, count: u64| what.repeat(usize::try_from(count).unwrap_or(0));
+    let mut text =
+        format!("[{}{}{}] {done}/{total} {}", repeat("#", full), repeat(">", ready), repeat(".", rest), seconds(now));
+    for (label, mnemonic, since) in running.iter().take(NAMED) {
+        text.push_str(&format!("\n  {label} ({mnemonic}) {}", seconds(now.saturating_sub(*since))));
+    }
+    if running.len() > NAMED {
+        text.push_str(&format!("\n  and {} more", running.len() - NAMED));
+    }
+    text
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{}s", time.as_secs())
+}
+
+fn precise(time: Duration) -> String {
+    format!("{:.3}s", time.as_secs_f64())
+}
+
+/// Whether stderr gets colours.
+pub fn use_color(mode: ColorMode) -> bool {
+    match mode {
+        ColorMode::Always => true,
+        ColorMode::Never => false,
+        ColorMode::Auto => {
+            std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+                && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_name_only_what_there_is() {
+        let counts = ActionCounts { total: 12, up_to_date: 4, local: 7, failed: 1, ..Default::default() };
+        assert_eq!(counts_text(&counts), "12 actions: 4 up to date, 7 local, 1 failed.");
+        assert_eq!(counts_text(&ActionCounts { total: 1, ..Default::default() }), "1 action: 1 not reached.");
+        assert_eq!(counts_text(&ActionCounts::default()), "0 actions.");
+    }
+
+    #[test]
+    fn the_bar_has_three_parts_and_names_what_runs() {
+        let progress = Progress { total: 40, done: 10, running: 1, queued: 9 };
+        let running: Vec<_> = (0..8).map(|i| (format!("//x:{i}"), "Cc".to_owned(), Duration::from_secs(1))).collect();
+        let text = bar_text(Duration::from_secs(3), progress, &running);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], format!("[{}{}{}] 10/40 3s", "#".repeat(10), ">".repeat(10), ".".repeat(20)));
+        assert_eq!(lines[1], "  //x:0 (Cc) 2s");
+        assert_eq!(lines.last(), Some(&"  and 2 more"));
+        assert!(bar_text(Duration::ZERO, Progress::default(), &[]).starts_with("[...."));
+    }
+}

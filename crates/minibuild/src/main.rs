@@ -1,0 +1,56 @@
+//! minibuild: argv, terminal, exit codes. The only crate that knows there is a terminal.
+
+mod args;
+mod console;
+mod event_log;
+mod exit;
+mod quote;
+mod serve;
+mod session;
+mod signals;
+mod tell;
+mod workspace;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+use session::{Kind, Session};
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    // A helper of a local slot: before anything else, since one starts with each slot.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == "__slot") {
+        return minibuild_local::slot_main(std::env::args_os().skip(2));
+    }
+    ExitCode::from(run(&Cli::parse_from(args::escape_patterns(std::env::args_os())), began))
+}
+
+fn run(cli: &Cli, began: Instant) -> u8 {
+    if let Command::Serve(args) = &cli.command {
+        return serve::serve(args);
+    }
+    let workspace = match (workspace::find(cli.directory.as_deref()), &cli.command) {
+        (Ok(workspace), _) => workspace,
+        (Err(_), Command::Schema(args)) => return tell::schema(None, args),
+        (Err(error), _) => {
+            eprintln!("ERROR: {error}");
+            return exit::BAD_INPUT;
+        }
+    };
+    let session = |kind, flags, patterns: Vec<String>, program_args| {
+        Session { kind, workspace: workspace.clone(), flags, patterns, program_args, began }.run()
+    };
+    match &cli.command {
+        Command::Build(args) => session(Kind::Build, &args.flags, args.patterns.clone(), Vec::new()),
+        Command::Test(args) => session(Kind::Test, &args.flags, args.patterns.clone(), Vec::new()),
+        Command::Run(args) => session(Kind::Run, &args.flags, vec![args.label.clone()], args.args.clone()),
+        Command::Clean(args) => tell::clean(&workspace, args),
+        Command::Info(args) => tell::info(&workspace, args),
+        Command::Explain(args) => tell::explain_argv(&workspace, args),
+        Command::Schema(args) => tell::schema(Some(&workspace), args),
+        Command::Serve(args) => serve::serve(args),
+    }
+}

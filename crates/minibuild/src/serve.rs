@@ -1,0 +1,71 @@
+//! `serve`: the embedded Remote Execution API server as a program of its own. Needs no workspace.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use minibuild_server::{Inject, Running, Server, ServerConfig, StartError};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::args::ServeArgs;
+use crate::exit;
+use crate::workspace;
+
+/// Serves until a signal; prints one line with the address once it can be reached, then only errors.
+pub fn serve(args: &ServeArgs) -> u8 {
+    match start(args) {
+        Ok((server, mut signals)) => {
+            // The first signal is the end; the calls that are open get a moment.
+            signals.forever().next();
+            server.shutdown();
+            exit::SUCCESS
+        }
+        Err((code, text)) => {
+            eprintln!("ERROR: {text}");
+            code
+        }
+    }
+}
+
+fn start(args: &ServeArgs) -> Result<(Running, Signals), (u8, String)> {
+    let bad_input = |text: String| (exit::BAD_INPUT, text);
+    let failed = |text: String| (exit::BUILD_FAILED, text);
+    let listen = args.listen.parse().map_err(|e: minibuild_server::ListenError| bad_input(e.to_string()))?;
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => {
+            default_dir().ok_or_else(|| bad_input("there is no cache directory\nhint: give one with `--dir`".into()))?
+        }
+    };
+    let workers = args.workers.unwrap_or_else(workspace::cores);
+    let mut config = ServerConfig::new(listen, dir, workers);
+    config.insecure = args.insecure;
+    config.inject = args.inject.as_ref().map(read_inject).transpose().map_err(bad_input)?;
+    if args.log {
+        config.log = Some(Arc::new(|line| eprintln!("{line}")));
+    }
+    // Before the server can be reached, so that none is missed by whoever waits for its line.
+    let signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| failed(format!("signals cannot be caught: {e}")))?;
+    let server = Server::start(config).map_err(|e| match e {
+        StartError::Exposed(_) => bad_input(e.to_string()),
+        _ => failed(e.to_string()),
+    })?;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "listening on {}", server.address())
+        .and_then(|()| stdout.flush())
+        .map_err(|e| failed(format!("the address cannot be told on stdout: {e}")))?;
+    Ok((server, signals))
+}
+
+fn read_inject(path: &PathBuf) -> Result<Inject, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("`{}` cannot be read: {e}", path.display()))?;
+    Inject::parse(&text).map_err(|e| format!("`{}`: {e}", path.display()))
+}
+
+fn default_dir() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
+    Some(cache.join("minibuild/serve"))
+}

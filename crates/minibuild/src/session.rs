@@ -1,0 +1,392 @@
+//! `build`, `test` and `run` from the command line to the exit code.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use minibuild_core::{ArtifactId, BuildEvent, DigestFunction, ExecutionRequest, Input, Level, Model};
+use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
+use minibuild_engine::build::{Build, Reporter};
+use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
+use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, Shown};
+use minibuild_graph::HostFacts;
+use minibuild_rules::{
+    DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, Strategy, load, load_settings,
+    render,
+};
+
+use crate::args::BuildFlags;
+use crate::console::{Console, use_color};
+use crate::event_log::EventLog;
+use crate::workspace::{self, Workspace};
+use crate::{exit, signals};
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `minibuild build`.
+    Build,
+    /// `minibuild test`.
+    Test,
+    /// `minibuild run`.
+    Run,
+}
+
+/// One invocation of `build`, `test` or `run`.
+pub struct Session<'a> {
+    /// Which of them.
+    pub kind: Kind,
+    /// Where.
+    pub workspace: Workspace,
+    /// Its flags.
+    pub flags: &'a BuildFlags,
+    /// Patterns, or the one label of `run`.
+    pub patterns: Vec<String>,
+    /// Arguments of the program of `run`.
+    pub program_args: Vec<String>,
+    /// When minibuild was started.
+    pub began: Instant,
+}
+
+/// Why there was no build, with its exit code.
+struct Refusal {
+    code: u8,
+    text: String,
+}
+
+impl Refusal {
+    fn bad_input(text: impl Into<String>) -> Self {
+        Self { code: exit::BAD_INPUT, text: text.into() }
+    }
+}
+
+impl From<DiskError> for Refusal {
+    fn from(error: DiskError) -> Self {
+        Self { code: exit::BUILD_FAILED, text: error.render() }
+    }
+}
+
+/// What a finished build leaves to be done.
+struct Done {
+    outcome: Outcome,
+    program: Option<Program>,
+}
+
+/// How interrupts and reports come to the loop.
+struct Line {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+    interrupted: Arc<AtomicBool>,
+}
+
+/// What `run` becomes.
+struct Program {
+    path: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Session<'_> {
+    /// Does it; gives the exit code. `run` does not come back if its program can be started.
+    pub fn run(mut self) -> u8 {
+        let mut events = EventLog::open(self.flags.events.as_deref(), self.began);
+        events.write(&self.started());
+        let done = self.build(&mut events);
+        let (code, outcome, program) = match done {
+            Ok(done) => (exit::of(&done.outcome), done.outcome, done.program),
+            Err(refusal) => {
+                if !refusal.text.is_empty() {
+                    eprintln!("{}", refusal.text.trim_end());
+                }
+                (refusal.code, Outcome::default(), None)
+            }
+        };
+        events.write(&self.finished(code, &outcome));
+        let code = match events.error() {
+            Some(error) if code == exit::SUCCESS => {
+                eprintln!("ERROR: {error}");
+                exit::EVENTS_NOT_WRITTEN
+            }
+            Some(error) => {
+                eprintln!("WARNING: {error}");
+                code
+            }
+            None => code,
+        };
+        match program.filter(|_| code == exit::SUCCESS) {
+            Some(program) => self.become_program(program),
+            None => code,
+        }
+    }
+
+    fn started(&self) -> BuildEvent {
+        let command = match self.kind {
+            Kind::Build => "build",
+            Kind::Test => "test",
+            Kind::Run => "run",
+        };
+        // Unique enough for logs; nothing is decided by it.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let seed = format!("{}.{}.{}", now.as_nanos(), std::process::id(), self.workspace.root.display());
+        let hex = DigestFunction::Sha256.digest(seed.as_bytes()).hex();
+        let build_id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32]);
+        let settings = self.flags.settings();
+        let names = settings.iter().map(|(key, value)| format!("{key}={value}"));
+        let configs = self.flags.config.config.iter().map(|name| format!("config={name}"));
+        let vars = self.flags.config.var.iter().map(|var| format!("var {var}"));
+        BuildEvent::BuildStarted {
+            build_id,
+            command: command.to_owned(),
+            patterns: self.patterns.clone(),
+            options: names.chain(configs).chain(vars).collect(),
+        }
+    }
+
+    fn finished(&self, code: u8, outcome: &Outcome) -> BuildEvent {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        BuildEvent::BuildFinished {
+            exit_code: code.into(),
+            success: code == exit::SUCCESS,
+            wall_ms: millis(self.began.elapsed()),
+            critical_path_ms: millis(outcome.critical_path),
+            actions: outcome.counts,
+            downloads: Default::default(),
+            uploads: Default::default(),
+            races: Default::default(),
+        }
+    }
+
+    fn build(&mut self, events: &mut EventLog) -> Result<Done, Refusal> {
+        let root = self.workspace.root.clone();
+        let input = workspace::config_input(&self.flags.config, self.flags.settings()).map_err(Refusal::bad_input)?;
+        let (sender, receiver) = channel();
+        let line = Line { sender, receiver, interrupted: Arc::default() };
+        signals::listen(line.sender.clone(), line.interrupted.clone())
+            .map_err(|e| Refusal { code: exit::INTERNAL, text: format!("ERROR: signals cannot be caught: {e}") })?;
+        let state_dir = prepare_out_root(&root)?;
+        let clock = Arc::new(FsClock::open(&state_dir)?);
+        let files = DiskFs::new(&root, clock.now()?);
+        let (settings, ..) = load_settings(&files, &input).map_err(|failure| self.refuse(&failure, None))?;
+        check_sides(&settings)?;
+        let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
+        let lock = self.lock(&state_dir, &console, &line.receiver)?;
+        let request = LoadRequest {
+            config: input,
+            patterns: self.patterns.clone(),
+            cwd: self.workspace.cwd.clone(),
+            host: workspace::host(),
+            threads: workspace::cores(),
+        };
+        let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings)))?;
+        if !loaded.warnings.list.is_empty() {
+            console.print(&render(&loaded.warnings, &loaded.sources, use_color(settings.color)));
+        }
+        let goals = self.goals(&loaded)?;
+        let program = self.program(&loaded)?;
+        let outcome = self.drive(&loaded, goals, &lock, &line, clock, &mut Told { console: &mut console, events })?;
+        console.summary(&outcome, self.began.elapsed());
+        Ok(Done { outcome, program })
+    }
+
+    fn lock(
+        &self,
+        state_dir: &std::path::Path,
+        console: &Console,
+        events: &Receiver<Event>,
+    ) -> Result<WorkspaceLock, Refusal> {
+        let command = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
+        let waiting = |holder: &minibuild_engine::lock::Holder| {
+            let text = format!("waiting for process {} to finish with this workspace: {}", holder.pid, holder.command);
+            console.message(Level::Info, &text);
+        };
+        let interrupted = |time| !matches!(events.recv_timeout(time), Err(RecvTimeoutError::Timeout));
+        let lock = WorkspaceLock::take(state_dir, &command, waiting, interrupted)?;
+        lock.ok_or_else(|| Refusal { code: exit::INTERRUPTED, text: "ERROR: the build was interrupted".to_owned() })
+    }
+
+    fn refuse(&self, failure: &LoadFailure, settings: Option<&Settings>) -> Refusal {
+        let color = use_color(settings.map(|s| s.color).unwrap_or_default());
+        Refusal::bad_input(render(&failure.diagnostics, &failure.sources, color))
+    }
+
+    fn goals(&self, loaded: &Loaded) -> Result<Goals, Refusal> {
+        let model = &loaded.model;
+        let settings = &loaded.settings;
+        let targets: Vec<Goal> = loaded.requested.iter().map(|requested| self.goal(model, requested)).collect();
+        if self.kind == Kind::Test && targets.iter().all(|goal| goal.test.is_none()) {
+            let text =
+                "ERROR: the patterns name no test\nhint: tests are targets of `test` and of rules such as `c_test`";
+            return Err(Refusal { code: exit::NO_TESTS, text: text.to_owned() });
+        }
+        Ok(Goals {
+            root: self.workspace.root.display().to_string(),
+            targets,
+            all_bytes: settings.download == DownloadMode::All,
+            toplevel_bytes: settings.download != DownloadMode::Minimal,
+            jobs: settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize),
+            keep_going: settings.keep_going,
+            fresh_tests: !settings.cache_tests,
+            all_events: self.flags.events_detail.is_some(),
+        })
+    }
+
+    fn goal(&self, model: &Model, requested: &Requested) -> Goal {
+        let target = model.target(requested.target);
+        let files = match &requested.group {
+            Some(group) => target.groups.get(&**group).map(|files| &files[..]).unwrap_or_default(),
+            None => &target.outputs,
+        };
+        let test = target.test.filter(|_| self.kind == Kind::Test);
+        let runfiles = target.run.iter().filter(|_| self.kind == Kind::Run);
+        let mut run_inputs: Vec<Input> = Vec::new();
+        for run in runfiles {
+            run_inputs.push(Input::Artifact(run.executable));
+            run_inputs.extend(&run.runfiles);
+        }
+        Goal {
+            target: requested.target,
+            artifacts: if test.is_some() { Vec::new() } else { flatten(model, files) },
+            runfiles: flatten(model, &run_inputs),
+            test,
+        }
+    }
+
+    /// What `run` becomes if all goes well.
+    fn program(&self, loaded: &Loaded) -> Result<Option<Program>, Refusal> {
+        if self.kind != Kind::Run {
+            return Ok(None);
+        }
+        let [requested] = &loaded.requested[..] else {
+            let count = loaded.requested.len();
+            return Err(Refusal::bad_input(format!(
+                "ERROR: `run` takes one target; `{}` names {count}",
+                self.patterns[0]
+            )));
+        };
+        let target = loaded.model.target(requested.target);
+        let Some(run) = &target.run else {
+            let text = format!("ERROR: `{}` is a `{}`, which cannot be run", target.label, target.rule);
+            return Err(Refusal::bad_input(text));
+        };
+        let mut args = run.args.to_vec();
+        args.extend(self.program_args.iter().cloned());
+        let path = self.workspace.root.join(loaded.model.artifact(run.executable).path.as_path());
+        Ok(Some(Program { path, args, env: run.env.clone().into_iter().collect() }))
+    }
+
+    fn drive(
+        &self,
+        loaded: &Loaded,
+        goals: Goals,
+        lock: &WorkspaceLock,
+        line: &Line,
+        clock: Arc<FsClock>,
+        told: &mut Told<'_>,
+    ) -> Result<Outcome, Refusal> {
+        let settings = &loaded.settings;
+        let facts = workspace::host();
+        let build = Build {
+            tree: Arc::new(OutTree::open(&self.workspace.root)?),
+            clock,
+            state_dir: &self.workspace.root.join(minibuild_core::STATE_ROOT),
+            lock,
+            model: loaded.model.clone(),
+            commands: loaded.commands.clone(),
+            packages: &loaded.packages,
+            goals,
+            host: HostFacts {
+                os: facts.os,
+                isa: facts.arch,
+                salt: settings.salt.clone(),
+                function: DigestFunction::Sha256,
+            },
+            env: &settings.env,
+            follow_external: settings.external_links == ExternalLinks::Follow,
+            boot_id: &workspace::boot_id(),
+            threads: workspace::cores(),
+            interrupted: line.interrupted.clone(),
+            began: self.began,
+        };
+        build.run(&line.sender, &line.receiver, told).map_err(|error| match error {
+            minibuild_engine::build::BuildError::Disk(error) => Refusal::from(error),
+            minibuild_engine::build::BuildError::Cycle(_) => {
+                Refusal { code: exit::INTERNAL, text: format!("ERROR: {error}") }
+            }
+            minibuild_engine::build::BuildError::State { .. } => Refusal {
+                code: exit::BUILD_FAILED,
+                text: format!("ERROR: {error}\nhint: `minibuild clean --all` starts anew"),
+            },
+        })
+    }
+
+    /// Replaces this process. The lock is released with it, since its descriptor closes on exec.
+    fn become_program(&self, program: Program) -> u8 {
+        let error = Command::new(&program.path)
+            .args(&program.args)
+            .envs(program.env)
+            .env("MINIBUILD_WORKSPACE", &self.workspace.root)
+            .exec();
+        eprintln!("ERROR: `{}` cannot be started: {error}", program.path.display());
+        exit::BUILD_FAILED
+    }
+}
+
+/// Sides that this version does not have.
+fn check_sides(settings: &Settings) -> Result<(), Refusal> {
+    let remote = &settings.remote;
+    if !remote.offline
+        && let Some(endpoint) = remote.executor.as_ref().or(remote.cache.as_ref())
+    {
+        let text = format!(
+            "ERROR: this version has no remote execution or caching yet, but `{endpoint}` is configured\nhint: `remote.offline = true` builds here"
+        );
+        return Err(Refusal::bad_input(text));
+    }
+    if settings.disk_cache.is_some() {
+        return Err(Refusal::bad_input("ERROR: this version has no disk cache yet, but one is configured"));
+    }
+    let sides = settings.strategy.iter().chain(settings.strategy_by_mnemonic.values());
+    if sides.into_iter().any(|side| *side == Strategy::Remote) {
+        return Err(Refusal::bad_input("ERROR: the strategy is `remote`, but no remote executor is set"));
+    }
+    Ok(())
+}
+
+fn flatten(model: &Model, inputs: &[Input]) -> Vec<ArtifactId> {
+    let mut found = Vec::new();
+    model.for_each_artifact(inputs, |id| found.push(id));
+    found
+}
+
+/// Everybody who is told of events.
+struct Told<'a> {
+    console: &'a mut Console,
+    events: &'a mut EventLog,
+}
+
+impl Reporter for Told<'_> {
+    fn event(&mut self, event: &BuildEvent) {
+        self.events.write(event);
+        self.console.event(event);
+    }
+
+    fn starting(&mut self, label: &str, request: &ExecutionRequest) {
+        self.console.starting(label, request);
+    }
+
+    fn show(&mut self, shown: &Shown) {
+        self.console.show(shown);
+    }
+
+    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<(String, String, Duration)>) {
+        self.console.progress(now, progress, running);
+    }
+
+    fn tick(&self) -> Option<Duration> {
+        self.console.tick()
+    }
+}

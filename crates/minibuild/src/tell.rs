@@ -1,0 +1,135 @@
+//! `info`, `explain`, `schema` and `clean`: what needs no build.
+
+use minibuild_core::{OUT_ROOT, WsPath};
+use minibuild_disk::{DiskError, DiskFs, FsInstant, OutTree};
+use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
+use minibuild_rules::{Catalog, ConfigInput, LoadFailure, LoadRequest, SchemaKind, load, load_catalog, render};
+
+use crate::args::{CleanArgs, ExplainArgs, InfoArgs, SchemaArgs};
+use crate::console::use_color;
+use crate::exit;
+use crate::workspace::{self, Workspace};
+
+/// Answers on stdout.
+pub fn info(workspace: &Workspace, args: &InfoArgs) -> u8 {
+    let catalog = workspace::config_input(&args.config, Vec::new()).map_err(|e| format!("ERROR: {e}"));
+    let catalog = catalog.and_then(|input| catalog_of(workspace, &input));
+    let answer = catalog.and_then(|catalog| match &args.what {
+        Some(what) => catalog.info(what).map_err(|e| format!("ERROR: {e}")),
+        None => Ok(format!("{}{}", overview(workspace), catalog.overview())),
+    });
+    tell(answer)
+}
+
+/// Prints a schema. Outside of a workspace it is that of the built-in rules.
+pub fn schema(workspace: Option<&Workspace>, args: &SchemaArgs) -> u8 {
+    let kind = match args.kind.as_str() {
+        "workspace" => SchemaKind::Workspace,
+        "rules" => SchemaKind::Rules,
+        _ => SchemaKind::Build,
+    };
+    let nowhere = Workspace { root: std::path::PathBuf::from("/nonexistent"), cwd: String::new() };
+    let input = workspace::config_input(&Default::default(), Vec::new()).map_err(|e| format!("ERROR: {e}"));
+    let catalog = input.and_then(|input| catalog_of(workspace.unwrap_or(&nowhere), &input));
+    tell(catalog.map(|catalog| catalog.schema(kind)))
+}
+
+/// Shows where each argument of a target's actions comes from.
+pub fn explain_argv(workspace: &Workspace, args: &ExplainArgs) -> u8 {
+    let input = workspace::config_input(&args.config, Vec::new()).map_err(|e| format!("ERROR: {e}"));
+    tell(input.and_then(|config| {
+        let request = LoadRequest {
+            config,
+            patterns: vec![args.label.clone()],
+            cwd: workspace.cwd.clone(),
+            host: workspace::host(),
+            threads: workspace::cores(),
+        };
+        let loaded = load(&files_of(workspace), &request).map_err(|failure| shown(&failure))?;
+        let is_asked_for = |action: &minibuild_core::Action| loaded.requested.iter().any(|r| r.target == action.target);
+        let actions = loaded.model.actions.iter().enumerate().filter(|(_, action)| is_asked_for(action));
+        let mut text = String::new();
+        for (index, action) in actions {
+            let id = minibuild_core::ActionId::new(index);
+            text.push_str(&format!("{} {}\n", action.mnemonic, loaded.model.action_key_path(id)));
+            text.push_str(&loaded.explain_argv(id));
+            text.push('\n');
+        }
+        if text.is_empty() { Err(format!("ERROR: `{}` has no actions", args.label)) } else { Ok(text) }
+    }))
+}
+
+fn files_of(workspace: &Workspace) -> DiskFs {
+    let long_ago = FsInstant { ns: 0, granularity: std::time::Duration::ZERO };
+    DiskFs::new(&workspace.root, long_ago)
+}
+
+fn shown(failure: &LoadFailure) -> String {
+    render(&failure.diagnostics, &failure.sources, use_color(Default::default()))
+}
+
+fn catalog_of(workspace: &Workspace, input: &ConfigInput) -> Result<Catalog, String> {
+    load_catalog(&files_of(workspace), input).map_err(|failure| shown(&failure))
+}
+
+fn overview(workspace: &Workspace) -> String {
+    let root = workspace.root.display();
+    format!(
+        "minibuild {}\nworkspace: {root}\noutputs:   {root}/{}\ntest logs: {root}/{}\n\n",
+        env!("CARGO_PKG_VERSION"),
+        minibuild_core::BIN_ROOT,
+        minibuild_core::TEST_LOG_ROOT
+    )
+}
+
+fn tell(answer: Result<String, String>) -> u8 {
+    use std::io::Write as _;
+    match answer {
+        Ok(text) => {
+            // A reader that has seen enough closes the pipe.
+            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+            exit::SUCCESS
+        }
+        Err(text) => {
+            eprintln!("{}", text.trim_end());
+            exit::BAD_INPUT
+        }
+    }
+}
+
+/// Removes outputs, or everything.
+pub fn clean(workspace: &Workspace, args: &CleanArgs) -> u8 {
+    match try_clean(workspace, args.all) {
+        Ok(()) => exit::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error.render());
+            exit::BUILD_FAILED
+        }
+    }
+}
+
+fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
+    let state = prepare_out_root(&workspace.root)?;
+    let waiting = |holder: &minibuild_engine::lock::Holder| {
+        eprintln!("INFO: waiting for process {} to finish with this workspace: {}", holder.pid, holder.command);
+    };
+    // No handler is set: Ctrl-C ends the process while it waits.
+    let interrupted = |time| {
+        std::thread::park_timeout(time);
+        false
+    };
+    let lock = WorkspaceLock::take(&state, "minibuild clean", waiting, interrupted)?;
+    let tree = OutTree::open(&workspace.root)?;
+    for below in [minibuild_core::BIN_ROOT, minibuild_core::TEST_LOG_ROOT] {
+        if let Ok(path) = WsPath::new(below) {
+            tree.set_aside(&path)?;
+        }
+    }
+    tree.finish_trash();
+    if all {
+        let path = workspace.root.join(OUT_ROOT);
+        std::fs::remove_dir_all(&path).map_err(|e| DiskError::new("remove", path.display().to_string(), e))?;
+    }
+    drop(lock);
+    Ok(())
+}

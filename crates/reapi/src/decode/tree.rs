@@ -1,0 +1,210 @@
+//! `Tree` messages: a whole directory in one blob.
+
+use std::collections::HashMap;
+
+use minibuild_core::{Digest, DigestFunction, TreeEntry, TreeNode, WsPath};
+
+use super::{Directory, directory};
+use crate::{DecodeError, Flaw};
+
+const WHAT: &str = "Tree";
+
+/// How much of a tree is believed. A few kilobytes can name each other so often that the tree has no end.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Levels of directories.
+    pub depth: usize,
+    /// Entries of all directories, each counted as often as it is there.
+    pub entries: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { depth: 200, entries: 2_000_000 }
+    }
+}
+
+/// What a tree holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeContent {
+    /// Every file, symlink and *empty* directory, sorted by path.
+    pub entries: Vec<TreeEntry>,
+    /// Sum of the sizes of all files.
+    pub size: u64,
+    /// Digest of the root `Directory` as the sender wrote it.
+    pub root: Digest,
+}
+
+/// The same message with its directories left as they are, since their digests are of the sender's bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RawTree {
+    #[prost(bytes = "vec", tag = "1")]
+    root: Vec<u8>,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    children: Vec<Vec<u8>>,
+}
+
+/// Reads a `Tree` blob. Children may come in any order, twice, or unreferenced; all that are referenced must be there.
+///
+/// # Errors
+/// A [`DecodeError`] where it is none, a directory is not as it has to be, or it is larger than `limits`.
+pub fn tree(bytes: &[u8], function: DigestFunction, limits: Limits) -> Result<TreeContent, DecodeError> {
+    let raw: RawTree = crate::proto::read(WHAT, bytes)?;
+    let mut known = HashMap::with_capacity(raw.children.len());
+    for child in &raw.children {
+        known.insert(function.digest(child), directory(child, function)?);
+    }
+    let root = directory(&raw.root, function)?;
+    let mut walk = Walk { known: &known, limits, empty: function.empty(), seen: 0, size: 0, entries: Vec::new() };
+    walk.directory(&root, "", 0)?;
+    let mut entries = walk.entries;
+    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    Ok(TreeContent { entries, size: walk.size, root: function.digest(&raw.root) })
+}
+
+struct Walk<'a> {
+    known: &'a HashMap<Digest, Directory>,
+    limits: Limits,
+    empty: Digest,
+    seen: usize,
+    size: u64,
+    entries: Vec<TreeEntry>,
+}
+
+impl Walk<'_> {
+    /// The recursion is no deeper than the limit.
+    fn directory(&mut self, directory: &Directory, at: &str, depth: usize) -> Result<(), DecodeError> {
+        self.seen = self.seen.saturating_add(directory.len());
+        if self.seen > self.limits.entries {
+            return Err(too_large(at, format!("{} entries", self.limits.entries)));
+        }
+        if depth > self.limits.depth {
+            return Err(too_large(at, format!("{} levels", self.limits.depth)));
+        }
+        if directory.is_empty() && depth > 0 {
+            self.push(at, "", TreeNode::EmptyDirectory)?;
+        }
+        for file in &directory.files {
+            let total = self.size.checked_add(file.digest.size);
+            self.size = total.ok_or_else(|| too_large(at, format!("{} bytes", u64::MAX)))?;
+            self.push(at, &file.name, TreeNode::File { digest: file.digest, executable: file.executable })?;
+        }
+        for (name, target) in &directory.symlinks {
+            self.push(at, name, TreeNode::Symlink { target: target.clone() })?;
+        }
+        for (name, digest) in &directory.directories {
+            let empty = Directory::default();
+            let child = match self.known.get(digest) {
+                Some(child) => child,
+                None if *digest == self.empty => &empty,
+                None => return Err(DecodeError::new(WHAT, join(at, name), Flaw::Absent(*digest))),
+            };
+            self.directory(child, &join(at, name), depth + 1)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, at: &str, name: &str, node: TreeNode) -> Result<(), DecodeError> {
+        let path = super::path(WHAT, &if name.is_empty() { at.to_owned() } else { join(at, name) })?;
+        debug_assert!(path != WsPath::root(), "names are not empty");
+        self.entries.push(TreeEntry { path, node });
+        Ok(())
+    }
+}
+
+fn join(at: &str, name: &str) -> String {
+    if at.is_empty() { name.to_owned() } else { format!("{at}/{name}") }
+}
+
+fn too_large(at: &str, what: String) -> DecodeError {
+    DecodeError::new(WHAT, super::short(at), Flaw::TooLarge(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::decode::digest_message;
+    use crate::proto::execution as proto;
+
+    const F: DigestFunction = DigestFunction::Sha256;
+
+    fn node(name: &str, child: &proto::Directory) -> proto::DirectoryNode {
+        let digest = Some(digest_message(&F.digest(&child.encode_to_vec())));
+        proto::DirectoryNode { name: name.to_owned(), digest }
+    }
+
+    fn file(name: &str, size: i64) -> proto::FileNode {
+        let digest = Some(proto::Digest { hash: F.digest(name.as_bytes()).hex(), size_bytes: size });
+        proto::FileNode { name: name.to_owned(), digest, ..Default::default() }
+    }
+
+    fn read(root: proto::Directory, children: Vec<proto::Directory>) -> Result<TreeContent, DecodeError> {
+        let limits = Limits { depth: 10, entries: 1000 };
+        tree(&proto::Tree { root: Some(root), children }.encode_to_vec(), F, limits)
+    }
+
+    #[test]
+    fn a_tree_is_its_leaves_in_order() {
+        let inner = proto::Directory { files: vec![file("f", 7)], ..Default::default() };
+        let root = proto::Directory {
+            files: vec![file("z", 5)],
+            directories: vec![node("d", &inner), node("e", &proto::Directory::default()), node("g", &inner)],
+            symlinks: vec![proto::SymlinkNode { name: "l".into(), target: "../z".into(), node_properties: None }],
+            node_properties: None,
+        };
+        // An unreferenced child, one twice, and the empty one left out, as real servers do.
+        let children = vec![proto::Directory { files: vec![file("x", 1)], ..Default::default() }, inner.clone(), inner];
+        let got = read(root.clone(), children).expect("decodes");
+        let paths: Vec<&str> = got.entries.iter().map(|e| e.path.as_str()).collect();
+        assert_eq!(paths, ["d/f", "e", "g/f", "l", "z"]);
+        assert_eq!(got.size, 7 + 7 + 5);
+        assert_eq!(got.root, F.digest(&root.encode_to_vec()));
+        assert_eq!(got.entries[1].node, TreeNode::EmptyDirectory);
+    }
+
+    #[test]
+    fn trees_that_are_refused() {
+        let check = |root, children, part: &str| {
+            let got = read(root, children);
+            assert!(got.clone().is_err_and(|e| e.to_string().contains(part)), "{got:?} lacks {part}");
+        };
+        let of = |directories| proto::Directory { directories, ..Default::default() };
+        let lone = proto::Directory { files: vec![file("f", 1)], ..Default::default() };
+        check(of(vec![node("d", &lone)]), vec![], "is not in it");
+        // Twice as large with each level, in a few bytes.
+        let mut levels = vec![lone.clone()];
+        for _ in 0..9 {
+            let last = levels.last().expect("one at least");
+            levels.push(of((0..4).map(|i| node(&format!("{i}"), last)).collect()));
+        }
+        check(levels.pop().expect("ten"), levels, "1000 entries");
+        let mut levels = vec![lone];
+        for _ in 0..12 {
+            let last = levels.last().expect("one at least");
+            levels.push(of(vec![node("d", last)]));
+        }
+        check(levels.pop().expect("twelve"), levels, "10 levels");
+        let huge = |names: [&str; 3]| names.iter().map(|name| file(name, i64::MAX)).collect();
+        let root = proto::Directory { files: huge(["a", "b", "c"]), ..Default::default() };
+        check(root, vec![], "bytes");
+        let evil = proto::Directory { files: vec![file("..", 1)], ..Default::default() };
+        check(evil.clone(), vec![], "no name");
+        check(proto::Directory::default(), vec![evil], "no name");
+    }
+
+    #[test]
+    fn a_tree_that_lost_its_root_is_empty() {
+        let got = tree(&[], F, Limits::default()).expect("decodes");
+        assert_eq!((got.entries.len(), got.size, got.root), (0, 0, F.empty()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_answer(bytes: Vec<u8>) {
+            let _ = tree(&bytes, F, Limits::default());
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Remote Execution API encodings: the only crate that knows protobuf.
+//!
+//! Canonical bytes of `Directory`, `Command` and `Action`, as the API's comments define them (lists sorted, no
+//! unknown fields, default values left out), so that an action's key is its digest on any server; validated
+//! decoding of what comes from outside ([`decode`], [`BlobName`], [`status`]); and the generated types and services
+//! themselves ([`proto`]). It does not know files, processes or connections.
+
+mod action;
+pub mod decode;
+mod flaw;
+mod merkle;
+pub mod proto;
+mod resource;
+pub mod status;
+mod tree_message;
+mod wire;
+
+pub use action::{ActionMessage, CommandMessage, OutputDirectoryFormat};
+pub use flaw::{DecodeError, Flaw};
+pub use merkle::{DirectoryBlobs, InputNode, InputRootError, input_root, tree_root};
+pub use resource::{BlobName, Compressor, ResourceNameError, UploadName};
+pub use tree_message::{TreeBlob, tree_message};

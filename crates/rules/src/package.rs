@@ -1,0 +1,260 @@
+//! One BUILD.toml: from its text to checked [`RawTarget`]s. Looks at the package's own files (do they exist, what
+//! does a glob match) and at nothing of other packages, so that packages are read in parallel.
+
+use std::sync::Arc;
+
+use minibuild_core::{BUILD_FILE, DirEntry, EntryKind, Label, SourceFs, WsPath};
+use rustc_hash::FxHashMap;
+use toml::de::{DeTable, DeValue};
+
+use crate::diag::{Diagnostics, FileId, Span};
+use crate::fields::FieldReader;
+use crate::lang::Vars;
+use crate::rule_table::{RuleInfo, RuleTable};
+use crate::suggest::did_you_mean;
+use crate::text;
+use crate::values::{RawPackage, RawTarget, RawValue};
+use crate::walk::{Key, Value, Walk};
+
+/// What reading a package needs besides its text.
+#[derive(Clone, Copy)]
+pub struct PackageCx<'a> {
+    /// The source tree.
+    pub fs: &'a dyn SourceFs,
+    /// All rules.
+    pub rules: &'a RuleTable,
+    /// Values of variables, for `when`.
+    pub vars: &'a Vars,
+    /// Names of variables, for hints.
+    pub var_names: &'a [Arc<str>],
+    /// Directories that are never packages.
+    pub ignored: &'a [WsPath],
+}
+
+/// Reads one package.
+pub fn read(cx: PackageCx<'_>, path: &WsPath, file: FileId, text: &str) -> (RawPackage, Diagnostics) {
+    let mut diags = Diagnostics::default();
+    let document = text::parse(text, file, &mut diags);
+    let mut reader = PackageReader {
+        walk: Walk { file, text, diags: &mut diags },
+        files: PackageFiles { cx, path: path.clone(), listings: FxHashMap::default(), packages: FxHashMap::default() },
+        broken: document.broken,
+    };
+    let targets = reader.targets(&document.table);
+    (RawPackage { path: path.clone(), targets, broken: document.broken }, diags)
+}
+
+/// The source tree as seen from one package, each directory listed once.
+pub struct PackageFiles<'a> {
+    /// What reading needs.
+    pub cx: PackageCx<'a>,
+    /// The package's directory.
+    pub path: WsPath,
+    listings: FxHashMap<String, Arc<[DirEntry]>>,
+    packages: FxHashMap<String, bool>,
+}
+
+impl PackageFiles<'_> {
+    /// The entries of a directory.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn list(&mut self, dir: &str) -> std::io::Result<Arc<[DirEntry]>> {
+        if let Some(known) = self.listings.get(dir) {
+            return Ok(known.clone());
+        }
+        let entries = self.cx.fs.list_dir(dir)?;
+        self.listings.insert(dir.to_owned(), entries.clone());
+        Ok(entries)
+    }
+
+    /// The nearest package below this one that `path` (from the workspace root, below this package) lies in.
+    pub fn border(&mut self, path: &str) -> Option<String> {
+        let own = self.path.as_str().len();
+        let mut end = path.rfind('/')?;
+        while end > own {
+            let dir = &path[..end];
+            if self.is_package(dir) {
+                return Some(dir.to_owned());
+            }
+            end = dir.rfind('/')?;
+        }
+        None
+    }
+
+    /// Whether a directory has a BUILD.toml.
+    pub fn is_package(&mut self, dir: &str) -> bool {
+        if let Some(&known) = self.packages.get(dir) {
+            return known;
+        }
+        let ignored = self.cx.ignored.iter().any(|i| crate::glob::is_below(dir, i.as_str()));
+        let found = !ignored && is_build_file(self.cx.fs, dir);
+        self.packages.insert(dir.to_owned(), found);
+        found
+    }
+}
+
+/// Whether a directory has a BUILD.toml.
+pub fn is_build_file(fs: &dyn SourceFs, dir: &str) -> bool {
+    matches!(fs.kind(&crate::glob::join(dir, BUILD_FILE)), Ok(Some(EntryKind::File | EntryKind::Symlink)))
+}
+
+struct PackageReader<'a> {
+    walk: Walk<'a>,
+    files: PackageFiles<'a>,
+    broken: bool,
+}
+
+impl<'a> PackageReader<'a> {
+    fn targets(&mut self, table: &DeTable<'_>) -> Vec<RawTarget> {
+        let rules = self.files.cx.rules;
+        let mut targets = Vec::new();
+        for (key, value) in table {
+            let Some(index) = rules.find(key.get_ref()) else {
+                // A header with a syntax error leaves its keys behind.
+                if !self.broken || matches!(value.get_ref(), DeValue::Array(_)) {
+                    self.unknown_rule(key);
+                }
+                continue;
+            };
+            self.targets_of_rule(index, &rules.rules[index], key, value, &mut targets);
+        }
+        targets.sort_by_key(|t: &RawTarget| t.header.start);
+        self.report_doubles(&targets);
+        targets
+    }
+
+    fn unknown_rule(&mut self, key: &Key<'_>) {
+        let rules = self.files.cx.rules;
+        let name = key.get_ref().to_string();
+        let hint = did_you_mean(&name, rules.rules.iter().map(|r| &*r.name)).unwrap_or_else(|| {
+            "rules come from `[workspace] rules = [\"@std/c.toml\", ...]` in minibuild.toml; built in are `genrule`, `filegroup`, `alias` and `test`".into()
+        });
+        self.walk.error(key, format!("unknown rule `{name}`")).hints.push(hint);
+    }
+
+    fn targets_of_rule(
+        &mut self,
+        index: usize,
+        rule: &RuleInfo,
+        key: &Key<'_>,
+        value: &Value<'_>,
+        targets: &mut Vec<RawTarget>,
+    ) {
+        let DeValue::Array(items) = value.get_ref() else {
+            let name = &rule.name;
+            self.walk.error(key, format!("`{name}` is a list of targets")).hints.push(format!("write `[[{name}]]`"));
+            return;
+        };
+        targets.reserve(items.len());
+        for item in items.iter() {
+            let DeValue::Table(table) = item.get_ref() else {
+                self.walk.wrong_type(item, &rule.name, "tables");
+                continue;
+            };
+            let header = self.walk.span(item);
+            targets.extend(self.target(index, rule, header, table));
+        }
+    }
+
+    fn target(&mut self, index: usize, rule: &RuleInfo, header: Span, table: &DeTable<'_>) -> Option<RawTarget> {
+        let before = self.walk.diags.list.len();
+        let mut given: Vec<(usize, &Value<'_>)> = Vec::with_capacity(table.len());
+        let mut label = None;
+        for (key, value) in table {
+            if key.get_ref() == "name" {
+                label = self.name(value).map(|label| (label, self.walk.span(value)));
+            } else if let Some(field) = rule.field(key.get_ref()) {
+                given.push((field, value));
+            } else {
+                self.unknown_field(rule, key);
+            }
+        }
+        if !table.contains_key("name") && !self.broken {
+            self.walk.error_at(header, "a target needs a `name`");
+        }
+        let of_target = label.as_ref().map(|(label, _)| label);
+        let values = self.read_fields(rule, header, &given, of_target);
+        self.report_missing(rule, header, table);
+        let (label, name_span) = label?;
+        let failed = self.walk.diags.list.len() > before;
+        Some(RawTarget { rule: index, label, header, name_span, values, failed })
+    }
+
+    fn read_fields(
+        &mut self,
+        rule: &RuleInfo,
+        header: Span,
+        given: &[(usize, &Value<'_>)],
+        label: Option<&Label>,
+    ) -> Vec<(usize, (RawValue, Span))> {
+        let mut reader = FieldReader { walk: &mut self.walk, files: &mut self.files, own: Vec::new() };
+        let mut values = Vec::with_capacity(given.len());
+        // What is made comes first, so that `$(location)` knows it.
+        for outputs in [true, false] {
+            for (field, value) in given {
+                let spec = &rule.fields[*field];
+                if crate::fields::declares_output(&spec.ty) == outputs {
+                    let span = reader.walk.span(value);
+                    values.extend(reader.read(spec, value).map(|v| (*field, (v, span))));
+                }
+            }
+        }
+        for (field, spec) in rule.attrs.iter().enumerate() {
+            if let (Some(label), false) = (label, given.iter().any(|(known, _)| *known == field)) {
+                values.extend(reader.default_value(spec, label, header).map(|v| (field, (v, header))));
+            }
+        }
+        values.sort_unstable_by_key(|(field, _)| *field);
+        values
+    }
+
+    fn report_missing(&mut self, rule: &RuleInfo, header: Span, table: &DeTable<'_>) {
+        if self.broken {
+            return;
+        }
+        for field in rule.fields.iter().filter(|f| f.required && !table.contains_key(&*f.name)) {
+            let error = self.walk.error_at(header, format!("`{}` needs `{}`", rule.name, field.name));
+            error.hints.extend(field.doc.as_ref().map(|doc| format!("{}: {doc}", field.name)));
+            error.notes.extend(field.span.map(|span| (span, "declared here".to_owned())));
+        }
+    }
+
+    fn unknown_field(&mut self, rule: &RuleInfo, key: &Key<'_>) {
+        let known = || std::iter::once("name").chain(rule.fields.iter().map(|f| &*f.name));
+        let name = key.get_ref().to_string();
+        let hint = did_you_mean(&name, known()).unwrap_or_else(|| {
+            let names: Vec<String> = known().map(|k| format!("`{k}`")).collect();
+            format!("`{}` knows {}", rule.name, names.join(", "))
+        });
+        self.walk.error(key, format!("`{}` has no attribute `{name}`", rule.name)).hints.push(hint);
+    }
+
+    fn name(&mut self, value: &Value<'_>) -> Option<Label> {
+        let text = self.walk.string(value, "name")?;
+        match Label::new(self.files.path.as_str(), text) {
+            Ok(label) => Some(label),
+            Err(error) => {
+                self.walk.error(value, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn report_doubles(&mut self, targets: &[RawTarget]) {
+        let mut first: FxHashMap<&str, Span> = FxHashMap::default();
+        for target in targets {
+            match first.get(target.label.name()) {
+                Some(&earlier) => {
+                    let error = self
+                        .walk
+                        .error_at(target.name_span, format!("two targets are named `{}`", target.label.name()));
+                    error.notes.push((earlier, "first one here".to_owned()));
+                }
+                None => {
+                    first.insert(target.label.name(), target.name_span);
+                }
+            }
+        }
+    }
+}

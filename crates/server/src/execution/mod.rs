@@ -1,0 +1,11 @@
+//! Running actions: who waits for what ([`Board`]), and the workers that do it ([`Workers`]).
+//!
+//! It does not know connections; what a request or a stream looks like is the services' matter.
+
+mod board;
+mod inputs;
+mod outputs;
+mod worker;
+
+pub(crate) use board::{Board, Job, Stage, Watch};
+pub(crate) use worker::Workers;

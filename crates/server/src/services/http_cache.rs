@@ -1,0 +1,213 @@
+//! The HTTP cache protocol: `/cas/HASH` and `/ac/HASH`, below any prefix, by GET, HEAD and PUT.
+//!
+//! It serves the same store as the gRPC services, so what one protocol put the other gets. `blake3/` before the hash
+//! names the other digest function.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
+use futures_util::stream::try_unfold;
+use minibuild_core::{Digest, DigestFunction};
+use minibuild_reapi::proto::{Message, execution as proto, read};
+use tonic::{Code, Status};
+
+use super::action_cache::{checked, lookup, record};
+use crate::answer::{blocking, store_error};
+use crate::shared::Shared;
+use crate::store::{Ingest, Space};
+
+/// Bytes read from disk at a time.
+const PIECE: u64 = 1 << 20;
+/// A result larger than this is none.
+const MAX_RESULT: usize = 64 << 20;
+
+/// Answers whatever no gRPC service answers.
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new().fallback(serve).with_state(shared)
+}
+
+/// What a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    space: Space,
+    function: DigestFunction,
+    hash: [u8; 32],
+}
+
+impl Place {
+    fn parse(path: &str) -> Option<Self> {
+        let mut segments = path.rsplit('/');
+        let hex = segments.next()?;
+        let (function, space) = match segments.next()? {
+            "blake3" => (DigestFunction::Blake3, segments.next()?),
+            space => (DigestFunction::Sha256, space),
+        };
+        let space = match space {
+            "cas" => Space::Cas,
+            "ac" => Space::Results,
+            _ => return None,
+        };
+        let digest: Digest = format!("{hex}/0").parse().ok()?;
+        Some(Self { space, function, hash: digest.hash })
+    }
+}
+
+async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let is_grpc =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc {
+        return Status::unimplemented("this service is not served here").into_http::<Body>();
+    }
+    let Some(place) = Place::parse(request.uri().path()) else {
+        return (StatusCode::NOT_FOUND, "expected /cas/HASH or /ac/HASH\n").into_response();
+    };
+    let method = match *request.method() {
+        Method::GET => "HTTP GET",
+        Method::HEAD => "HTTP HEAD",
+        Method::PUT => "HTTP PUT",
+        _ => return StatusCode::METHOD_NOT_ALLOWED.into_response(),
+    };
+    let body = request.into_body();
+    let work = async {
+        match (method, place.space) {
+            ("HTTP PUT", Space::Cas) => put_blob(&shared, place, body).await,
+            ("HTTP PUT", Space::Results) => put_result(&shared, place, body).await,
+            (_, Space::Cas) => get_blob(&shared, place, method).await,
+            (_, Space::Results) => get_result(&shared, place, method).await,
+        }
+    };
+    match shared.call(method, shared.any_instance(), work).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => (http_code(status.code()), format!("{}\n", status.message())).into_response(),
+    }
+}
+
+fn http_code(code: Code) -> StatusCode {
+    match code {
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::FailedPrecondition => StatusCode::PRECONDITION_FAILED,
+        Code::ResourceExhausted => StatusCode::INSUFFICIENT_STORAGE,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+async fn get_blob(shared: &Arc<Shared>, place: Place, method: &'static str) -> Result<Response, Status> {
+    let owner = Arc::clone(shared);
+    let found = blocking(move || {
+        let digest = owner.store.digest_of(place.function, place.hash);
+        let Some(digest) = digest else { return Ok(None) };
+        owner.maybe_lose(method, place.function, &digest);
+        let file = owner.store.open_blob(place.function, &digest).map_err(store_error)?;
+        Ok(file.map(|file| (file, digest)))
+    });
+    let (file, digest) = found.await?.ok_or_else(|| Status::not_found("there is no such blob"))?;
+    let body = if method == "HTTP HEAD" { Body::empty() } else { blob_body(shared, file, digest) };
+    Ok(([(header::CONTENT_LENGTH, digest.size)], body).into_response())
+}
+
+fn blob_body(shared: &Arc<Shared>, file: File, digest: Digest) -> Body {
+    let wrong = shared.corrupt_byte("HTTP GET", &digest);
+    let shared = Arc::clone(shared);
+    let state = (shared, Arc::new(file), 0);
+    Body::from_stream(try_unfold(state, move |(shared, file, at)| async move {
+        if at >= digest.size {
+            return Ok::<_, Status>(None);
+        }
+        let length = PIECE.min(digest.size - at);
+        let from = Arc::clone(&file);
+        let mut piece = blocking(move || {
+            let mut piece = vec![0; usize::try_from(length).unwrap_or(0)];
+            from.read_exact_at(&mut piece, at).map_err(|e| Status::data_loss(e.to_string()))?;
+            Ok(piece)
+        })
+        .await?;
+        let wrong = wrong.and_then(|wrong| wrong.checked_sub(at)).and_then(|at| usize::try_from(at).ok());
+        if let Some(byte) = wrong.and_then(|at| piece.get_mut(at)) {
+            *byte ^= 1;
+        }
+        shared.counters.of_method("HTTP GET", |count| count.bytes_out += length);
+        Ok(Some((Bytes::from(piece), (shared, file, at + length))))
+    }))
+}
+
+async fn put_blob(shared: &Arc<Shared>, place: Place, body: Body) -> Result<Response, Status> {
+    let store = Arc::clone(&shared.store);
+    let mut ingest = blocking(move || Ingest::new(&store, place.function, store.limit()).map_err(store_error)).await?;
+    let mut stream = body.into_data_stream();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|e| Status::invalid_argument(format!("the upload broke off: {e}")))?;
+        shared.counters.of_method("HTTP PUT", |count| count.bytes_in += piece.len() as u64);
+        ingest = blocking(move || {
+            ingest.write(&piece).map_err(store_error)?;
+            Ok(ingest)
+        })
+        .await?;
+    }
+    let expected = Digest { hash: place.hash, size: ingest.written() };
+    blocking(move || ingest.finish(Some(&expected)).map_err(store_error)).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn get_result(shared: &Arc<Shared>, place: Place, method: &'static str) -> Result<Response, Status> {
+    let owner = Arc::clone(shared);
+    // Results are named by the hash of their action alone.
+    let action = Digest { hash: place.hash, size: 0 };
+    let found = blocking(move || lookup(&owner, method, place.function, &action)).await?;
+    let bytes = found.ok_or_else(|| Status::not_found("there is no such result"))?.encode_to_vec();
+    let length = bytes.len();
+    let body = if method == "HTTP HEAD" { Body::empty() } else { Body::from(bytes) };
+    Ok(([(header::CONTENT_LENGTH, length)], body).into_response())
+}
+
+/// Clients of this protocol upload in any order, so what is missing is not asked before somebody wants the result.
+async fn put_result(shared: &Arc<Shared>, place: Place, body: Body) -> Result<Response, Status> {
+    let bytes = axum::body::to_bytes(body, MAX_RESULT).await;
+    let bytes = bytes.map_err(|e| Status::invalid_argument(format!("the upload broke off: {e}")))?;
+    let store = Arc::clone(&shared.store);
+    blocking(move || {
+        let bad = |e: minibuild_reapi::DecodeError| Status::invalid_argument(e.to_string());
+        let result: proto::ActionResult = read("ActionResult", &bytes).map_err(bad)?;
+        checked(&result, place.function)?;
+        let action = Digest { hash: place.hash, size: 0 };
+        record(&store, place.function, &action, &result).map_err(store_error)
+    })
+    .await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_places() {
+        let digest = DigestFunction::Sha256.digest(b"x");
+        let hex = digest.hex();
+        let check = |path: String, expected: Option<(Space, DigestFunction)>| {
+            let expected = expected.map(|(space, function)| Place { space, function, hash: digest.hash });
+            assert_eq!(Place::parse(&path), expected, "{path}");
+        };
+        check(format!("/cas/{hex}"), Some((Space::Cas, DigestFunction::Sha256)));
+        check(format!("/ac/{hex}"), Some((Space::Results, DigestFunction::Sha256)));
+        check(format!("/some/prefix/ac/{hex}"), Some((Space::Results, DigestFunction::Sha256)));
+        check(format!("/cas/blake3/{hex}"), Some((Space::Cas, DigestFunction::Blake3)));
+        for bad in ["/", "/cas/", "/cas/../x", "/x/y"] {
+            check(bad.to_owned(), None);
+        }
+        check(format!("/{hex}"), None);
+        check(format!("/cas/{}", hex.to_uppercase()), None);
+        check(format!("/cas/{hex}/"), None);
+        check(format!("/cas/{}", &hex[1..]), None);
+    }
+}

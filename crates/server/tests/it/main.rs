@@ -1,0 +1,8 @@
+//! The server as a client of its protocols sees it.
+
+mod harness;
+
+mod cache;
+mod cas;
+mod execution;
+mod process;

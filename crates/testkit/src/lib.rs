@@ -1,0 +1,31 @@
+//! Harness of the scenario tests: workspaces, runs of the real binary, typed events, checks that hold of every run.
+//!
+//! A [`Workspace`] is a private directory with a hermetic environment; it is kept, and what it knows is printed, when
+//! its test fails. Nothing here sleeps: waiting is for a descriptor to become readable, with a deadline. It does not
+//! know what any scenario is about, and reads events by types of its own, so that a renamed field fails the tests.
+
+mod event;
+mod gate;
+mod process;
+mod random;
+mod run;
+mod snapshot;
+mod stream;
+mod workspace;
+
+pub use event::{Actions, Event, Output};
+pub use gate::Gate;
+pub use nix::sys::signal::Signal;
+pub use process::{Pid, children, command_line, is_alive, kill, wait_until_dead};
+pub use random::Random;
+pub use run::{Ending, Run, Running};
+pub use snapshot::{Entry, Snapshot, difference};
+pub use stream::check_stream;
+pub use workspace::{Invocation, Workspace};
+
+/// Says that a test cannot be done here, past the capture of the test harness: a pass that checked nothing must be seen.
+pub fn skipped(why: &str) {
+    use std::io::Write as _;
+    // A closed stderr takes nothing.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}

@@ -1,0 +1,45 @@
+//! Development tasks, run as `cargo xtask TASK`.
+//!
+//! Reads the command line and starts one task. What a task does lies in its module; this file knows only their
+//! names.
+
+mod ci;
+mod dist;
+mod step;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  ci [--no-test]   everything a change must pass: format, lints, documentation, tidy, tests
+  test             all tests: unit, scenario and doc tests, then the examples
+  tidy             checks on the repository itself (crate edges, module docs, pure crates, ...)
+  dist             the static release binary; prints its path
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let root = repository_root();
+    let passed = match words.as_slice() {
+        ["ci"] => ci::run_ci(&root, true),
+        ["ci", "--no-test"] => ci::run_ci(&root, false),
+        ["test"] => ci::run_tests(&root),
+        ["tidy"] => tidy::run(&root),
+        ["dist"] => dist::run(&root),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The directory above this package: where the workspace's `Cargo.toml` lies.
+fn repository_root() -> PathBuf {
+    let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    package.parent().map(PathBuf::from).unwrap_or(package)
+}

@@ -1,0 +1,187 @@
+//! The table of allowed edges between our crates, compared with what cargo says.
+//!
+//! Only crates of this workspace are looked at; what comes from outside is cargo-deny's.
+
+use serde::Deserialize;
+
+use super::Finding;
+
+/// Each crate with the crates its code may use; a build script counts as its code.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("minibuild-core", &[]),
+    ("minibuild-rules", &["minibuild-core"]),
+    ("minibuild-reapi", &["minibuild-core"]),
+    ("minibuild-graph", &["minibuild-core", "minibuild-reapi"]),
+    ("minibuild-dynamic", &["minibuild-core"]),
+    ("minibuild-download", &["minibuild-core"]),
+    ("minibuild-disk", &["minibuild-core", "minibuild-reapi"]),
+    ("minibuild-local", &["minibuild-core", "minibuild-disk"]),
+    ("minibuild-remote", &["minibuild-core", "minibuild-disk", "minibuild-reapi"]),
+    ("minibuild-server", &["minibuild-core", "minibuild-disk", "minibuild-local", "minibuild-reapi"]),
+    (
+        "minibuild-engine",
+        &[
+            "minibuild-core",
+            "minibuild-disk",
+            "minibuild-download",
+            "minibuild-dynamic",
+            "minibuild-graph",
+            "minibuild-local",
+            "minibuild-reapi",
+            "minibuild-remote",
+            "minibuild-rules",
+        ],
+    ),
+    (
+        "minibuild",
+        &[
+            "minibuild-core",
+            "minibuild-disk",
+            "minibuild-download",
+            "minibuild-dynamic",
+            "minibuild-engine",
+            "minibuild-graph",
+            "minibuild-local",
+            "minibuild-reapi",
+            "minibuild-remote",
+            "minibuild-rules",
+            "minibuild-server",
+        ],
+    ),
+    (
+        "minibuild-testkit",
+        &[
+            "minibuild-core",
+            "minibuild-disk",
+            "minibuild-engine",
+            "minibuild-graph",
+            "minibuild-local",
+            "minibuild-reapi",
+            "minibuild-remote",
+            "minibuild-rules",
+            "minibuild-server",
+        ],
+    ),
+    ("xtask", &[]),
+];
+
+/// What every crate's tests may use besides.
+const TEST_CRATE: &str = "minibuild-testkit";
+
+/// A package of the workspace, as `cargo metadata` prints it.
+#[derive(Debug, Deserialize)]
+pub struct Package {
+    pub name: String,
+    pub license: Option<String>,
+    pub dependencies: Vec<Dependency>,
+}
+
+/// One line of a manifest's dependencies.
+#[derive(Debug, Deserialize)]
+pub struct Dependency {
+    pub name: String,
+    /// `dev`, `build`, or nothing for a normal one.
+    pub kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+/// Reads the output of `cargo metadata`.
+pub fn parse_metadata(json: &str) -> Result<Vec<Package>, String> {
+    let metadata: Metadata =
+        serde_json::from_str(json).map_err(|error| format!("cannot read cargo's metadata: {error}"))?;
+    Ok(metadata.packages)
+}
+
+/// Every edge that the table does not have, and every crate it does not know.
+pub fn check(packages: &[Package]) -> Vec<Finding> {
+    packages.iter().flat_map(|package| check_package(package, packages)).collect()
+}
+
+fn check_package(package: &Package, packages: &[Package]) -> Vec<Finding> {
+    let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == package.name) else {
+        let message = "the table of allowed crate edges does not have this crate; \
+                       say in xtask/src/tidy/edges.rs what it may use and why";
+        return vec![Finding::about(&package.name, message)];
+    };
+    let ours = |name: &str| packages.iter().any(|package| package.name == name);
+    let is_allowed = |dependency: &Dependency| {
+        let is_dev = dependency.kind.as_deref() == Some("dev");
+        allowed.contains(&dependency.name.as_str()) || (is_dev && dependency.name == TEST_CRATE)
+    };
+    let bad = package.dependencies.iter().filter(|dependency| ours(&dependency.name) && !is_allowed(dependency));
+    bad.map(|dependency| Finding::about(&package.name, format!("must not depend on `{}`", dependency.name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tidy::fixture::assert_found;
+
+    /// Packages that all exist; `edges` are (from, to, kind).
+    fn packages(edges: &[(&str, &str, Option<&str>)]) -> Vec<Package> {
+        let dependencies_of = |name: &str| {
+            let own = edges.iter().filter(|(from, _, _)| *from == name);
+            own.map(|(_, to, kind)| Dependency { name: (*to).into(), kind: kind.map(Into::into) }).collect()
+        };
+        let package = |name: &str| Package { name: name.into(), license: None, dependencies: dependencies_of(name) };
+        ALLOWED.iter().map(|(name, _)| package(name)).collect()
+    }
+
+    #[test]
+    fn good_edges_pass() {
+        let good = packages(&[
+            ("minibuild-rules", "minibuild-core", None),
+            ("minibuild-rules", "serde", None),
+            ("minibuild-rules", "minibuild-testkit", Some("dev")),
+            ("minibuild", "minibuild-engine", None),
+        ]);
+        assert_found(&check(&good), &[]);
+    }
+
+    #[test]
+    fn each_forbidden_edge_is_named() {
+        let bad = packages(&[
+            ("minibuild-core", "minibuild-rules", None),
+            ("minibuild-rules", "minibuild-disk", Some("build")),
+            ("minibuild-graph", "minibuild-disk", Some("dev")),
+            ("minibuild-local", "minibuild-testkit", None),
+        ]);
+        let expected = [
+            "minibuild-core: must not depend on `minibuild-rules`",
+            "minibuild-rules: must not depend on `minibuild-disk`",
+            "minibuild-graph: must not depend on `minibuild-disk`",
+            "minibuild-local: must not depend on `minibuild-testkit`",
+        ];
+        assert_found(&check(&bad), &expected);
+    }
+
+    #[test]
+    fn a_crate_the_table_does_not_know_is_found() {
+        let package = Package { name: "minibuild-util".into(), license: None, dependencies: Vec::new() };
+        assert_found(&check(&[package]), &["minibuild-util: the table"]);
+    }
+
+    #[test]
+    fn the_table_itself_has_no_circle() {
+        fn reaches(from: &str, to: &str) -> bool {
+            let row = ALLOWED.iter().find(|(name, _)| *name == from);
+            row.is_some_and(|(_, allowed)| allowed.iter().any(|next| *next == to || reaches(next, to)))
+        }
+        for (name, _) in ALLOWED {
+            assert!(!reaches(name, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_read() {
+        let json = r#"{"packages":[{"name":"a","license":"MIT","version":"1",
+            "dependencies":[{"name":"b","kind":null},{"name":"c","kind":"dev"}]}]}"#;
+        let packages = parse_metadata(json).expect("valid metadata");
+        assert_eq!(packages[0].dependencies[1].kind.as_deref(), Some("dev"));
+        assert!(parse_metadata("[]").is_err());
+    }
+}

@@ -206,6 +206,8 @@ pub enum ExecutionStatus {
     BadOutputs(Vec<OutputProblem>),
     /// The executor itself failed; says what and where.
     Infrastructure(String),
+    /// Remotely: inputs that neither the server nor this machine has.
+    LostInputs(Vec<Digest>),
 }
 
 /// What is wrong with one declared output.
@@ -251,6 +253,26 @@ pub struct ExecutionReport {
     pub killed: Vec<String>,
     /// What it cost.
     pub cost: RunCost,
+    /// Whether nothing was run: a cache had the result.
+    pub from_cache: bool,
+}
+
+impl ExecutionReport {
+    /// A report that says nothing but how the run ended.
+    pub fn new(run: RunId, status: ExecutionStatus) -> Self {
+        Self {
+            run,
+            status,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            outputs: Vec::new(),
+            depfile: None,
+            changed_inputs: Vec::new(),
+            killed: Vec::new(),
+            cost: RunCost::default(),
+            from_cache: false,
+        }
+    }
 }
 
 /// What an executor tells while it works.

@@ -12,6 +12,7 @@ mod ids;
 mod label;
 mod model;
 mod path;
+mod remote;
 
 pub use digest::{Digest, DigestFunction, DigestParseError, Hasher};
 pub use event::*;
@@ -21,6 +22,7 @@ pub use ids::*;
 pub use label::{Label, LabelError};
 pub use model::*;
 pub use path::{PathError, WsPath};
+pub use remote::*;
 
 /// The directory below the workspace root that holds everything minibuild writes.
 pub const OUT_ROOT: &str = "minibuild-out";

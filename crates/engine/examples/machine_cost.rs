@@ -167,6 +167,7 @@ fn report(model: &Model, request: &ExecutionRequest, round: u8) -> ExecutionRepo
         changed_inputs: Vec::new(),
         killed: Vec::new(),
         cost: RunCost { wall: Duration::from_millis(1), ..Default::default() },
+        from_cache: false,
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use minibuild_core::{
-    ExecutionReport, ExecutionRequest, ExecutionStatus, ExecutorEvent, RunCost, RunId, STATE_ROOT, StopReason, WsPath,
+    ExecutionReport, ExecutionRequest, ExecutionStatus, ExecutorEvent, RunId, STATE_ROOT, StopReason, WsPath,
 };
 use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree, Seen, stat_batch};
 
@@ -368,15 +368,5 @@ pub(crate) fn new_log(path: &Path) -> io::Result<File> {
 
 /// A report of a run of which nothing is known yet.
 pub(crate) fn empty_report(run: RunId) -> ExecutionReport {
-    ExecutionReport {
-        run,
-        status: ExecutionStatus::Infrastructure("the run has no result".into()),
-        stdout: Vec::new(),
-        stderr: Vec::new(),
-        outputs: Vec::new(),
-        depfile: None,
-        changed_inputs: Vec::new(),
-        killed: Vec::new(),
-        cost: RunCost::default(),
-    }
+    ExecutionReport::new(run, ExecutionStatus::Infrastructure("the run has no result".into()))
 }

@@ -51,6 +51,7 @@ impl Machine {
             ExecutionStatus::TimedOut => format!("killed after its timeout of {timeout:?}"),
             ExecutionStatus::NotStarted(why) => format!("could not be started: {why}"),
             ExecutionStatus::Infrastructure(why) => format!("could not be run: {why}"),
+            ExecutionStatus::LostInputs(digests) => format!("{} of its inputs are nowhere to be had", digests.len()),
             ExecutionStatus::BadOutputs(problems) => {
                 let lines = problems.iter().map(|p| format!("`{}` {}", p.path, p.what));
                 format!("its outputs are not as declared: {}", lines.collect::<Vec<_>>().join("; "))
@@ -330,7 +331,10 @@ fn exit_code(status: &ExecutionStatus) -> i32 {
         ExecutionStatus::Signalled(signal) => 128 + signal,
         ExecutionStatus::TimedOut => 128 + 15,
         ExecutionStatus::NotStarted(_) => 127,
-        ExecutionStatus::Stopped(_) | ExecutionStatus::BadOutputs(_) | ExecutionStatus::Infrastructure(_) => 1,
+        ExecutionStatus::Stopped(_)
+        | ExecutionStatus::BadOutputs(_)
+        | ExecutionStatus::Infrastructure(_)
+        | ExecutionStatus::LostInputs(_) => 1,
     }
 }
 

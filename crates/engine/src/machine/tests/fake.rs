@@ -220,6 +220,7 @@ impl Fake {
             changed_inputs: verify.filter(differs).map(|(path, _)| path.clone()).collect(),
             killed: Vec::new(),
             cost: RunCost { wall: std::time::Duration::from_millis(behaviour.wall), ..Default::default() },
+            from_cache: false,
         }
     }
 

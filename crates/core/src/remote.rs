@@ -1,0 +1,224 @@
+//! The port of remote sides: what is asked of whoever looks actions up, runs them elsewhere, and brings bytes.
+//!
+//! Values only. Whoever takes the requests never makes the caller wait: each request is answered by exactly one
+//! [`RemoteEvent`] later, whatever happens.
+
+use std::sync::Arc;
+
+use crate::{
+    ActionId, Content, DeclaredOutput, Digest, ExecutionReport, Fingerprint, FoundOutput, Level, RunId, Stamp, WsPath,
+};
+
+/// Whose work a call is, for `RequestMetadata` and messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requester {
+    /// Label of the target.
+    pub label: String,
+    /// Mnemonic of the action.
+    pub mnemonic: String,
+    /// Digest of the `Action`.
+    pub key: Digest,
+}
+
+/// A blob that a server may need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// What it is.
+    pub digest: Digest,
+    /// Where its bytes are.
+    pub source: BlobSource,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlobSource {
+    /// Here.
+    Bytes(Arc<[u8]>),
+    /// In a file, opened with symlinks followed.
+    File {
+        /// Workspace-relative.
+        path: WsPath,
+        /// Under which the digest was taken: equal before and after reading, the bytes are those of the digest.
+        /// `None` where they have to be hashed again to know.
+        fingerprint: Option<Fingerprint>,
+    },
+    /// Nowhere here: only servers are believed to have it.
+    Elsewhere,
+}
+
+/// Asks the action cache. Answered by [`RemoteEvent::LookedUp`].
+#[derive(Clone, Debug)]
+pub struct CacheLookup {
+    /// Names the answer.
+    pub run: RunId,
+    /// Whose work it is; `key` is looked up.
+    pub who: Requester,
+    /// What a usable result has to have, with these kinds.
+    pub outputs: Vec<DeclaredOutput>,
+    /// The depfile a usable result has to have; its bytes come with the report.
+    pub depfile: Option<WsPath>,
+}
+
+/// What a cache knows of an action.
+#[derive(Clone, Debug)]
+pub enum CacheAnswer {
+    /// A usable result: status `Exited(0)`, outputs without stamps, logs and depfile with their bytes.
+    Hit(Box<ExecutionReport>),
+    /// Nothing usable.
+    Miss,
+    /// It could not be asked; says why. Counted and otherwise like a miss.
+    Failed(String),
+}
+
+/// Runs an action remotely. Answered by [`RemoteEvent::Finished`].
+#[derive(Clone, Debug)]
+pub struct RemoteRequest {
+    /// Its name in reports and stops.
+    pub run: RunId,
+    /// Whose work it is; `key` is executed.
+    pub who: Requester,
+    /// Everything the server needs: `Action`, `Command`, `Directory` messages, files. Each digest once.
+    pub blobs: Vec<Blob>,
+    /// What it must make.
+    pub outputs: Vec<DeclaredOutput>,
+    /// A make-style dependency file it writes; read into the report.
+    pub depfile: Option<WsPath>,
+    /// Platform properties, for notices.
+    pub platform: Vec<(String, String)>,
+    /// Whether the server has to run it even if it knows a result.
+    pub skip_cache_lookup: bool,
+}
+
+/// What a remote action does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteStage {
+    /// Asks a cache.
+    CheckingCache,
+    /// Sends blobs: how many of how many.
+    Uploading(u64, u64),
+    /// Waits for a worker.
+    Queued,
+    /// A worker runs it.
+    Running,
+    /// Its outputs are brought here.
+    Downloading,
+}
+
+/// Names one fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FetchId(pub u64);
+
+/// How urgent a fetch is; greater is sooner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Nobody waits for it.
+    Background,
+    /// A requested target waits for it.
+    Toplevel,
+    /// An action waits for it.
+    Input,
+}
+
+/// Brings one output to its place: staged, every byte hashed on the way, then renamed over whatever lies there.
+/// Answered by [`RemoteEvent::Fetched`].
+#[derive(Clone, Debug)]
+pub struct FetchRequest {
+    /// Names the answer.
+    pub id: FetchId,
+    /// The action that made it.
+    pub producer: ActionId,
+    /// Workspace-relative.
+    pub path: WsPath,
+    /// What it is.
+    pub content: Content,
+    /// How soon.
+    pub urgency: Urgency,
+    /// Whose work it is.
+    pub who: Requester,
+}
+
+/// How a fetch ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchOutcome {
+    /// It is in its place. Stamps as of [`FoundOutput`]; `copied` files came from blobs that were here already.
+    Done {
+        /// As of [`FoundOutput::stamps`].
+        stamps: Vec<Stamp>,
+        /// Files whose bytes were here.
+        copied: u64,
+    },
+    /// These blobs cannot be had: the server lost them, has something else under their names, or cannot be reached.
+    Lost {
+        /// The blobs.
+        digests: Vec<Digest>,
+        /// What was seen.
+        why: String,
+    },
+    /// It was stopped.
+    Stopped,
+    /// This machine could not take it: disk full, no permission.
+    Disk(String),
+}
+
+/// Stores the result of a local run in the caches, blobs first. Answered by [`RemoteEvent::Uploaded`].
+#[derive(Clone, Debug)]
+pub struct UploadRequest {
+    /// Names the answer.
+    pub run: RunId,
+    /// Whose work it is; the result is stored under `key`.
+    pub who: Requester,
+    /// `Action` and `Command`.
+    pub blobs: Vec<Blob>,
+    /// What the run made.
+    pub outputs: Vec<FoundOutput>,
+    /// The depfile with its bytes; part of the result.
+    pub depfile: Option<(WsPath, Arc<[u8]>)>,
+    /// Standard output.
+    pub stdout: Arc<[u8]>,
+    /// Standard error.
+    pub stderr: Arc<[u8]>,
+    /// How long the run took.
+    pub wall: std::time::Duration,
+}
+
+/// What a remote side tells.
+#[derive(Clone, Debug)]
+pub enum RemoteEvent {
+    /// The answer to a [`CacheLookup`].
+    LookedUp {
+        /// Of which run.
+        run: RunId,
+        /// What was found.
+        answer: CacheAnswer,
+    },
+    /// A run goes on.
+    Stage {
+        /// Which run.
+        run: RunId,
+        /// What it does now.
+        stage: RemoteStage,
+    },
+    /// A [`RemoteRequest`] is over.
+    Finished(Box<ExecutionReport>),
+    /// A [`FetchRequest`] is over.
+    Fetched {
+        /// Which fetch.
+        id: FetchId,
+        /// How it ended.
+        outcome: FetchOutcome,
+    },
+    /// An [`UploadRequest`] is over.
+    Uploaded {
+        /// Of which run.
+        run: RunId,
+        /// What went wrong, if anything.
+        error: Option<String>,
+    },
+    /// Something to tell the user: an outage, its end, an action that waits long for a worker.
+    Message {
+        /// How urgent.
+        level: Level,
+        /// The text.
+        text: String,
+    },
+}

@@ -174,8 +174,8 @@ impl OutTree {
 
 impl StagedFile {
     /// The open file.
-    pub fn file(&mut self) -> &mut File {
-        &mut self.file
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Makes it read-only, with or without its executable bit.
@@ -192,7 +192,7 @@ impl StagedFile {
     ///
     /// # Errors
     /// Where bytes cannot be read or written.
-    pub fn copy_from(&mut self, from: &File) -> Result<(), DiskError> {
+    pub fn copy_from(&self, from: &File) -> Result<(), DiskError> {
         if rustix::fs::ioctl_ficlone(&self.file, from).is_ok() {
             return Ok(());
         }

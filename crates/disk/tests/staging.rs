@@ -35,7 +35,7 @@ impl Fixture {
     }
 
     fn file(&self, text: &str, executable: bool) -> Staged {
-        let mut staged = self.tree.stage_file().expect("stages");
+        let staged = self.tree.stage_file().expect("stages");
         staged.file().write_all(text.as_bytes()).expect("writes");
         staged.finish(executable).expect("finishes")
     }
@@ -191,10 +191,10 @@ fn what_is_not_published_goes() {
 #[test]
 fn copies_are_equal_and_their_own() {
     let fixture = Fixture::new();
-    let mut first = fixture.tree.stage_file().expect("stages");
+    let first = fixture.tree.stage_file().expect("stages");
     let bytes = "x".repeat(300_000);
     first.file().write_all(bytes.as_bytes()).expect("writes");
-    let mut second = fixture.tree.stage_file().expect("stages");
+    let second = fixture.tree.stage_file().expect("stages");
     second.copy_from(first.file()).expect("copies");
     fixture.publish(first.finish(false).expect("finishes"), "one", None);
     fixture.publish(second.finish(false).expect("finishes"), "two", None);

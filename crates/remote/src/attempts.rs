@@ -32,6 +32,8 @@ pub(crate) enum Ending {
     Refused(Status),
     /// The result names blobs the server does not have.
     ResultLost(String),
+    /// The server cannot be called.
+    Failed(String),
 }
 
 /// What to do.
@@ -55,10 +57,12 @@ pub(crate) enum Step {
     GiveUp(String),
 }
 
-/// A pause before a step: how many failures came before it, and what the server asked for.
+/// A pause before a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pause {
-    /// From 0, which is no pause unless the server asked for one.
+    /// Whether there is a reason to pause at all.
+    pub(crate) follows_failure: bool,
+    /// Failures in a row before the one that led here.
     pub(crate) failures: u32,
     /// `RetryInfo`.
     pub(crate) asked: Option<Duration>,
@@ -102,7 +106,7 @@ impl Attempts {
                 self.is_bypassing = true;
                 Step::ExecuteBypassingCache
             }
-            Ending::ResultLost(why) => Step::GiveUp(why),
+            Ending::ResultLost(why) | Ending::Failed(why) => Step::GiveUp(why),
         }
     }
 
@@ -163,7 +167,7 @@ impl Attempts {
         if self.failures >= self.retries {
             return Err(Step::GiveUp(why.to_owned()));
         }
-        let pause = Pause { failures: self.failures, asked };
+        let pause = Pause { follows_failure: true, failures: self.failures, asked };
         self.failures += 1;
         Ok(pause)
     }
@@ -210,7 +214,7 @@ mod tests {
     }
 
     fn pause(failures: u32) -> Pause {
-        Pause { failures, asked: None }
+        Pause { follows_failure: true, failures, asked: None }
     }
 
     #[test]
@@ -231,6 +235,7 @@ mod tests {
             Ending::Forgotten("gone".into()),
             Ending::Refused(missing_blobs(F, &[F.digest(b"x")])),
             Ending::ResultLost("lost".into()),
+            Ending::Failed("down".into()),
             refused(code::INTERNAL),
             refused(code::CANCELLED),
             refused(code::UNAVAILABLE),
@@ -278,7 +283,7 @@ mod tests {
         }
         assert_eq!(attempts().next(refused(code::DEADLINE_EXCEEDED), true), Step::TimedOut);
         let wait = with_retry_delay(Status { code: code::UNAVAILABLE, ..Default::default() }, Duration::from_secs(7));
-        let asked = Pause { failures: 0, asked: Some(Duration::from_secs(7)) };
+        let asked = Pause { asked: Some(Duration::from_secs(7)), ..pause(0) };
         assert_eq!(attempts().next(Ending::Refused(wait), true), Step::Execute(asked));
     }
 

@@ -144,7 +144,7 @@ fn lonely(what: &'static str, path: &str, why: &str) -> ConfigError {
     ConfigError::Tls { what, path: path.to_owned(), why: why.to_owned() }
 }
 
-fn read(what: &'static str, path: &str) -> Result<Vec<u8>, ConfigError> {
+pub(crate) fn read(what: &'static str, path: &str) -> Result<Vec<u8>, ConfigError> {
     let fail = |why| ConfigError::Tls { what, path: path.to_owned(), why };
     let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
     let is_pem = bytes.windows(10).any(|window| window == b"-----BEGIN");
@@ -152,7 +152,7 @@ fn read(what: &'static str, path: &str) -> Result<Vec<u8>, ConfigError> {
 }
 
 /// The first bundle that is there.
-fn system_authorities() -> Result<Vec<u8>, ConfigError> {
+pub(crate) fn system_authorities() -> Result<Vec<u8>, ConfigError> {
     let found = AUTHORITIES.iter().find_map(|path| read("certificate authorities", path).ok());
     found.ok_or_else(|| ConfigError::NoAuthorities(AUTHORITIES.map(|path| format!("`{path}`")).join(", ")))
 }

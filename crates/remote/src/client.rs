@@ -15,9 +15,8 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::answer::{Answer, Request, Sink, Ticket, Unfinished};
-use crate::cache::Cache;
 use crate::execute::{self, Operation};
-use crate::fetch::{self, Fetches};
+use crate::fetch;
 use crate::shared::Shared;
 use crate::{ConfigError, RemoteConfig, UploadCounts, lookup, upload};
 

@@ -3,7 +3,7 @@
 //! What follows from what is decided in `attempts`; here it is carried out. It does not know why the action runs, nor
 //! what its report leads to.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use minibuild_core::{Blob, Digest, ExecutionReport, ExecutionStatus, Level, RemoteRequest, RemoteStage};
@@ -12,12 +12,15 @@ use minibuild_reapi::proto::longrunning::{self, operation};
 use minibuild_reapi::proto::{Message as _, execution as proto, rpc};
 use proto::execution_stage::Value as StageValue;
 use tokio::time::Instant;
-use tonic::Streaming;
+use tonic::Code;
 
 use crate::answer::Answer;
 use crate::assemble::{Flawed, Parts, Wanted, assemble};
 use crate::attempts::{Attempts, Ending, Pause, Step, code};
+use crate::backoff::Backoff;
 use crate::cache::EnsureFailure;
+use crate::error;
+use crate::executor::{NoStream, Operations, is_broken};
 use crate::notice::{self, QueueNotices};
 use crate::shared::Shared;
 
@@ -62,6 +65,7 @@ pub(crate) async fn run(
         answer,
         operation,
         begun,
+        backoff: Backoff::new(u32::MAX, request.run.action.index() as u64),
         runs_since: None,
         stage: None,
         notices: QueueNotices::default(),
@@ -83,6 +87,7 @@ struct Execution<'a> {
     answer: &'a Answer,
     operation: &'a Operation,
     begun: Instant,
+    backoff: Backoff,
     runs_since: Option<Instant>,
     stage: Option<RemoteStage>,
     notices: QueueNotices,
@@ -136,11 +141,11 @@ impl Execution<'_> {
     async fn carry_out(&mut self, step: Step) -> Outcome {
         match step {
             Step::Wait(pause) => {
-                self.shared.pause(pause).await;
+                self.pause(pause).await;
                 self.wait().await
             }
             Step::Execute(pause) => {
-                self.shared.pause(pause).await;
+                self.pause(pause).await;
                 self.execute().await
             }
             Step::AskCache => match self.ask_cache().await {
@@ -167,7 +172,7 @@ impl Execution<'_> {
                 report.changed_inputs = paths;
                 Some(report)
             }
-            Err(EnsureFailure::Failed(why)) => Some(self.failed(why)),
+            Err(EnsureFailure::Failed(why) | EnsureFailure::Denied(why)) => Some(self.failed(why)),
         }
     }
 
@@ -207,10 +212,10 @@ impl Execution<'_> {
             inline_output_files: self.request.depfile.iter().map(|path| path.as_str().to_owned()).collect(),
             ..Default::default()
         };
-        match executor.execute(&self.request.who, message).await {
+        match executor.execute(&self.request.who, &message).await {
             Ok(stream) => self.follow(stream).await,
-            Err(status) if is_broken(&status) => Ending::Broken { why: text(&status), had_news: false }.into(),
-            Err(status) => Ending::Refused(rpc_status(&status)).into(),
+            Err(NoStream::Refused(status)) => Ending::Refused(rpc_status(&status)).into(),
+            Err(NoStream::Failed(error)) => Ending::Failed(error.to_string()).into(),
         }
     }
 
@@ -219,7 +224,7 @@ impl Execution<'_> {
         let (Some(executor), Some(name)) = (&self.shared.executor, self.operation.name()) else {
             return self.execute().await;
         };
-        match executor.wait(&self.request.who, name).await {
+        match executor.wait(&self.request.who, &name).await {
             Ok(stream) => match self.follow(stream).await {
                 // Some servers send the refusal in the stream.
                 Outcome::Ended(Ending::Refused(status)) if !is_about_the_action(&status) => {
@@ -227,20 +232,28 @@ impl Execution<'_> {
                 }
                 outcome => outcome,
             },
-            Err(status) if is_broken(&status) || status.code() == tonic::Code::Unavailable => {
-                Ending::Broken { why: text(&status), had_news: false }.into()
-            }
-            Err(status) => Ending::Forgotten(text(&status)).into(),
+            Err(NoStream::Refused(status)) => Ending::Forgotten(text(&status)).into(),
+            Err(NoStream::Failed(error)) => Ending::Failed(error.to_string()).into(),
+        }
+    }
+
+    async fn pause(&mut self, pause: Pause) {
+        if pause.failures == 0 {
+            self.backoff.progressed();
+        }
+        // The first attempt of all comes without a failure before it.
+        if let (true, Some(time)) = (pause.follows_failure, self.backoff.next(Code::Unavailable, pause.asked)) {
+            tokio::time::sleep(time).await;
         }
     }
 
     /// Reads a stream to its end.
-    async fn follow(&mut self, mut stream: Streaming<longrunning::Operation>) -> Outcome {
+    async fn follow(&mut self, mut stream: Operations) -> Outcome {
         let mut had_news = false;
         loop {
             let due = self.notices.due_at().map(|due| self.begun + due);
             let message = tokio::select! {
-                message = stream.message() => message,
+                message = stream.next() => message,
                 () = until(due) => {
                     self.give_notice();
                     continue;
@@ -418,11 +431,6 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// Whether the connection failed rather than the server said something.
-fn is_broken(status: &tonic::Status) -> bool {
-    std::error::Error::source(status).is_some()
-}
-
 /// Whether an error in a stream is about the action; others are about the stream.
 fn is_about_the_action(status: &rpc::Status) -> bool {
     matches!(status.code, code::FAILED_PRECONDITION | code::INVALID_ARGUMENT)
@@ -443,8 +451,7 @@ fn text(status: &tonic::Status) -> String {
 
 /// The status with its details, which travel in a trailer.
 fn rpc_status(status: &tonic::Status) -> rpc::Status {
-    let detailed = rpc::Status::decode(status.details()).unwrap_or_default();
-    rpc::Status { code: status.code().into(), message: status.message().to_owned(), details: detailed.details }
+    rpc::Status { code: status.code().into(), message: error::text_of(status), details: error::details(status).details }
 }
 
 fn stage_of(operation: &longrunning::Operation) -> Option<StageValue> {

@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -172,15 +173,15 @@ impl HttpCache {
             let mut size = 0;
             let mut write_error = None;
             let url = self.url("cas", &digest);
-            let got = self.attempt(Method::GET, &url, 0, http_body::of_bytes(Bytes::new()), &mut |piece| {
+            let mut take = |piece: Bytes| {
                 size += piece.len() as u64;
                 hasher.update(&piece);
                 if size <= digest.size && write_error.is_none() {
                     write_error = (&*file).write_all(&piece).err();
                 }
                 size <= digest.size && write_error.is_none()
-            });
-            let got = got.await;
+            };
+            let got = self.attempt(Method::GET, &url, 0, http_body::of_bytes(Bytes::new()), &mut take).await;
             if let Some(error) = write_error {
                 return Err(disk(error));
             }
@@ -206,7 +207,10 @@ impl HttpCache {
         };
         let all = absent.len() as u64;
         let (mut done, mut lost, mut changed) = (0, Vec::new(), Vec::new());
-        let mut work = stream::iter(absent.into_iter().map(|blob| self.ensure_one(blob))).buffer_unordered(MOST);
+        let mut work = FuturesUnordered::new();
+        for blob in absent {
+            work.push(self.ensure_one(blob));
+        }
         while let Some(outcome) = work.next().await {
             match outcome {
                 Ok(()) => {}
@@ -348,12 +352,12 @@ impl HttpCache {
         let mut tries = Tries::new(self);
         loop {
             let mut bytes = BytesMut::new();
-            let got = self.attempt(Method::GET, url, 0, http_body::of_bytes(Bytes::new()), &mut |piece| {
+            let mut take = |piece: Bytes| {
                 bytes.extend_from_slice(&piece);
                 // One byte more is enough to see that it is something else.
                 bytes.len() as u64 <= limit
-            });
-            match got.await {
+            };
+            match self.attempt(Method::GET, url, 0, http_body::of_bytes(Bytes::new()), &mut take).await {
                 Ok(()) => return Ok(bytes.freeze()),
                 Err(error) => tries.again(error).await?,
             }
@@ -442,10 +446,11 @@ impl HttpCache {
         loop {
             match timeout(self.config.timeout, response.frame()).await {
                 Ok(None) => return Ok(()),
-                Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(piece) if !take(piece) => return Ok(()),
-                    _ => {}
-                },
+                Ok(Some(Ok(frame))) => {
+                    if frame.into_data().is_ok_and(|piece| !take(piece)) {
+                        return Ok(());
+                    }
+                }
                 Ok(Some(Err(error))) => return Err(HttpError::Broken(source_text(&error))),
                 Err(_) => {
                     let seconds = self.config.timeout.as_secs_f32();

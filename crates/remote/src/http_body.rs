@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use minibuild_core::{Digest, DigestFunction, Hasher};
@@ -18,11 +18,11 @@ use minibuild_core::{Digest, DigestFunction, Hasher};
 const PIECE: usize = 256 << 10;
 
 /// A body of a request.
-pub(crate) type Body = BoxBody<Bytes, io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The body with these bytes.
 pub(crate) fn of_bytes(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed()
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// The error of a file that is not the blob.
@@ -54,7 +54,7 @@ pub(crate) fn of_file(path: PathBuf, digest: Digest, function: DigestFunction) -
             Err(error) => Err(io::Error::other(error)),
         }
     });
-    BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(pieces))))
+    StreamBody::new(pieces).boxed_unsync()
 }
 
 struct Reading {

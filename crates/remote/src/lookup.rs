@@ -13,7 +13,7 @@ pub(crate) async fn look_up(shared: &Shared, lookup: &CacheLookup) -> CacheAnswe
     // Closed never; without a permit the look-up is merely not counted.
     let _permit = shared.lookups.acquire().await;
     match shared.cache.result(&lookup.who, lookup.depfile.as_ref()).await {
-        Err(failure) => CacheAnswer::Failed(failure.text),
+        Err(why) => CacheAnswer::Failed(why),
         Ok(None) => CacheAnswer::Miss,
         Ok(Some(message)) if message.exit_code != 0 => CacheAnswer::Miss,
         Ok(Some(message)) => usable(shared, lookup, message).await,

@@ -17,7 +17,7 @@ use crate::shared::Shared;
 /// # Errors
 /// What went wrong, for the log.
 pub(crate) async fn store(shared: &Shared, request: &UploadRequest) -> Result<(), String> {
-    if !shared.may_upload() || !permitted(shared, request).await {
+    if !shared.may_upload() || !permitted(shared).await {
         return Ok(());
     }
     let mut upload = Upload { shared, blobs: request.blobs.clone(), result: proto::ActionResult::default() };
@@ -34,31 +34,37 @@ pub(crate) async fn store(shared: &Shared, request: &UploadRequest) -> Result<()
             let names: Vec<String> = paths.iter().map(|path| format!("`{path}`")).collect();
             return Err(format!("{} changed before it was uploaded", names.join(", ")));
         }
-        Err(EnsureFailure::Denied(why)) => return denied(shared, &why),
+        Err(EnsureFailure::Denied(why)) => {
+            forbid(shared, &why);
+            return Ok(());
+        }
         Err(EnsureFailure::Failed(why)) => return Err(why),
     }
     match shared.cache.store_result(&request.who, upload.result).await {
         Ok(()) => Ok(()),
-        Err(StoreFailure::Denied(why)) => denied(shared, &why),
+        Err(StoreFailure::Denied(why)) => {
+            forbid(shared, &why);
+            Ok(())
+        }
         Err(StoreFailure::Failed(why)) => Err(why),
     }
 }
 
 /// Whether the cache says that it takes results. One that does not say is tried.
-async fn permitted(shared: &Shared, request: &UploadRequest) -> bool {
-    match shared.cache.takes_results(&request.who).await {
-        false => denied(shared, "the server takes no results from this client").is_err(),
-        true => true,
+async fn permitted(shared: &Shared) -> bool {
+    let takes = shared.cache.takes_results().await;
+    if !takes {
+        forbid(shared, "the server takes no results from this client");
     }
+    takes
 }
 
 /// Says once that nothing is uploaded.
-fn denied(shared: &Shared, why: &str) -> Result<(), String> {
+fn forbid(shared: &Shared, why: &str) {
     if shared.forbid_uploads() {
         let text = format!("results are not uploaded: {why}");
         (shared.sink)(RemoteEvent::Message { level: Level::Info, text });
     }
-    Ok(())
 }
 
 struct Upload<'a> {

@@ -11,9 +11,7 @@ use futures_util::future::{join, join_all};
 use minibuild_core::{
     ArtifactKind, DeclaredOutput, Digest, DigestFunction, FoundOutput, OutputProblem, Requester, TreeMeta, WsPath,
 };
-use minibuild_reapi::decode::{
-    self, ActionResult, Directory, Limits, Log, OutputDirectory, OutputFile, TreeContent,
-};
+use minibuild_reapi::decode::{self, ActionResult, Directory, Limits, Log, OutputDirectory, OutputFile, TreeContent};
 use minibuild_reapi::proto::execution as proto;
 
 use crate::cache::{Cache, ReadFailure};
@@ -64,11 +62,7 @@ pub(crate) enum Flawed {
 ///
 /// # Errors
 /// [`Flawed`], outputs being looked at only where the exit code is 0.
-pub(crate) async fn assemble(
-    cache: &Cache,
-    wanted: Wanted<'_>,
-    message: proto::ActionResult,
-) -> Result<Parts, Flawed> {
+pub(crate) async fn assemble(cache: &Cache, wanted: Wanted<'_>, message: proto::ActionResult) -> Result<Parts, Flawed> {
     let wall = result::wall(&message);
     let result = decode::action_result_message(message, wanted.function).map_err(|e| Flawed::Refused(e.to_string()))?;
     let logs = join(log(cache, wanted, &result.stdout), log(cache, wanted, &result.stderr));
@@ -155,11 +149,7 @@ async fn trees(cache: &Cache, wanted: Wanted<'_>, result: &ActionResult) -> Resu
 }
 
 /// A tree, from its `Tree` message where there is one; the inner error is one of the messages.
-async fn tree(
-    cache: &Cache,
-    wanted: Wanted<'_>,
-    dir: &OutputDirectory,
-) -> Result<Result<TreeContent, String>, Flawed> {
+async fn tree(cache: &Cache, wanted: Wanted<'_>, dir: &OutputDirectory) -> Result<Result<TreeContent, String>, Flawed> {
     let Some(digest) = dir.tree.or(dir.root) else { return Ok(Err("it has no digest".to_owned())) };
     if digest.size > LARGEST_TREE {
         return Ok(Err(format!("its `Tree` has {} bytes", digest.size)));

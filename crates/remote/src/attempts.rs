@@ -84,16 +84,7 @@ pub(crate) struct Attempts {
 impl Attempts {
     /// `retries` failures in a row are forgiven.
     pub(crate) fn new(function: DigestFunction, retries: u32) -> Self {
-        Self {
-            function,
-            retries,
-            failures: 0,
-            missing: 0,
-            anew: 0,
-            attached: 0,
-            is_afresh: false,
-            is_bypassing: false,
-        }
+        Self { function, retries, failures: 0, missing: 0, anew: 0, attached: 0, is_afresh: false, is_bypassing: false }
     }
 
     /// What to do after `ending`; `is_named` tells whether there is an operation to take up.
@@ -146,14 +137,12 @@ impl Attempts {
                 Step::UploadAfresh
             }
             code::DEADLINE_EXCEEDED => Step::TimedOut,
-            code::CANCELLED
-            | code::UNAVAILABLE
-            | code::RESOURCE_EXHAUSTED
-            | code::ABORTED
-            | code::UNKNOWN => match self.pause(retry_delay(status), &text()) {
-                Ok(pause) => Step::Execute(pause),
-                Err(step) => step,
-            },
+            code::CANCELLED | code::UNAVAILABLE | code::RESOURCE_EXHAUSTED | code::ABORTED | code::UNKNOWN => {
+                match self.pause(retry_delay(status), &text()) {
+                    Ok(pause) => Step::Execute(pause),
+                    Err(step) => step,
+                }
+            }
             _ => Step::GiveUp(text()),
         }
     }

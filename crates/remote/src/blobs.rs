@@ -81,13 +81,7 @@ impl Blobs {
     }
 
     /// Waits along with others, or begins.
-    fn join(
-        &self,
-        shared: &Arc<Shared>,
-        who: &Requester,
-        digest: Digest,
-        sender: oneshot::Sender<Outcome>,
-    ) -> bool {
+    fn join(&self, shared: &Arc<Shared>, who: &Requester, digest: Digest, sender: oneshot::Sender<Outcome>) -> bool {
         let mut state = self.state();
         if let Some(others) = state.waiting.get_mut(&digest) {
             others.push(sender);

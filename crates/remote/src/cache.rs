@@ -216,7 +216,11 @@ impl Cache {
 }
 
 impl GrpcCache {
-    async fn result(&self, who: &Requester, depfile: Option<&WsPath>) -> Result<Option<proto::ActionResult>, CallError> {
+    async fn result(
+        &self,
+        who: &Requester,
+        depfile: Option<&WsPath>,
+    ) -> Result<Option<proto::ActionResult>, CallError> {
         let grpc = &self.grpc;
         let request = proto::GetActionResultRequest {
             instance_name: grpc.instance().to_owned(),

@@ -318,7 +318,9 @@ impl Execution<'_> {
             Some(operation::Result::Error(status)) => Ending::Refused(status).into(),
             Some(operation::Result::Response(any)) => match proto::ExecuteResponse::decode(&*any.value) {
                 Ok(response) => self.response(response).await,
-                Err(error) => Ending::Refused(unknown(&format!("the server sent no `ExecuteResponse`: {error}"))).into(),
+                Err(error) => {
+                    Ending::Refused(unknown(&format!("the server sent no `ExecuteResponse`: {error}"))).into()
+                }
             },
             None => Ending::Refused(unknown("the operation is done, but has no result")).into(),
         }
@@ -327,7 +329,8 @@ impl Execution<'_> {
     async fn response(&mut self, response: proto::ExecuteResponse) -> Outcome {
         let status = response.status.clone().unwrap_or_default();
         let Some(result) = response.result.clone() else {
-            let no_result = || rpc::Status { code: code::UNKNOWN, message: "there is no result".to_owned(), details: vec![] };
+            let no_result =
+                || rpc::Status { code: code::UNKNOWN, message: "there is no result".to_owned(), details: vec![] };
             return Ending::Refused(if status.code == 0 { no_result() } else { status }).into();
         };
         match status.code {
@@ -355,7 +358,8 @@ impl Execution<'_> {
             Err(Flawed::Refused(why)) => return Outcome::Over(self.failed(format!("the result is refused: {why}"))),
             Err(Flawed::Unreachable(why)) => return Outcome::Over(self.failed(why)),
         };
-        if let (true, true, Some(response)) = (status != ExecutionStatus::Exited(0), parts.stderr.is_empty(), response) {
+        if let (true, true, Some(response)) = (status != ExecutionStatus::Exited(0), parts.stderr.is_empty(), response)
+        {
             parts.stderr = remarks(response).into_bytes();
         }
         let mut report = self.report_of(status, parts);

@@ -276,9 +276,7 @@ fn put(shared: &Shared, staged: &StagedTree, blob: Blob, places: &[(WsPath, bool
 }
 
 /// Does what waits for a disk where nobody else waits.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) if error.is_panic() => Err(Failure::Disk("bug: writing a file panicked".to_owned())),
@@ -324,7 +322,8 @@ mod tests {
         drop(worker);
         assert_eq!(fetches.queue().workers, 0);
         let answers = answers.lock().expect("not poisoned");
-        let is_stopped = |event: &&RemoteEvent| matches!(event, RemoteEvent::Fetched { outcome: FetchOutcome::Stopped, .. });
+        let is_stopped =
+            |event: &&RemoteEvent| matches!(event, RemoteEvent::Fetched { outcome: FetchOutcome::Stopped, .. });
         assert_eq!(answers.iter().filter(is_stopped).count(), 6);
     }
 }

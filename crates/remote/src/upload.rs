@@ -4,7 +4,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use minibuild_core::{Blob, BlobSource, Content, FoundOutput, Level, RemoteEvent, TreeMeta, TreeNode, UploadRequest, WsPath};
+use minibuild_core::{
+    Blob, BlobSource, Content, FoundOutput, Level, RemoteEvent, TreeMeta, TreeNode, UploadRequest, WsPath,
+};
 use minibuild_reapi::decode::digest_message;
 use minibuild_reapi::proto::{execution as proto, protobuf};
 use minibuild_reapi::{InputNode, tree_message};
@@ -96,11 +98,8 @@ impl Upload<'_> {
     /// In the new field and in the one servers and clients of version 2.0 read.
     #[expect(deprecated, reason = "clients of version 2.0 read the old field")]
     fn symlink(&mut self, path: &WsPath, target: &str) {
-        let link = proto::OutputSymlink {
-            path: path.as_str().to_owned(),
-            target: target.to_owned(),
-            node_properties: None,
-        };
+        let link =
+            proto::OutputSymlink { path: path.as_str().to_owned(), target: target.to_owned(), node_properties: None };
         self.result.output_file_symlinks.push(link.clone());
         self.result.output_symlinks.push(link);
     }

@@ -7,6 +7,7 @@
 mod event;
 mod gate;
 mod process;
+mod proxy;
 mod random;
 mod run;
 mod snapshot;
@@ -17,6 +18,7 @@ pub use event::{Actions, Event, Output};
 pub use gate::Gate;
 pub use nix::sys::signal::Signal;
 pub use process::{Pid, children, command_line, is_alive, kill, wait_until_dead};
+pub use proxy::{Fate, Proxy};
 pub use random::Random;
 pub use run::{Ending, Run, Running};
 pub use snapshot::{Entry, Snapshot, difference};

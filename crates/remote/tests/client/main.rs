@@ -3,5 +3,6 @@
 mod harness;
 
 mod execution;
+mod faults;
 mod fetching;
 mod lookups;

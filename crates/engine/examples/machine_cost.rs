@@ -135,6 +135,8 @@ fn goals(model: &Model, as_one: bool) -> Goals {
         keep_going: false,
         fresh_tests: false,
         all_events: false,
+        strategies: Default::default(),
+        remote: None,
     }
 }
 

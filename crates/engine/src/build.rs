@@ -10,15 +10,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    BuildEvent, CommandSource, ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, Level, Model, WrittenFile,
-    WsPath,
+    BuildEvent, CommandSource, ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, Level, Model, RemoteSide,
+    WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts};
 use minibuild_local::{LocalConfig, LocalExecutor};
 
 use crate::lock::WorkspaceLock;
-use crate::machine::{Event, Goals, Machine, Outcome, Progress, Shown, Step, Wanted};
+use crate::machine::{Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, Step, Wanted};
 use crate::state::{ActionRecord, State};
 use crate::tools;
 use crate::world::Look;
@@ -58,6 +58,8 @@ pub struct Build<'a> {
     pub interrupted: Arc<AtomicBool>,
     /// When the build began.
     pub began: Instant,
+    /// The remote side, which sends into the loop as [`Event::Remote`]; there where `goals.remote` is.
+    pub remote: Option<Box<dyn RemoteSide>>,
 }
 
 /// Who is told what happens.
@@ -69,7 +71,7 @@ pub trait Reporter {
     /// An action's block.
     fn show(&mut self, shown: &Shown);
     /// Called after each event and at least every [`Reporter::tick`].
-    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<(String, String, Duration)>);
+    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>);
     /// How often progress is wanted while nothing happens.
     fn tick(&self) -> Option<Duration>;
 }
@@ -118,7 +120,8 @@ impl Build<'_> {
             return Ok(Outcome { interrupted: true, ..Default::default() });
         }
         let executor = self.executor(sender)?;
-        let driver = Driver { machine, executor, tree: self.tree, began: self.began, disk_failed: None };
+        let (tree, began, remote) = (self.tree, self.began, self.remote);
+        let driver = Driver { machine, executor, remote, tree, began, disk_failed: None };
         Ok(driver.run(events, reporter))
     }
 
@@ -204,6 +207,7 @@ impl Build<'_> {
 struct Driver {
     machine: Machine,
     executor: LocalExecutor,
+    remote: Option<Box<dyn RemoteSide>>,
     tree: Arc<OutTree>,
     began: Instant,
     disk_failed: Option<String>,
@@ -257,6 +261,16 @@ impl Driver {
                     self.executor.start(*request);
                 }
                 Step::Stop(run, reason) => self.executor.stop(run, reason),
+                Step::LookUp(lookup) => self.remote(|remote| remote.look_up(*lookup)),
+                Step::StartRemote(request) => self.remote(|remote| remote.start(*request)),
+                Step::StopRemote(run, reason) => self.remote(|remote| remote.stop(run, reason)),
+                Step::Fetch(request) => {
+                    // What is about to be brought here is known to the state even if this process dies now.
+                    self.flush(reporter);
+                    self.remote(|remote| remote.fetch(*request));
+                }
+                Step::StopFetches => self.remote(|remote| remote.stop_fetches()),
+                Step::Upload(request) => self.remote(|remote| remote.upload(*request)),
                 Step::Emit(event) => reporter.event(&event),
                 Step::Show(shown) => reporter.show(&shown),
                 Step::Discard(path) => self.warn_if_failed(self.tree.set_aside(&path), reporter),
@@ -268,6 +282,14 @@ impl Driver {
             }
         }
         None
+    }
+
+    /// The machine asks nothing of a remote side that is not there.
+    fn remote(&self, ask: impl FnOnce(&dyn RemoteSide)) {
+        debug_assert!(self.remote.is_some(), "the machine was told of a remote side");
+        if let Some(remote) = &self.remote {
+            ask(&**remote);
+        }
     }
 
     /// A command that fails on a full disk can often not even say so: its output goes to the same disk.
@@ -303,6 +325,10 @@ impl Driver {
 
     fn finish(mut self, mut outcome: Outcome, reporter: &mut dyn Reporter) -> Outcome {
         self.executor.shutdown();
+        if let Some(remote) = &mut self.remote {
+            remote.shutdown();
+            outcome.uploads = remote.transfer_counts();
+        }
         self.flush(reporter);
         if self.disk_failed.is_none()
             && let Err(error) = self.machine.state().compact()

@@ -161,7 +161,7 @@ impl Console {
         &mut self,
         now: Duration,
         progress: Progress,
-        running: &dyn Fn() -> Vec<(String, String, Duration)>,
+        running: &dyn Fn() -> Vec<RunningAction>,
     ) {
         let every = if self.bar.is_some() { DRAW_EVERY } else { LINE_EVERY };
         if now.saturating_sub(self.last) < every || (self.bar.is_none() && !self.plain) {

@@ -382,7 +382,7 @@ impl Reporter for Told<'_> {
         self.console.show(shown);
     }
 
-    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<(String, String, Duration)>) {
+    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>) {
         self.console.progress(now, progress, running);
     }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use log::{Log, Opened};
 
 /// Version of all records; bumped whenever one of their types changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// How many results of each action are kept.
 const KEPT_RESULTS: usize = 4;
 
@@ -57,7 +57,13 @@ pub struct ResultRecord {
     pub outputs: Vec<OutputMeta>,
     /// Where its manifest lies in the log of manifests.
     pub manifest: u64,
+    /// Stores believed to hold all blobs of the outputs.
+    pub held_by: Vec<StoreId>,
 }
+
+/// A store of blobs outside this workspace: an endpoint with instance and digest function. See [`State::store_id`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreId(u32);
 
 /// See [`minibuild_graph::PrunedKey`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +104,8 @@ enum Record {
     ForgetFile(WsPath),
     /// Path of the program and its version arguments, joined by NUL.
     Tool(String, ToolRecord),
+    /// Name of the next store, in the order of their ids.
+    Store(String),
 }
 
 /// The state of one workspace.
@@ -111,6 +119,7 @@ pub struct State {
     actions: FxHashMap<String, ActionRecord>,
     files: FxHashMap<WsPath, FileRecord>,
     tools: FxHashMap<String, ToolRecord>,
+    stores: Vec<String>,
 }
 
 impl State {
@@ -133,6 +142,7 @@ impl State {
             actions: tables.actions,
             files: tables.files,
             tools: tables.tools,
+            stores: tables.stores,
         };
         if tables.boot_id != boot_id {
             state.distrust_stamps();
@@ -256,6 +266,28 @@ impl State {
         }
     }
 
+    /// The id of the store of that name, the same in later builds.
+    pub fn store_id(&mut self, name: &str) -> StoreId {
+        let index = self.stores.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.append(&Record::Store(name.to_owned()));
+            self.stores.push(name.to_owned());
+            self.stores.len() - 1
+        });
+        StoreId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Whether `store` holds what the action made under `key`, from now on.
+    pub fn set_held(&mut self, action: &str, key: &Digest, store: StoreId, is_held: bool) {
+        let Some(record) = self.actions.get_mut(action) else { return };
+        let Some(result) = record.results.iter_mut().find(|result| result.key == *key) else { return };
+        if result.held_by.contains(&store) == is_held {
+            return;
+        }
+        result.held_by.retain(|known| *known != store);
+        result.held_by.extend(is_held.then_some(store));
+        self.append_action(action);
+    }
+
     fn entry(&mut self, action: ActionName<'_>) -> &mut ActionRecord {
         let record = self.actions.entry(action.path.to_owned()).or_default();
         if record.package != action.package {
@@ -325,7 +357,7 @@ impl State {
     /// Those of the operating system; the state stays as it was then.
     pub fn compact(&mut self) -> io::Result<()> {
         self.flush()?;
-        let live = self.actions.len() + self.files.len() + self.tools.len() + 1;
+        let live = self.actions.len() + self.files.len() + self.tools.len() + self.stores.len() + 1;
         if self.written < 1000 + 2 * live {
             return Ok(());
         }
@@ -334,7 +366,9 @@ impl State {
         let actions = self.actions.iter().map(|(path, record)| Record::Action(path.clone(), record.clone()));
         let files = self.files.iter().map(|(path, record)| Record::File(path.clone(), record.clone()));
         let tools = self.tools.iter().map(|(name, record)| Record::Tool(name.clone(), record.clone()));
-        self.records.rewrite(VERSION, boot.chain(actions).chain(files).chain(tools).map(|r| encode(&r)))?;
+        let stores = self.stores.iter().map(|name| Record::Store(name.clone()));
+        let records = boot.chain(stores).chain(actions).chain(files).chain(tools);
+        self.records.rewrite(VERSION, records.map(|r| encode(&r)))?;
         self.written = live;
         Ok(())
     }
@@ -399,6 +433,7 @@ struct Tables {
     actions: FxHashMap<String, ActionRecord>,
     files: FxHashMap<WsPath, FileRecord>,
     tools: FxHashMap<String, ToolRecord>,
+    stores: Vec<String>,
 }
 
 impl Tables {
@@ -420,6 +455,7 @@ impl Tables {
             Record::File(path, record) => drop(self.files.insert(path, record)),
             Record::ForgetFile(path) => drop(self.files.remove(&path)),
             Record::Tool(name, record) => drop(self.tools.insert(name, record)),
+            Record::Store(name) => self.stores.push(name),
         }
     }
 }
@@ -448,6 +484,7 @@ mod tests {
             pruned: Some(PrunedRecord { key: digest("p"), read: vec![path("a.h")] }),
             outputs: vec![OutputMeta { path: path("minibuild-out/bin/o"), content }],
             manifest: 0,
+            held_by: Vec::new(),
         }
     }
 
@@ -481,6 +518,30 @@ mod tests {
         assert!(again.action("f").is_some_and(|a| a.failed));
         assert_eq!(again.file("a.c"), Some(&file("a")));
         assert_eq!(again.manifest(manifest).as_deref(), Some("arg\t0\tcc\n"));
+    }
+
+    #[test]
+    fn stores_keep_their_ids_and_what_they_hold() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "b");
+        let (a, b) = (state.store_id("a"), state.store_id("b"));
+        assert_ne!(a, b);
+        state.record_result(O, result("k"), Duration::ZERO, 0);
+        state.set_held("o", &digest("k"), b, true);
+        state.set_held("o", &digest("k"), b, true);
+        state.set_held("o", &digest("other"), a, true);
+        state.flush().expect("flushes");
+        let held = |state: &State| state.action("o").map(|a| a.results[0].held_by.clone());
+        for _ in 0..2 {
+            let (mut state, _) = open(dir.path(), "b");
+            assert_eq!((state.store_id("b"), state.store_id("a")), (b, a));
+            assert_eq!(held(&state), Some(vec![b]));
+            state.written = 10_000;
+            state.compact().expect("compacts");
+        }
+        let (mut state, _) = open(dir.path(), "b");
+        state.set_held("o", &digest("k"), b, false);
+        assert_eq!(held(&state), Some(vec![]));
     }
 
     #[test]

@@ -73,6 +73,8 @@ impl Ask {
             keep_going: self.keep_going,
             fresh_tests: self.fresh_tests,
             all_events: true,
+            strategies: Default::default(),
+            remote: None,
         }
     }
 }
@@ -207,6 +209,7 @@ impl<'a> Session<'a> {
                 assert!(self.fake.runs.is_empty(), "the build ends while something runs");
                 self.outcome = Some(outcome);
             }
+            other => panic!("there is no remote side: {other:?}"),
         }
     }
 
@@ -247,7 +250,11 @@ impl<'a> Session<'a> {
                     assert!(artifact.kind == ArtifactKind::Directory || fingerprint == here.fingerprint());
                 }
                 None => {
-                    assert!(!self.machine.bytes_wanted[id.index()], "`{}` is wanted and not here", artifact.path);
+                    assert!(
+                        self.machine.bytes_wanted[id.index()].is_none(),
+                        "`{}` is wanted and not here",
+                        artifact.path
+                    );
                     let here = here.map(|entry| entry.content());
                     assert!(here.is_none() || here != known.content, "`{}` is on disk unnoticed", artifact.path);
                 }

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use minibuild_core::{ArtifactKind, DeclaredOutput, OUT_ROOT, WrittenFile, WsPath};
+use minibuild_core::{ArtifactKind, DeclaredOutput, DigestFunction, OUT_ROOT, WrittenFile, WsPath};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -30,6 +30,7 @@ pub struct OutTree {
     workspace: PathBuf,
     out: OwnedFd,
     trash: Trash,
+    function: DigestFunction,
 }
 
 /// The directory opened last, with its path: outputs of one action mostly lie together.
@@ -53,7 +54,17 @@ impl OutTree {
             .map_err(|e| DiskError::new("open", out_path.display().to_string(), e))?;
         let trash = beneath::open_dir(&out, ".state/trash")
             .map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/.state/trash"), e))?;
-        Ok(Self { workspace: workspace.to_owned(), out, trash: Trash::new(trash) })
+        Ok(Self { workspace: workspace.to_owned(), out, trash: Trash::new(trash), function: DigestFunction::default() })
+    }
+
+    /// The same tree, whose outputs are hashed with this function.
+    pub fn hashed_with(self, function: DigestFunction) -> Self {
+        Self { function, ..self }
+    }
+
+    /// The hash function of digests of outputs.
+    pub fn function(&self) -> DigestFunction {
+        self.function
     }
 
     /// The workspace root.

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    BuildEvent, CommandSource, ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, Level, Model, RemoteSide,
+    BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model, RemoteSide, RunId,
     WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
@@ -67,7 +67,7 @@ pub trait Reporter {
     /// An event of the contract.
     fn event(&mut self, event: &BuildEvent);
     /// A command is about to be started.
-    fn starting(&mut self, label: &str, request: &ExecutionRequest);
+    fn starting(&mut self, label: &str, command: &CommandLine);
     /// An action's block.
     fn show(&mut self, shown: &Shown);
     /// Called after each event and at least every [`Reporter::tick`].
@@ -106,7 +106,7 @@ impl Build<'_> {
         events: &Receiver<Event>,
         reporter: &mut dyn Reporter,
     ) -> Result<Outcome, BuildError> {
-        let (mut state, warnings) = State::open(self.state_dir, self.boot_id)
+        let (mut state, warnings) = State::open(self.state_dir, self.boot_id, self.tree.function())
             .map_err(|source| BuildError::State { path: self.state_dir.display().to_string(), source })?;
         for text in warnings {
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
@@ -257,12 +257,15 @@ impl Driver {
                 Step::Start(request) => {
                     // What it is about to write is recorded, and must be even if this process dies now.
                     self.flush(reporter);
-                    reporter.starting(&self.machine.label(request.run.action), &request);
+                    self.announce(request.run, reporter);
                     self.executor.start(*request);
                 }
                 Step::Stop(run, reason) => self.executor.stop(run, reason),
                 Step::LookUp(lookup) => self.remote(|remote| remote.look_up(*lookup)),
-                Step::StartRemote(request) => self.remote(|remote| remote.start(*request)),
+                Step::StartRemote(request) => {
+                    self.announce(request.run, reporter);
+                    self.remote(|remote| remote.start(*request));
+                }
                 Step::StopRemote(run, reason) => self.remote(|remote| remote.stop(run, reason)),
                 Step::Fetch(request) => {
                     // What is about to be brought here is known to the state even if this process dies now.
@@ -282,6 +285,12 @@ impl Driver {
             }
         }
         None
+    }
+
+    fn announce(&self, run: RunId, reporter: &mut dyn Reporter) {
+        if let Some(command) = self.machine.command(run.action) {
+            reporter.starting(&self.machine.label(run.action), command);
+        }
     }
 
     /// The machine asks nothing of a remote side that is not there.

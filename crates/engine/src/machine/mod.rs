@@ -483,7 +483,14 @@ impl Machine {
         let counts = &self.outcome.counts;
         let done =
             counts.up_to_date + counts.local + counts.remote + counts.disk_cache + counts.remote_cache + counts.failed;
-        Progress { total: counts.total, done, running: self.running.len() as u64, queued: self.queued }
+        Progress {
+            total: counts.total,
+            done,
+            running: self.running.len() as u64,
+            queued: self.queued,
+            fetching: self.fetching.len() as u64,
+            uploading: self.uploading as u64,
+        }
     }
 
     /// The label of an action's target.
@@ -503,6 +510,11 @@ impl Machine {
         let mut list: Vec<_> = self.running.iter().map(describe).collect();
         list.sort_by(|a, b| (a.since, &a.label).cmp(&(b.since, &b.label)));
         list
+    }
+
+    /// The command of an action that runs.
+    pub fn command(&self, action: ActionId) -> Option<&minibuild_core::CommandLine> {
+        self.running.get(&action).map(|running| &running.made.command)
     }
 
     fn begin(&mut self) {
@@ -666,6 +678,10 @@ pub struct Progress {
     pub running: u64,
     /// Those that could run.
     pub queued: u64,
+    /// Outputs on their way here.
+    pub fetching: u64,
+    /// Results on their way to the caches.
+    pub uploading: u64,
 }
 
 /// What identifies an action across builds, as [`Model::action_key_path`] says it, without a copy where there is one.

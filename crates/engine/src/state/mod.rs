@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use minibuild_core::{Content, Digest, Fingerprint, OutputMeta, Stamp, WsPath};
+use minibuild_core::{Content, Digest, DigestFunction, Fingerprint, OutputMeta, Stamp, WsPath};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,7 @@ pub struct State {
     records: Log,
     manifests: Log,
     boot_id: String,
+    version: u32,
     /// Records in the log, superseded ones included.
     written: usize,
     actions: FxHashMap<String, ActionRecord>,
@@ -123,21 +124,23 @@ pub struct State {
 }
 
 impl State {
-    /// Opens the state in `dir`; what could not be believed is said in the warnings. `boot_id` is that of the
+    /// Opens the state in `dir`; what could not be believed is said in the warnings. `function` is that of all digests, `boot_id` that of the
     /// machine now: fingerprints of another boot are not trusted, since what they describe may never have reached
     /// the disk.
     ///
     /// # Errors
     /// Those of the operating system.
-    pub fn open(dir: &Path, boot_id: &str) -> io::Result<(Self, Vec<String>)> {
+    pub fn open(dir: &Path, boot_id: &str, function: DigestFunction) -> io::Result<(Self, Vec<String>)> {
+        let version = version(function);
         let mut tables = Tables::default();
-        let (records, opened) = Log::open(&dir.join("records"), VERSION, |_, bytes| tables.read(bytes))?;
-        let (manifests, opened_manifests) = Log::open(&dir.join("manifests"), VERSION, |_, _| {})?;
+        let (records, opened) = Log::open(&dir.join("records"), version, |_, bytes| tables.read(bytes))?;
+        let (manifests, opened_manifests) = Log::open(&dir.join("manifests"), version, |_, _| {})?;
         let warnings = warnings(&opened, tables.unreadable).into_iter().chain(warnings(&opened_manifests, 0)).collect();
         let mut state = Self {
             records,
             manifests,
             boot_id: boot_id.to_owned(),
+            version,
             written: tables.read,
             actions: tables.actions,
             files: tables.files,
@@ -368,7 +371,7 @@ impl State {
         let tools = self.tools.iter().map(|(name, record)| Record::Tool(name.clone(), record.clone()));
         let stores = self.stores.iter().map(|name| Record::Store(name.clone()));
         let records = boot.chain(stores).chain(actions).chain(files).chain(tools);
-        self.records.rewrite(VERSION, records.map(|r| encode(&r)))?;
+        self.records.rewrite(self.version, records.map(|r| encode(&r)))?;
         self.written = live;
         Ok(())
     }
@@ -381,7 +384,7 @@ impl State {
         offsets.sort_unstable();
         offsets.dedup();
         let texts: Vec<Vec<u8>> = offsets.iter().map(|&at| self.manifests.read_at(at).unwrap_or_default()).collect();
-        let moved = self.manifests.rewrite(VERSION, texts.into_iter())?;
+        let moved = self.manifests.rewrite(self.version, texts.into_iter())?;
         let moved: FxHashMap<u64, u64> = offsets.into_iter().zip(moved).collect();
         for result in self.actions.values_mut().flat_map(|action| &mut action.results) {
             result.manifest = moved.get(&result.manifest).copied().unwrap_or_default();
@@ -402,6 +405,14 @@ impl State {
     }
 }
 
+/// Digests of one function mean nothing to another: a state is of one.
+fn version(function: DigestFunction) -> u32 {
+    match function {
+        DigestFunction::Sha256 => VERSION,
+        DigestFunction::Blake3 => VERSION | 1 << 31,
+    }
+}
+
 fn encode(record: &Record) -> Vec<u8> {
     // Encoding to memory fails for no type used here; an empty record would be passed over when read.
     postcard::to_allocvec(record).unwrap_or_default()
@@ -415,7 +426,8 @@ fn warnings(opened: &Opened, unreadable: usize) -> Vec<String> {
             warnings.push(format!("the state was cut off while it was written; {bytes} bytes of it are dropped"));
         }
         Opened::Foreign => warnings.push(
-            "the state is of another version of minibuild or damaged; it is dropped and everything is checked anew"
+            "the state is of another version of minibuild, of another digest function, or damaged; it is dropped and \
+             everything is checked anew"
                 .to_owned(),
         ),
     }
@@ -462,7 +474,6 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
-    use minibuild_core::DigestFunction;
     use proptest::prelude::*;
 
     use super::*;
@@ -494,7 +505,7 @@ mod tests {
     }
 
     fn open(dir: &Path, boot: &str) -> (State, Vec<String>) {
-        State::open(dir, boot).expect("opens")
+        State::open(dir, boot, DigestFunction::Sha256).expect("opens")
     }
 
     fn keys(state: &State) -> Vec<Digest> {

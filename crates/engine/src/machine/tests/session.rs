@@ -101,7 +101,7 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// A build that has begun.
     pub fn begin(fake: &'a mut Fake, state_dir: &Path, ask: &Ask) -> Self {
-        let (mut state, warnings) = State::open(state_dir, "boot").expect("the state opens");
+        let (mut state, warnings) = State::open(state_dir, "boot", DigestFunction::Sha256).expect("the state opens");
         assert_eq!(warnings, Vec::<String>::new());
         let goals = ask.goals(fake);
         let wanted = Wanted::new(&fake.model, &goals).expect("no cycle");

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use minibuild_core::{ArtifactKind, DeclaredOutput, DigestFunction, OUT_ROOT, WrittenFile, WsPath};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -17,6 +18,7 @@ use rustix::io::Errno;
 use crate::DiskError;
 use crate::beneath;
 use crate::remove::{make_writable, remove_at};
+use crate::staging::Staging;
 use crate::trash::Trash;
 
 /// Below these a file or link in the way of a directory is removed: nothing there is the user's.
@@ -29,7 +31,8 @@ const FULL_BELOW: u64 = 64 * 1024;
 pub struct OutTree {
     workspace: PathBuf,
     out: OwnedFd,
-    trash: Trash,
+    trash: Arc<Trash>,
+    staging: Arc<Staging>,
     function: DigestFunction,
 }
 
@@ -45,16 +48,19 @@ impl OutTree {
     /// Where they cannot be made or opened.
     pub fn open(workspace: &Path) -> Result<Self, DiskError> {
         let out_path = workspace.join(OUT_ROOT);
-        for dir in ["bin", ".state/tmp", ".state/trash"] {
+        for dir in ["bin", ".state/tmp", ".state/trash", ".state/staging"] {
             let path = out_path.join(dir);
             std::fs::create_dir_all(&path).map_err(|e| DiskError::new("create", path.display().to_string(), e))?;
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let out = rustix::fs::open(&out_path, flags, Mode::empty())
             .map_err(|e| DiskError::new("open", out_path.display().to_string(), e))?;
-        let trash = beneath::open_dir(&out, ".state/trash")
-            .map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/.state/trash"), e))?;
-        Ok(Self { workspace: workspace.to_owned(), out, trash: Trash::new(trash), function: DigestFunction::default() })
+        let state_dir = |dir: &str| {
+            beneath::open_dir(&out, dir).map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/{dir}"), e))
+        };
+        let trash = Arc::new(Trash::new(state_dir(".state/trash")?));
+        let staging = Arc::new(Staging::new(state_dir(".state/staging")?, Arc::clone(&trash)));
+        Ok(Self { workspace: workspace.to_owned(), out, trash, staging, function: DigestFunction::default() })
     }
 
     /// The same tree, whose outputs are hashed with this function.
@@ -212,6 +218,21 @@ impl OutTree {
         self.trash.finish();
     }
 
+    /// Where things are made before they are published.
+    pub(crate) fn staging(&self) -> &Arc<Staging> {
+        &self.staging
+    }
+
+    /// Opens the directory an output lies in, made with its parents where missing, and sets aside what lies at the
+    /// output's place.
+    pub(crate) fn clear_place<'p>(&self, path: &'p WsPath) -> Result<(OwnedFd, &'p str), DiskError> {
+        let (parent, name) = self.split(path)?;
+        let dir = self.ensure_dir(parent)?;
+        let set_aside = self.trash.set_aside(&dir, &c_name(path, name)?);
+        set_aside.map_err(|e| DiskError::new("set aside", path.as_str(), e))?;
+        Ok((dir, name))
+    }
+
     /// The directory and last segment of a path below the output root.
     pub(crate) fn split<'p>(&self, path: &'p WsPath) -> Result<(&'p str, &'p str), DiskError> {
         let relative = self.below_out(path)?;
@@ -314,7 +335,10 @@ fn c_name(path: &WsPath, name: &str) -> Result<CString, DiskError> {
 
 /// Does `call`, once more with `dir` made writable where permissions forbid it: a directory an action left
 /// read-only is ours all the same.
-fn retry_writable<T>(dir: BorrowedFd<'_>, mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+pub(crate) fn retry_writable<T>(
+    dir: BorrowedFd<'_>,
+    mut call: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
     match call() {
         Err(Errno::ACCESS) if make_writable(dir, c".").is_ok() => call(),
         answer => answer,

@@ -111,6 +111,7 @@ impl Build<'_> {
         for text in warnings {
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
         }
+        self.tree.sweep_staging()?;
         self.tree.sweep_trash()?;
         self.sweep_undeclared(&mut state)?;
         let mut machine = self.machine(state)?;

@@ -216,11 +216,11 @@ impl RemoteSide for Embedded {
     }
 
     fn transfer_counts(&self) -> UploadCounts {
-        self.client.transfer_counts()
+        RemoteSide::transfer_counts(&self.client)
     }
 
     fn shutdown(&mut self) {
-        self.client.shutdown();
+        RemoteSide::shutdown(&mut self.client);
         let server = self.server.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Embed::Running(running) = std::mem::replace(server, Embed::Failed) {
             running.shutdown();

@@ -3,6 +3,40 @@
 //! [`RemoteClient`] takes the requests of `minibuild_core`'s remote port and answers each by one event. It does not
 //! know targets, keys or strategies: what is asked, and what follows from an answer, is decided elsewhere.
 
+mod answer;
+mod assemble;
+mod attempts;
+mod backoff;
+mod blobs;
+mod breaker;
+mod cache;
+mod capabilities;
+mod cas;
+mod channel;
+mod client;
 mod config;
+mod credentials;
+mod endpoint;
+mod error;
+mod execute;
+mod executor;
+mod fetch;
+mod grpc;
+mod headers;
+mod http;
+mod http_body;
+mod http_connect;
+mod http_open;
+mod links;
+mod lookup;
+mod metadata;
+mod notice;
+mod result;
+mod shared;
+mod side;
+mod upload;
 
+pub use cache::UploadCounts;
+pub use client::RemoteClient;
 pub use config::{RemoteConfig, Tls};
+pub use error::{CallError, ConfigError, EnsureError, ReadError};

@@ -12,7 +12,7 @@ mod tree;
 pub use action::{Action, Command, Outputs, action, command};
 pub use directory::{Directory, FileEntry, directory, directory_message};
 pub use result::{ActionResult, Log, OutputDirectory, OutputFile, OutputSymlink, action_result, action_result_message};
-pub use tree::{Limits, TreeContent, tree};
+pub use tree::{Limits, TreeContent, tree, tree_of_directories};
 
 use minibuild_core::{Digest, DigestFunction, WsPath};
 

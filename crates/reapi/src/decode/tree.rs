@@ -50,16 +50,30 @@ struct RawTree {
 /// A [`DecodeError`] where it is none, a directory is not as it has to be, or it is larger than `limits`.
 pub fn tree(bytes: &[u8], function: DigestFunction, limits: Limits) -> Result<TreeContent, DecodeError> {
     let raw: RawTree = crate::proto::read(WHAT, bytes)?;
-    let mut known = HashMap::with_capacity(raw.children.len());
-    for child in &raw.children {
-        known.insert(function.digest(child), directory(child, function)?);
+    tree_of_directories(&raw.root, &raw.children, function, limits)
+}
+
+/// The same of `Directory` blobs that came one by one: the root, and whatever it names, in any order.
+///
+/// # Errors
+/// As [`tree`].
+pub fn tree_of_directories(
+    root: &[u8],
+    children: &[impl AsRef<[u8]>],
+    function: DigestFunction,
+    limits: Limits,
+) -> Result<TreeContent, DecodeError> {
+    let mut known = HashMap::with_capacity(children.len());
+    for child in children {
+        known.insert(function.digest(child.as_ref()), directory(child.as_ref(), function)?);
     }
-    let root = directory(&raw.root, function)?;
+    let digest = function.digest(root);
+    let root = directory(root, function)?;
     let mut walk = Walk { known: &known, limits, empty: function.empty(), seen: 0, size: 0, entries: Vec::new() };
     walk.directory(&root, "", 0)?;
     let mut entries = walk.entries;
     entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    Ok(TreeContent { entries, size: walk.size, root: function.digest(&raw.root) })
+    Ok(TreeContent { entries, size: walk.size, root: digest })
 }
 
 struct Walk<'a> {

@@ -1,0 +1,261 @@
+//! The cache of a client, whichever protocol it speaks: blobs and results.
+//!
+//! It does not know what they are needed for.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use minibuild_core::{Blob, Digest, Requester, WsPath};
+use minibuild_reapi::decode::{digest_message, function_number};
+use minibuild_reapi::proto::execution as proto;
+use proto::action_cache_client::ActionCacheClient;
+use tonic::Code;
+
+use crate::cas::GrpcCas;
+use crate::error::{CallError, EnsureError, ReadError};
+use crate::grpc::{Grpc, MAX_MESSAGE};
+use crate::http::HttpCache;
+
+/// What was sent: blobs that were not on the server before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UploadCounts {
+    /// Number of blobs.
+    pub blobs: u64,
+    /// Their bytes, uncompressed.
+    pub bytes: u64,
+}
+
+/// Why a blob cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReadFailure {
+    /// The cache does not have it.
+    Lost,
+    /// The cache has something else under its name.
+    Corrupt,
+    /// The cache does not answer, or refuses.
+    Unreachable(String),
+    /// This machine could not take it.
+    Disk(String),
+    /// The work was stopped.
+    Stopped,
+}
+
+/// Why blobs are not on the server after all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EnsureFailure {
+    /// Neither the server nor this machine has these.
+    Lost(Vec<Digest>),
+    /// These files are not what they were.
+    Changed(Vec<WsPath>),
+    /// The server takes nothing from this client.
+    Denied(String),
+    /// The server does not answer, or refuses.
+    Failed(String),
+}
+
+/// Why a result is not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StoreFailure {
+    /// The server takes none from this client.
+    Denied(String),
+    /// The server does not answer, or refuses.
+    Failed(String),
+}
+
+/// The cache.
+pub(crate) enum Cache {
+    /// The Remote Execution API.
+    Grpc(GrpcCache),
+    /// The HTTP cache protocol.
+    Http(Box<HttpCache>),
+}
+
+/// A cache of the Remote Execution API.
+pub(crate) struct GrpcCache {
+    pub(crate) grpc: Arc<Grpc>,
+    pub(crate) cas: GrpcCas,
+}
+
+impl ReadFailure {
+    /// What was seen, as a sentence about the blob.
+    pub(crate) fn about(&self, digest: &Digest) -> String {
+        match self {
+            Self::Lost => format!("blob {digest} is not in the cache"),
+            Self::Corrupt => format!("the cache has something else under the name of blob {digest}"),
+            Self::Unreachable(why) => format!("blob {digest} cannot be read: {why}"),
+            Self::Disk(why) => why.clone(),
+            Self::Stopped => format!("reading blob {digest} was stopped"),
+        }
+    }
+}
+
+impl From<ReadError> for ReadFailure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Lost(_) => Self::Lost,
+            ReadError::Corrupt { .. } | ReadError::TooLarge { .. } => Self::Corrupt,
+            ReadError::Disk { .. } => Self::Disk(error.to_string()),
+            ReadError::Call(error) => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+impl From<EnsureError> for EnsureFailure {
+    fn from(error: EnsureError) -> Self {
+        match error {
+            EnsureError::Lost(digests) => Self::Lost(digests),
+            EnsureError::Changed(paths) => Self::Changed(paths),
+            EnsureError::Call(error) if is_denial(&error) => Self::Denied(error.to_string()),
+            EnsureError::Call(error) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+fn is_denial(error: &CallError) -> bool {
+    matches!(error.code, Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented)
+}
+
+impl Cache {
+    /// The result of an action. Its depfile is asked to come along.
+    ///
+    /// # Errors
+    /// Why the cache could not be asked.
+    pub(crate) async fn result(
+        &self,
+        who: &Requester,
+        depfile: Option<&WsPath>,
+    ) -> Result<Option<proto::ActionResult>, String> {
+        match self {
+            Self::Grpc(cache) => cache.result(who, depfile).await.map_err(|e| e.to_string()),
+            Self::Http(cache) => cache.result(&who.key).await,
+        }
+    }
+
+    /// Stores the result of an action, the blobs of which are there.
+    ///
+    /// # Errors
+    /// Why it is not stored.
+    pub(crate) async fn store_result(&self, who: &Requester, result: proto::ActionResult) -> Result<(), StoreFailure> {
+        match self {
+            Self::Grpc(cache) => cache.store_result(who, result).await.map_err(|error| match is_denial(&error) {
+                true => StoreFailure::Denied(error.to_string()),
+                false => StoreFailure::Failed(error.to_string()),
+            }),
+            Self::Http(cache) => cache.store_result(&who.key, &result).await,
+        }
+    }
+
+    /// Whether it says that it takes results; one that says nothing may.
+    pub(crate) async fn takes_results(&self) -> bool {
+        match self {
+            Self::Grpc(cache) => cache.grpc.capabilities().await.is_ok_and(|can| can.can_update_cache),
+            Self::Http(_) => true,
+        }
+    }
+
+    /// Sees to it that the cache has the blobs; tells how many of how many are done.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn ensure(
+        &self,
+        who: &Requester,
+        blobs: &[Blob],
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(), EnsureFailure> {
+        match self {
+            Self::Grpc(cache) => Ok(cache.cas.ensure(who, blobs, progress).await?),
+            Self::Http(cache) => cache.ensure(blobs, progress).await,
+        }
+    }
+
+    /// The bytes of a blob, verified.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub(crate) async fn read(&self, who: &Requester, digest: Digest) -> Result<Bytes, ReadFailure> {
+        match self {
+            Self::Grpc(cache) => Ok(cache.cas.read(who, digest, digest.size).await?),
+            Self::Http(cache) => cache.read(digest).await,
+        }
+    }
+
+    /// A blob into an empty file, verified.
+    ///
+    /// # Errors
+    /// Why it cannot be had; the file holds anything then.
+    pub(crate) async fn download(&self, who: &Requester, digest: Digest, file: &File) -> Result<(), ReadFailure> {
+        match self {
+            Self::Grpc(cache) => {
+                let file = file.try_clone().map_err(|e| ReadFailure::Disk(e.to_string()))?;
+                Ok(cache.cas.download(who, digest, file).await.map(drop)?)
+            }
+            Self::Http(cache) => cache.download(digest, file).await,
+        }
+    }
+
+    /// No longer believes that these are there.
+    pub(crate) fn forget(&self, digests: &[Digest]) {
+        match self {
+            Self::Grpc(cache) => cache.cas.forget(digests),
+            Self::Http(cache) => cache.forget(digests),
+        }
+    }
+
+    /// What was sent so far.
+    pub(crate) fn sent(&self) -> UploadCounts {
+        match self {
+            Self::Grpc(cache) => {
+                let sent = cache.cas.uploads();
+                UploadCounts { blobs: sent.blobs, bytes: sent.bytes }
+            }
+            Self::Http(cache) => cache.sent(),
+        }
+    }
+}
+
+impl GrpcCache {
+    async fn result(
+        &self,
+        who: &Requester,
+        depfile: Option<&WsPath>,
+    ) -> Result<Option<proto::ActionResult>, CallError> {
+        let grpc = &self.grpc;
+        let request = proto::GetActionResultRequest {
+            instance_name: grpc.instance().to_owned(),
+            action_digest: Some(digest_message(&who.key)),
+            inline_stdout: true,
+            inline_stderr: true,
+            inline_output_files: depfile.iter().map(|path| path.as_str().to_owned()).collect(),
+            digest_function: function_number(grpc.function()),
+        };
+        let request = &request;
+        let answer = grpc.call(Some(who), "GetActionResult", |attempt| async move {
+            let mut client = ActionCacheClient::new(attempt.channel()).max_decoding_message_size(MAX_MESSAGE);
+            match client.get_action_result(attempt.request(request.clone())).await {
+                Ok(answer) => Ok(Some(answer.into_inner())),
+                Err(status) if status.code() == Code::NotFound => Ok(None),
+                Err(status) => Err(status),
+            }
+        });
+        answer.await
+    }
+
+    async fn store_result(&self, who: &Requester, result: proto::ActionResult) -> Result<(), CallError> {
+        let grpc = &self.grpc;
+        let request = proto::UpdateActionResultRequest {
+            instance_name: grpc.instance().to_owned(),
+            action_digest: Some(digest_message(&who.key)),
+            action_result: Some(result),
+            digest_function: function_number(grpc.function()),
+            ..Default::default()
+        };
+        let request = &request;
+        let answer = grpc.call(Some(who), "UpdateActionResult", |attempt| async move {
+            let mut client = ActionCacheClient::new(attempt.channel());
+            client.update_action_result(attempt.request(request.clone())).await.map(drop)
+        });
+        answer.await
+    }
+}

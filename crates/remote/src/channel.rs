@@ -1,0 +1,162 @@
+//! Connections to one gRPC server: made when first needed, shared by calls, made anew when they break.
+//!
+//! It does not know what is called.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint as Transport, Identity};
+
+use crate::config::Tls;
+use crate::endpoint::Endpoint;
+use crate::error::ConfigError;
+
+/// Bytes a server may send ahead of our reading, of one stream and of all.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Servers allow a hundred streams on a connection, mostly; what is above would wait.
+const STREAMS: usize = 90;
+/// Longest time to a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Where the certificate authorities of a system lie, in PEM.
+const AUTHORITIES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/var/lib/ca-certificates/ca-bundle.pem",
+];
+
+/// A number of connections that calls share.
+pub(crate) struct Pool {
+    transport: Transport,
+    /// As many are made while all that exist are in use.
+    spread: usize,
+    slots: Mutex<Vec<Slot>>,
+}
+
+#[derive(Clone)]
+struct Slot {
+    channel: Channel,
+    calls: Arc<AtomicUsize>,
+}
+
+/// The use of a connection by one call.
+pub(crate) struct Lease(Slot);
+
+impl Lease {
+    /// The connection.
+    pub(crate) fn channel(&self) -> Channel {
+        self.0.channel.clone()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    /// A pool that begins with `spread` connections when there is use for them, and grows where servers would make
+    /// streams wait.
+    pub(crate) fn new(transport: Transport, spread: usize) -> Self {
+        Self { transport, spread: spread.max(1), slots: Mutex::default() }
+    }
+
+    /// The connection with the fewest calls, or a new one. Called in the runtime.
+    pub(crate) fn lease(&self) -> Lease {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let best = slots.iter().min_by_key(|slot| slot.calls.load(Ordering::Relaxed));
+        let enough = if slots.len() < self.spread { 1 } else { STREAMS };
+        let slot = match best {
+            Some(slot) if slot.calls.load(Ordering::Relaxed) < enough => slot.clone(),
+            _ => {
+                let slot = Slot { channel: self.transport.connect_lazy(), calls: Arc::default() };
+                slots.push(slot.clone());
+                slot
+            }
+        };
+        slot.calls.fetch_add(1, Ordering::Relaxed);
+        Lease(slot)
+    }
+}
+
+/// How a server is connected to.
+///
+/// # Errors
+/// [`ConfigError`] where certificates or keys cannot be used.
+pub(crate) fn transport(endpoint: &Endpoint, tls: &Tls, timeout: Duration) -> Result<Transport, ConfigError> {
+    let bad = |why| ConfigError::Endpoint { url: endpoint.to_string(), why };
+    let (url, encrypted) = match endpoint {
+        Endpoint::Grpc { authority, tls: false } => (format!("http://{authority}"), false),
+        Endpoint::Grpc { authority, tls: true } => (format!("https://{authority}"), true),
+        Endpoint::Unix(path) => (format!("unix://{}", path.display()), false),
+        Endpoint::Http(_) => return Err(bad("gRPC is spoken by `grpc://`, `grpcs://` and `unix://`")),
+    };
+    let transport = Transport::from_shared(url).map_err(|_| bad("it is no address"))?;
+    let transport = transport
+        .user_agent(concat!("minibuild/", env!("CARGO_PKG_VERSION")))
+        .map_err(|_| bad("it is no address"))?
+        .connect_timeout(CONNECT.min(timeout))
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(timeout.max(Duration::from_secs(1))))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        // A peer that is gone is noticed while streams wait: half the time to ask, half to answer.
+        .http2_keep_alive_interval((timeout / 2).max(Duration::from_millis(100)))
+        .keep_alive_timeout((timeout / 2).max(Duration::from_millis(100)));
+    if !encrypted {
+        return Ok(transport);
+    }
+    let unusable = |e: tonic::transport::Error| ConfigError::Tls {
+        what: "certificates",
+        path: tls.ca.clone().or_else(|| tls.certificate.clone()).unwrap_or_else(|| "the system".to_owned()),
+        why: source_text(&e),
+    };
+    transport.tls_config(client_tls(tls)?).map_err(unusable)
+}
+
+fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, ConfigError> {
+    let authorities = match &tls.ca {
+        Some(path) => read("certificate authorities", path)?,
+        None => system_authorities()?,
+    };
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities));
+    match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => {
+            let identity = Identity::from_pem(read("client certificate", certificate)?, read("client key", key)?);
+            config = config.identity(identity);
+        }
+        (Some(path), None) => return Err(lonely("client certificate", path, "it comes without a key")),
+        (None, Some(path)) => return Err(lonely("client key", path, "it comes without a certificate")),
+        (None, None) => {}
+    }
+    Ok(match &tls.server_name {
+        Some(name) => config.domain_name(name),
+        None => config,
+    })
+}
+
+fn lonely(what: &'static str, path: &str, why: &str) -> ConfigError {
+    ConfigError::Tls { what, path: path.to_owned(), why: why.to_owned() }
+}
+
+pub(crate) fn read(what: &'static str, path: &str) -> Result<Vec<u8>, ConfigError> {
+    let fail = |why| ConfigError::Tls { what, path: path.to_owned(), why };
+    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let is_pem = bytes.windows(10).any(|window| window == b"-----BEGIN");
+    if is_pem { Ok(bytes) } else { Err(fail("it is no PEM file".to_owned())) }
+}
+
+/// The first bundle that is there.
+pub(crate) fn system_authorities() -> Result<Vec<u8>, ConfigError> {
+    let found = AUTHORITIES.iter().find_map(|path| read("certificate authorities", path).ok());
+    found.ok_or_else(|| ConfigError::NoAuthorities(AUTHORITIES.map(|path| format!("`{path}`")).join(", ")))
+}
+
+fn source_text(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}

@@ -1,0 +1,145 @@
+//! Headers that a credential helper gives, in Bazel's protocol.
+//!
+//! The helper is run with `get`, told the URI on its standard input, and answers with headers and their expiry. What
+//! it prints is secret and appears nowhere, but for its standard error, where it fails.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use tokio::sync::Mutex;
+
+use crate::headers::Headers;
+
+/// A helper that takes longer is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Credentials this close to their end are no longer used.
+const MARGIN: Duration = Duration::from_secs(10);
+/// Without an expiry, how long an answer is used.
+const DEFAULT_LIFE: Duration = Duration::from_secs(30 * 60);
+
+/// A credential helper and its last answer.
+pub(crate) struct Credentials {
+    program: String,
+    uri: String,
+    known: Mutex<Option<Known>>,
+}
+
+#[derive(Clone)]
+struct Known {
+    headers: Arc<Headers>,
+    expires: SystemTime,
+    /// Counts answers, so that of many that find one refused only the first asks anew.
+    version: u64,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    expires: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, Vec<String>>,
+}
+
+impl Credentials {
+    /// Credentials for calls to `uri`.
+    pub(crate) fn new(program: &str, uri: String) -> Self {
+        Self { program: program.to_owned(), uri, known: Mutex::default() }
+    }
+
+    /// Headers that are good now, and the version of the answer they are from.
+    ///
+    /// # Errors
+    /// What went wrong, without anything the helper printed on its standard output.
+    pub(crate) async fn headers(&self, refused: Option<u64>) -> Result<(Arc<Headers>, u64), String> {
+        let mut known = self.known.lock().await;
+        let now = SystemTime::now();
+        let good = known.as_ref().filter(|known| known.expires > now + MARGIN && Some(known.version) != refused);
+        if let Some(known) = good {
+            return Ok((Arc::clone(&known.headers), known.version));
+        }
+        let version = known.as_ref().map_or(0, |known| known.version + 1);
+        let (headers, expires) = self.ask(now).await?;
+        let fresh = Known { headers: Arc::new(headers), expires, version };
+        *known = Some(fresh.clone());
+        Ok((fresh.headers, version))
+    }
+
+    async fn ask(&self, now: SystemTime) -> Result<(Headers, SystemTime), String> {
+        let fail = |why: &str| format!("the credential helper `{}` {why}", self.program);
+        let printed = match tokio::time::timeout(PATIENCE, self.run()).await {
+            Ok(Ok(output)) if output.status.success() => output.stdout,
+            Ok(Ok(output)) => {
+                let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect();
+                return Err(fail(&format!("failed ({}): {said}", output.status)));
+            }
+            Ok(Err(error)) => return Err(fail(&format!("cannot be run: {error}"))),
+            Err(_) => return Err(fail(&format!("gave no answer for {} s", PATIENCE.as_secs()))),
+        };
+        // The text of a JSON error quotes what it found: it is not shown.
+        let answer: Answer =
+            serde_json::from_slice(&printed).map_err(|_| fail("printed something else than headers"))?;
+        let expires = match &answer.expires {
+            None => now + DEFAULT_LIFE,
+            Some(text) => rfc3339(text).ok_or_else(|| fail("printed an `expires` that is no time"))?,
+        };
+        let pairs =
+            answer.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (&**name, &**value)));
+        let headers = Headers::new(pairs).map_err(|error| fail(&format!("printed a {error}")))?;
+        Ok((headers, expires))
+    }
+
+    async fn run(&self) -> std::io::Result<std::process::Output> {
+        let mut command = Command::new(&self.program);
+        command.arg("get").kill_on_drop(true).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            let request = serde_json::json!({ "uri": self.uri }).to_string();
+            // A helper that does not want to know the URI may have closed its input.
+            let _ = stdin.write_all(request.as_bytes()).await;
+        }
+        child.wait_with_output().await
+    }
+}
+
+/// A time as RFC 3339 writes it.
+fn rfc3339(text: &str) -> Option<SystemTime> {
+    let (date, rest) = text.split_at_checked(10)?;
+    let rest = rest.strip_prefix(['T', 't', ' '])?;
+    let (time, rest) = rest.split_at_checked(8)?;
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(time, ':')?;
+    let zone = rest.trim_start_matches('.').trim_start_matches(|c: char| c.is_ascii_digit());
+    let offset = match zone.split_at_checked(1)? {
+        ("Z" | "z", "") => 0,
+        (sign @ ("+" | "-"), zone) => {
+            let (hours, minutes) = zone.split_once(':')?;
+            let minutes = hours.parse::<u8>().map(i64::from).ok()? * 60 + minutes.parse::<u8>().map(i64::from).ok()?;
+            if sign == "-" { -minutes } else { minutes }
+        }
+        _ => return None,
+    };
+    let fits = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60;
+    let seconds = days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset * 60;
+    let seconds = u64::try_from(seconds).ok().filter(|_| fits)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
+    let mut parts = text.split(separator).map(|part| part.parse::<u16>().map(i64::from).ok());
+    let numbers = [parts.next()??, parts.next()??, parts.next()??];
+    if parts.next().is_some() { None } else { Some(numbers) }
+}
+
+/// Days since 1970 in the Gregorian calendar; the year is counted from March, so that the leap day is its last.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let month = (month + 9) % 12;
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
+}

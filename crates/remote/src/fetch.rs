@@ -1,0 +1,329 @@
+//! Bringing outputs to their places: staged, then renamed in.
+//!
+//! A bounded number of tasks takes requests from one queue, the most urgent first. It does not know who decided that
+//! an output is needed.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use minibuild_core::{
+    Content, Digest, FetchOutcome, FetchRequest, RemoteEvent, Requester, Stamp, TreeMeta, TreeNode, Urgency, WsPath,
+};
+use minibuild_disk::{DiskError, Staged, StagedTree};
+
+use crate::answer::Ticket;
+use crate::blobs::{Blob, Brought};
+use crate::cache::ReadFailure;
+use crate::shared::Shared;
+
+/// Fetches at work at a time.
+const MOST: usize = 128;
+/// Files of one tree at work at a time.
+const MOST_OF_TREE: usize = 64;
+
+/// The fetches that wait, and how many tasks work on them.
+#[derive(Default)]
+pub(crate) struct Fetches(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    waiting: BinaryHeap<Waiting>,
+    /// Counts all requests, so that equally urgent ones come in order.
+    pushed: u64,
+    workers: usize,
+    /// Workers of an earlier one are gone or going.
+    generation: u64,
+}
+
+struct Waiting {
+    order: (Urgency, Reverse<u64>),
+    request: FetchRequest,
+    ticket: Ticket,
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order.cmp(&other.order)
+    }
+}
+
+impl Fetches {
+    /// Takes a request; says whether one more task is needed, which then calls [`work`].
+    pub(crate) fn push(&self, request: FetchRequest, ticket: Ticket) -> bool {
+        let mut queue = self.queue();
+        let order = (request.urgency, Reverse(queue.pushed));
+        queue.pushed += 1;
+        queue.waiting.push(Waiting { order, request, ticket });
+        let is_needed = queue.workers < MOST;
+        queue.workers += usize::from(is_needed);
+        is_needed
+    }
+
+    /// Forgets all that wait; each is answered by its ticket.
+    pub(crate) fn stop(&self) {
+        let stopped = {
+            let mut queue = self.queue();
+            queue.generation += 1;
+            queue.workers = 0;
+            std::mem::take(&mut queue.waiting)
+        };
+        drop(stopped);
+    }
+
+    /// The next request, or the end of the task that asks.
+    fn pop(&self, worker: &mut Worker<'_>) -> Option<Waiting> {
+        let mut queue = self.queue();
+        if queue.generation != worker.generation {
+            return None;
+        }
+        let next = queue.waiting.pop();
+        if next.is_none() {
+            queue.workers -= 1;
+            worker.has_left = true;
+        }
+        next
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One task; counted as gone however it goes.
+struct Worker<'a> {
+    fetches: &'a Fetches,
+    generation: u64,
+    has_left: bool,
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.fetches.queue();
+        if !self.has_left && queue.generation == self.generation {
+            queue.workers -= 1;
+        }
+    }
+}
+
+/// Works until nothing waits.
+pub(crate) async fn work(shared: Arc<Shared>) {
+    let generation = shared.fetches.queue().generation;
+    let mut worker = Worker { fetches: &shared.fetches, generation, has_left: false };
+    while let Some(next) = shared.fetches.pop(&mut worker) {
+        // The ticket has answered for a fetch that panicked; the others go on.
+        let _ = AssertUnwindSafe(fetch(&shared, next.request, next.ticket)).catch_unwind().await;
+    }
+}
+
+/// Why a fetch failed.
+enum Failure {
+    Lost(Vec<Digest>, String),
+    Disk(String),
+    /// The work was stopped under way.
+    Stopped,
+}
+
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error.render())
+    }
+}
+
+impl Failure {
+    fn of_blob(digest: Digest, failure: ReadFailure) -> Self {
+        match failure {
+            ReadFailure::Disk(why) => Self::Disk(why),
+            ReadFailure::Stopped => Self::Stopped,
+            failure => Self::Lost(vec![digest], failure.about(&digest)),
+        }
+    }
+
+    fn outcome(self) -> FetchOutcome {
+        match self {
+            Self::Lost(digests, why) => FetchOutcome::Lost { digests, why },
+            Self::Disk(why) => FetchOutcome::Disk(why),
+            Self::Stopped => FetchOutcome::Stopped,
+        }
+    }
+}
+
+async fn fetch(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket) {
+    match stage(shared, &request).await {
+        Ok((staged, copied)) => publish(shared, request, ticket, staged, copied).await,
+        Err(failure) => ticket.0.give(RemoteEvent::Fetched { id: request.id, outcome: failure.outcome() }),
+    }
+}
+
+/// Renames a complete thing into its place. The ticket goes along, so that the answer comes after the rename even if
+/// the fetch is stopped in between.
+async fn publish(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket, staged: Staged, copied: u64) {
+    let shared = Arc::clone(shared);
+    let work = move || {
+        let tree = match &request.content {
+            Content::Directory(tree) => Some(&**tree),
+            Content::File { .. } | Content::Symlink { .. } => None,
+        };
+        let config = &shared.config;
+        let stamps: Result<Vec<Stamp>, DiskError> = config.tree.publish(staged, &request.path, tree, &*config.clock);
+        let outcome = match stamps {
+            Ok(stamps) => FetchOutcome::Done { stamps, copied },
+            Err(error) => FetchOutcome::Disk(error.render()),
+        };
+        ticket.0.give(RemoteEvent::Fetched { id: request.id, outcome });
+    };
+    // A panic was answered by the ticket.
+    let _ = tokio::task::spawn_blocking(work).await;
+}
+
+/// The thing, complete, and how many of its files needed no transfer of their own.
+async fn stage(shared: &Arc<Shared>, request: &FetchRequest) -> Result<(Staged, u64), Failure> {
+    match &request.content {
+        Content::Symlink { target } => Ok((shared.config.tree.stage_symlink(target)?, 0)),
+        Content::File { digest, executable } => {
+            let brought = shared.blobs.bring(shared, &request.who, *digest).await;
+            let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(*digest, e))?;
+            let (owner, executable) = (Arc::clone(shared), *executable);
+            let staged = blocking(move || Ok(blob.into_file(&owner.config.tree, executable)?)).await?;
+            Ok((staged, u64::from(is_shared)))
+        }
+        Content::Directory(tree) => stage_tree(shared, &request.who, tree).await,
+    }
+}
+
+/// Files of a tree by digest.
+type Places = BTreeMap<Digest, Vec<(WsPath, bool)>>;
+
+async fn stage_tree(shared: &Arc<Shared>, who: &Requester, tree: &Arc<TreeMeta>) -> Result<(Staged, u64), Failure> {
+    let (owner, meta) = (Arc::clone(shared), Arc::clone(tree));
+    let staged = blocking(move || Ok(owner.config.tree.stage_tree(&meta)?)).await?;
+    let staged = Arc::new(staged);
+    let files = places(tree).into_iter();
+    let mut work = stream::iter(files.map(|(digest, places)| fill(shared, who, &staged, digest, places)))
+        .buffer_unordered(MOST_OF_TREE);
+    let (mut copied, mut lost, mut first) = (0, Vec::new(), None);
+    while let Some(done) = work.next().await {
+        match done {
+            Ok(count) => copied += count,
+            // What else is lost is worth knowing.
+            Err(Failure::Lost(digests, why)) => {
+                lost.extend(digests);
+                first.get_or_insert(why);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    drop(work);
+    match (first, Arc::into_inner(staged)) {
+        (Some(why), _) => Err(Failure::Lost(lost, why)),
+        (None, Some(staged)) => Ok((staged.finish(), copied)),
+        (None, None) => Err(Failure::Disk("bug: a staged directory is still in use".to_owned())),
+    }
+}
+
+fn places(tree: &TreeMeta) -> Places {
+    let mut places = Places::new();
+    for entry in &tree.entries {
+        if let TreeNode::File { digest, executable } = entry.node {
+            places.entry(digest).or_default().push((entry.path.clone(), executable));
+        }
+    }
+    places
+}
+
+/// Brings one blob and puts it at all its places; gives the number of those that needed no transfer.
+async fn fill(
+    shared: &Arc<Shared>,
+    who: &Requester,
+    staged: &Arc<StagedTree>,
+    digest: Digest,
+    places: Vec<(WsPath, bool)>,
+) -> Result<u64, Failure> {
+    let brought = shared.blobs.bring(shared, who, digest).await;
+    let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(digest, e))?;
+    let (owner, staged) = (Arc::clone(shared), Arc::clone(staged));
+    let copied = places.len() as u64 - u64::from(!is_shared);
+    blocking(move || {
+        put(&owner, &staged, blob, &places)?;
+        drop(staged);
+        Ok(copied)
+    })
+    .await
+}
+
+fn put(shared: &Shared, staged: &StagedTree, blob: Blob, places: &[(WsPath, bool)]) -> Result<(), DiskError> {
+    let Some(((last, executable), others)) = places.split_last() else { return Ok(()) };
+    for (path, executable) in others {
+        staged.add(path, blob.clone().into_file(&shared.config.tree, *executable)?)?;
+    }
+    staged.add(last, blob.into_file(&shared.config.tree, *executable)?)
+}
+
+/// Does what waits for a disk where nobody else waits.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => Err(Failure::Disk("bug: writing a file panicked".to_owned())),
+        Err(_) => Err(Failure::Stopped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minibuild_core::{ActionId, DigestFunction, FetchId};
+
+    use super::*;
+    use crate::answer::{Answer, Request, Sink};
+
+    fn request(id: u64, urgency: Urgency) -> FetchRequest {
+        let key = DigestFunction::Sha256.empty();
+        FetchRequest {
+            id: FetchId(id),
+            producer: ActionId::new(0),
+            path: WsPath::new("minibuild-out/bin/x").expect("a path"),
+            content: Content::Symlink { target: "t".into() },
+            urgency,
+            who: Requester { label: String::new(), mnemonic: String::new(), key },
+        }
+    }
+
+    #[test]
+    fn the_most_urgent_comes_first_then_the_oldest() {
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&answers);
+        let sink: Sink = Arc::new(move |event| log.lock().expect("not poisoned").push(event));
+        let fetches = Fetches::default();
+        use Urgency::{Background, Input, Toplevel};
+        for (id, urgency) in [(1, Background), (2, Toplevel), (3, Input), (4, Toplevel), (5, Input), (6, Background)] {
+            let ticket = Ticket(Answer::new(Request::Fetch(FetchId(id)), Arc::clone(&sink)));
+            assert!(fetches.push(request(id, urgency), ticket));
+        }
+        let mut worker = Worker { fetches: &fetches, generation: 0, has_left: false };
+        let order: Vec<u64> = (0..4).filter_map(|_| Some(fetches.pop(&mut worker)?.request.id.0)).collect();
+        assert_eq!(order, [3, 5, 2, 4]);
+        fetches.stop();
+        assert!(fetches.pop(&mut worker).is_none(), "its time is over");
+        drop(worker);
+        assert_eq!(fetches.queue().workers, 0);
+        let answers = answers.lock().expect("not poisoned");
+        let is_stopped =
+            |event: &&RemoteEvent| matches!(event, RemoteEvent::Fetched { outcome: FetchOutcome::Stopped, .. });
+        assert_eq!(answers.iter().filter(is_stopped).count(), 6);
+    }
+}

@@ -70,10 +70,6 @@ impl Machine {
 
     /// Decides on an action all of whose needs are done. True if its result is known now.
     pub(super) fn evaluate(&mut self, action: ActionId) -> bool {
-        if let Err(reason) = self.sides(action) {
-            self.fail_without_run(action, &reason);
-            return false;
-        }
         if self.forced.contains_key(&action) {
             self.queue(action);
             return false;

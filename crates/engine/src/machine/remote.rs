@@ -208,9 +208,7 @@ impl Machine {
             outputs: declared_outputs(&self.model, action),
             depfile: row.depfile.clone(),
             platform: row.platform.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            skip_cache_lookup: self.forced.contains_key(&action)
-                || row.tags.no_cache
-                || self.is_test(action) && self.goals.fresh_tests,
+            skip_cache_lookup: self.forced.contains_key(&action) || !self.may_look_up(action),
         };
         Ok((key, request))
     }

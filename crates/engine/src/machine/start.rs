@@ -288,15 +288,15 @@ impl Machine {
     }
 
     fn emit_branch_started(&mut self, action: ActionId, branch: Branch) {
-        let is_dynamic = self.goals.strategies.of(&self.model.action(action).mnemonic) == Strategy::Dynamic;
-        let reason = match (self.sides(action), branch) {
-            (Ok(Sides { here: true, there: true }), Branch::Local) => "a place is free here",
-            (Ok(Sides { here: true, there: true }), Branch::Remote) => "no place is free here",
-            (_, Branch::Local) if self.local_only.contains(&action) => "the remote side failed",
-            (_, Branch::Local) if is_dynamic => "it may only run here",
-            (_, Branch::Remote) if is_dynamic => "it may only run remotely",
-            (_, Branch::Local) => "the strategy is local",
-            (_, Branch::Remote) => "the strategy is remote",
+        let strategy = self.goals.strategies.of(&self.model.action(action).mnemonic);
+        let reason = match (self.sides(action), branch, strategy) {
+            (Ok(Sides { here: true, there: true }), Branch::Local, _) => "a place is free here",
+            (Ok(Sides { here: true, there: true }), Branch::Remote, _) => "no place is free here",
+            (_, Branch::Local, _) if self.local_only.contains(&action) => "the remote side failed",
+            (_, Branch::Local, Strategy::Local) => "the strategy is local",
+            (_, Branch::Remote, Strategy::Remote) => "the strategy is remote",
+            (_, Branch::Local, _) => "it may only run here",
+            (_, Branch::Remote, _) => "it may only run remotely",
         };
         let action = self.model.action_key_path(action);
         self.steps.push(Step::Emit(BuildEvent::BranchStarted { action, branch, reason: reason.to_owned() }));

@@ -2,9 +2,11 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use minibuild_core::DigestFunction;
 use minibuild_testkit::{Event, Run, Workspace};
 
 use super::{Remote, chain, downloaded};
+use crate::run_cmd::program;
 use crate::{genrule, test, with_targets};
 
 /// What of `a.txt`, `b.txt`, `c.txt` is on disk.
@@ -276,11 +278,12 @@ fn t27_test_fetches_logs_not_the_binary() {
 #[test]
 fn t28_run_fetches_what_it_runs_in_minimal() {
     let remote = Remote::new();
-    let rule = "[[genrule]]\nname = \"p\"\nouts = [\"p.sh\"]\ncmd = \"printf '#!/bin/sh\\\\necho ran\\\\n' > $OUT; chmod +x $OUT\"\nexecutable = true\n";
-    let ws = with_targets(rule);
+    let ws = program("cat minibuild-out/bin/tools/data.txt", "data = [\":data\"]\n");
+    ws.write("tools/BUILD.toml", ws.read("tools/BUILD.toml") + &genrule("data", &[], &["data.txt"], "echo ran > $OUT"));
     let executor = remote.executor();
-    let run = ws.run(&["run", "//:p", &executor, "--strategy=remote", "--download=minimal"]);
+    let run = ws.run(&["run", "//tools:prog", &executor, "--strategy=remote", "--download=minimal"]);
     assert_eq!(run.stdout, "ran\n", "{}", run.stderr);
+    assert_eq!(downloaded(&run), [("tools/data.txt", "run"), ("tools/prog.bin", "run")]);
 }
 
 #[test]
@@ -404,7 +407,7 @@ fn t42_stale_action_cache_entry_naming_lost_blobs() {
     let remote = Remote::new();
     remote.build(&chain(), &["//:c"]).ok();
     // Each blob is lost when it is read: the cache still names it.
-    remote.restart("[[fault]]\nkind = \"lost\"\nmethod = \"BatchReadBlobs\"\nonce = true\n");
+    remote.restart("[[fault]]\nkind = \"lost\"\nonce = true\n");
     let ws = chain();
     let run = remote.build(&ws, &["//:c"]).ok();
     heals(&run, &ws);
@@ -412,10 +415,12 @@ fn t42_stale_action_cache_entry_naming_lost_blobs() {
 
 #[test]
 fn t43_evicted_again_and_again() {
-    let remote = Remote::with("[[fault]]\nkind = \"lost\"\nmethod = \"BatchReadBlobs\"\n");
+    let digest = DigestFunction::Sha256.digest(b"ONE\nb\nc\n");
+    let remote = Remote::with(&format!("[[fault]]\nkind = \"lost\"\ndigest = \"{}\"\n", digest.hex()));
     let ws = chain();
     let run = remote.build(&ws, &["//:c"]).code(39);
-    run.says(&["//:c", "minibuild-out/bin/c.txt", "/8"]);
+    run.says(&["//:c", "minibuild-out/bin/c.txt", &digest.to_string()]);
+    assert_eq!(remote.ran(), 2 + 5);
 }
 
 #[test]

@@ -108,7 +108,6 @@ fn strategies_by_mnemonic() {
     let executor = remote.executor();
     let run = ws.test(&["//...", &executor, "--strategy=local", "--strategy=Test=remote"]).ok();
     assert!(runners(&run).contains(&("//:t", "remote")), "{:?}", runners(&run));
-    let run = ws.build(&["//...", &executor, "--strategy=local", "--strategy=Test=remote"]).ok();
     assert!(runners(&run).contains(&("//:a", "local")), "{:?}", runners(&run));
 }
 

@@ -126,7 +126,7 @@ impl Machine {
             _ => self.take_known_result(action, &result),
         };
         if report.changed_inputs.is_empty() {
-            self.record(action, result, &report, runner);
+            self.record(action, result, &report);
         } else {
             let names: Vec<String> = report.changed_inputs.iter().map(|p| format!("`{p}`")).collect();
             let label = self.model.label_of(action);
@@ -159,6 +159,9 @@ impl Machine {
             let fingerprint = fingerprint_of(&output.meta.content, &output.stamps);
             self.world.outputs.insert(id, (output.meta.content.clone(), fingerprint));
             changed |= self.learn(id, &output.meta.content, Some(fingerprint), false);
+            // Also of a result that is not remembered: it is what lies there.
+            let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
+            self.state.record_file(&output.meta.path, record);
         }
         changed
     }
@@ -205,15 +208,9 @@ impl Machine {
         ResultRecord { key: made.key, pruned, outputs, manifest, held_by }
     }
 
-    fn record(&mut self, action: ActionId, result: ResultRecord, report: &ExecutionReport, runner: Runner) {
+    fn record(&mut self, action: ActionId, result: ResultRecord, report: &ExecutionReport) {
         let model = Arc::clone(&self.model);
         let name = Name::of(&model, action);
-        if runner == Runner::Local {
-            for output in &report.outputs {
-                let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
-                self.state.record_file(&output.meta.path, record);
-            }
-        }
         self.state.record_result(name.as_ref(), result, report.cost.wall, report.cost.max_rss);
     }
 

@@ -287,6 +287,8 @@ pub struct Machine {
     ready: ReadyQueue,
     ready_remote: ReadyQueue,
     queued: u64,
+    /// How often something was queued.
+    enqueued: u64,
     /// Actions to be looked at again.
     reopened: Vec<ActionId>,
     running_here: usize,
@@ -427,6 +429,7 @@ impl Machine {
             ready: ReadyQueue::default(),
             ready_remote: ReadyQueue::default(),
             queued: 0,
+            enqueued: 0,
             reopened: Vec::new(),
             running_here: 0,
             running: FxHashMap::default(),

@@ -52,7 +52,7 @@ impl Session<'_> {
         }
         let statuses = &machine.status;
         assert!(!self.doing().is_empty(), "nothing is under way, and the build is not over: {statuses:?}");
-        assert_eq!(machine.uploading, remote.uploads.len());
+        assert_eq!(machine.uploading.len(), remote.uploads.len());
         let fetching: Vec<_> = remote.fetches.keys().copied().collect();
         let mut known: Vec<_> = machine.known.iter().filter_map(|known| known.fetch).collect();
         known.sort_unstable();

@@ -245,7 +245,10 @@ impl Machine {
                     self.discard(action, id, meta);
                     None
                 }
-                None => None,
+                None => {
+                    self.discard_rubbish(action, meta);
+                    None
+                }
             };
             changed |= self.learn(id, &meta.content, on_disk, is_remote);
         }
@@ -264,6 +267,14 @@ impl Machine {
         if !is_known && self.bytes_wanted[id.index()].is_none() {
             let text = format!("`{}` was changed by something else than its action; it is removed", meta.path);
             self.message(Level::Warning, text);
+        }
+    }
+
+    /// A run that came to nothing may have left something at an output's place of which nothing else is known.
+    fn discard_rubbish(&mut self, action: ActionId, meta: &OutputMeta) {
+        let record = self.state.action(&key_path(&self.model, action));
+        if record.is_some_and(|record| record.begun.contains(&meta.path)) {
+            self.steps.push(Step::Discard(meta.path.clone()));
         }
     }
 

@@ -123,8 +123,10 @@ impl Machine {
     /// The store does not have it after all: whoever makes it does so again, if it is needed.
     fn take_lost(&mut self, id: ArtifactId, producer: ActionId, why: &str) {
         self.known[id.index()].is_remote = false;
-        self.set_newest_held(producer, false);
-        let is_needed = self.bytes_wanted[id.index()].is_some() || self.waiters.contains_key(&id);
+        self.forget_newest_held(producer);
+        let waits = |&consumer: &ActionId| self.status_of(consumer) == Status::AwaitingInputs;
+        let is_awaited = self.waiters.get(&id).is_some_and(|waiters| waiters.iter().any(waits));
+        let is_needed = self.bytes_wanted[id.index()].is_some() || is_awaited;
         if is_needed && self.stopping.is_none() && self.status_of(producer) == Status::Done {
             let path = &self.model.artifact(id).path;
             self.want_bytes(producer, &format!("`{path}` could not be brought back: {why}"));

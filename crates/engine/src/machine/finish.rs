@@ -54,6 +54,7 @@ impl Machine {
             },
             ExecutionStatus::Stopped(_) if running.stop.is_some() => return Verdict::Stopped,
             ExecutionStatus::Infrastructure(why) if is_remote => return Verdict::Unreachable(why.clone()),
+            ExecutionStatus::LostInputs(_) if self.stopping.is_some() => return Verdict::Stopped,
             ExecutionStatus::LostInputs(digests) => return Verdict::LostInputs(digests.clone()),
             ExecutionStatus::Stopped(_) => "it was stopped, though nobody asked for that".to_owned(),
             ExecutionStatus::Exited(code) => format!("exit code {code}"),
@@ -88,8 +89,11 @@ impl Machine {
 
     /// The remote side could not do it, through no fault of the action's.
     fn take_unreachable(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
-        let goes_on = report.changed_inputs.is_empty() && self.stopping.is_none() && self.may_fall_back(action);
-        if goes_on {
+        if report.changed_inputs.is_empty() && self.may_fall_back(action) {
+            if self.stopping.is_some() {
+                // It would have run here.
+                return self.take_stopped(action, &running, &report);
+            }
             self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
             return self.fall_back(action, why);
         }
@@ -98,10 +102,9 @@ impl Machine {
     }
 
     fn take_lost_inputs(&mut self, action: ActionId, running: Running, report: ExecutionReport, lost: &[Digest]) {
-        let is_hopeless = self.attempts[action.index()] > MAX_ATTEMPTS || !self.heal_inputs(action, lost);
-        if is_hopeless || self.stopping.is_some() {
+        if self.attempts[action.index()] > MAX_ATTEMPTS || !self.heal_inputs(action, lost) {
             let names: Vec<String> = lost.iter().map(Digest::to_string).collect();
-            self.outcome.lost |= is_hopeless;
+            self.outcome.lost = true;
             let why = format!("neither the server nor this machine has {}, which it reads", names.join(", "));
             return self.take_failure(action, running, report, &why);
         }
@@ -126,7 +129,7 @@ impl Machine {
             _ => self.take_known_result(action, &result),
         };
         if report.changed_inputs.is_empty() {
-            self.record(action, result, &report, runner);
+            self.record(action, result, &report);
         } else {
             let names: Vec<String> = report.changed_inputs.iter().map(|p| format!("`{p}`")).collect();
             let label = self.model.label_of(action);
@@ -135,7 +138,9 @@ impl Machine {
             self.message(Level::Warning, text);
         }
         self.set_done(action, runner);
-        self.chain[row] += report.cost.wall;
+        if matches!(runner, Runner::Local | Runner::Remote) {
+            self.chain[row] += report.cost.wall;
+        }
         self.emit_completed(action, true, runner, 0, report.cost.wall, made.reason);
         self.finish_test(action, TestStatus::Passed, &report);
         if !report.stdout.is_empty() || !report.stderr.is_empty() {
@@ -159,6 +164,9 @@ impl Machine {
             let fingerprint = fingerprint_of(&output.meta.content, &output.stamps);
             self.world.outputs.insert(id, (output.meta.content.clone(), fingerprint));
             changed |= self.learn(id, &output.meta.content, Some(fingerprint), false);
+            // Also of a result that is not remembered: it is what lies there.
+            let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
+            self.state.record_file(&output.meta.path, record);
         }
         changed
     }
@@ -205,16 +213,15 @@ impl Machine {
         ResultRecord { key: made.key, pruned, outputs, manifest, held_by }
     }
 
-    fn record(&mut self, action: ActionId, result: ResultRecord, report: &ExecutionReport, runner: Runner) {
+    fn record(&mut self, action: ActionId, result: ResultRecord, report: &ExecutionReport) {
         let model = Arc::clone(&self.model);
         let name = Name::of(&model, action);
-        if runner == Runner::Local {
-            for output in &report.outputs {
-                let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
-                self.state.record_file(&output.meta.path, record);
-            }
+        let mut wall = report.cost.wall;
+        if wall.is_zero() {
+            // A cache that does not say how long it took says nothing.
+            wall = self.state.action(&name.path).map_or(wall, |known| Duration::from_millis(known.wall_ms.into()));
         }
-        self.state.record_result(name.as_ref(), result, report.cost.wall, report.cost.max_rss);
+        self.state.record_result(name.as_ref(), result, wall, report.cost.max_rss);
     }
 
     /// The discoverable inputs the depfile names, sorted; `None` where there is no depfile to go by.

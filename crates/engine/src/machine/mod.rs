@@ -266,8 +266,8 @@ pub struct Machine {
     next_fetch: u64,
     /// Fetches under way for each goal.
     goal_fetches: Vec<u32>,
-    /// Uploads under way.
-    uploading: usize,
+    /// Uploads under way, with the keys under which results are stored.
+    uploading: FxHashMap<RunId, Digest>,
     /// Counts changes of contents, so that an answer knows whether what was asked still stands.
     generation: u64,
     store: Option<StoreId>,
@@ -287,6 +287,8 @@ pub struct Machine {
     ready: ReadyQueue,
     ready_remote: ReadyQueue,
     queued: u64,
+    /// How often something was queued.
+    enqueued: u64,
     /// Actions to be looked at again.
     reopened: Vec<ActionId>,
     running_here: usize,
@@ -383,7 +385,8 @@ impl Machine {
         world: World,
         mut state: State,
     ) -> Self {
-        let goals = Goals { jobs: goals.jobs.max(1), ..goals };
+        let remote = goals.remote.map(|remote| RemoteGoals { jobs: remote.jobs.max(1), ..remote });
+        let goals = Goals { jobs: goals.jobs.max(1), remote, ..goals };
         let Wanted { graph, order } = wanted;
         let rows = graph.len();
         let mut status = vec![Status::Unwanted; rows];
@@ -415,7 +418,7 @@ impl Machine {
             fetching: FxHashMap::default(),
             next_fetch: 0,
             goal_fetches: vec![0; goals.targets.len()],
-            uploading: 0,
+            uploading: FxHashMap::default(),
             generation: 0,
             store: goals.remote.as_ref().map(|remote| state.store_id(&remote.store)),
             awaiting: FxHashMap::default(),
@@ -427,6 +430,7 @@ impl Machine {
             ready: ReadyQueue::default(),
             ready_remote: ReadyQueue::default(),
             queued: 0,
+            enqueued: 0,
             reopened: Vec::new(),
             running_here: 0,
             running: FxHashMap::default(),

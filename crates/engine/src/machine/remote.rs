@@ -1,6 +1,7 @@
 //! The remote side: which side may run an action, what is asked of caches, what is sent, and what answers mean.
 
 use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use minibuild_core::{
@@ -10,11 +11,16 @@ use minibuild_core::{
 };
 use minibuild_graph::{ActionKey, Facts};
 use minibuild_reapi::{InputRootError, tree_directories};
+use rustc_hash::FxHashMap;
 
 use super::evaluate::FlatInputs;
 use super::goals::{Strategy, Uploads};
 use super::start::declared_outputs;
 use super::{Lookup, Machine, Made, Running, Status, Step, Stopping, key_path};
+
+/// Bits of a mode that say what a file is, and what they are of a symlink.
+const FILE_TYPE: u32 = 0o170_000;
+const SYMLINK: u32 = 0o120_000;
 
 /// The sides on which an action may run; one of them at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,44 +257,50 @@ impl Machine {
             stderr: Arc::from(&report.stderr[..]),
             wall: report.cost.wall,
         };
-        self.uploading += 1;
+        self.uploading.insert(report.run, running.key.action);
         self.steps.push(Step::Upload(Box::new(upload)));
     }
 
     fn take_uploaded(&mut self, run: RunId, error: Option<String>) {
-        self.uploading = self.uploading.saturating_sub(1);
+        let Some(key) = self.uploading.remove(&run) else { return };
         if error.is_some() {
             self.outcome.cache_errors += 1;
             return;
         }
-        // Its newest result is the uploaded one unless it ran again since.
-        let is_current = run.attempt + 1 == self.attempts[run.action.index()];
-        if is_current && self.status_of(run.action) == Status::Done {
-            self.believe_remote(run.action);
+        // Another run since may have made something else under the same key.
+        if run.attempt + 1 == self.attempts[run.action.index()] {
+            self.believe_remote(run.action, &key);
         }
     }
 
-    /// The store has the outputs of the action's newest result.
-    fn believe_remote(&mut self, action: ActionId) {
-        let model = Arc::clone(&self.model);
-        for &id in &model.action(action).outputs {
-            self.known[id.index()].is_remote = true;
+    /// The store has what the action made under this key.
+    fn believe_remote(&mut self, action: ActionId, key: &Digest) {
+        let path = key_path(&self.model, action).into_owned();
+        let newest = self.state.action(&path).and_then(|record| record.results.first());
+        let is_newest = newest.is_some_and(|newest| newest.key == *key);
+        if let Some(store) = self.store {
+            self.state.set_held(&path, key, store, true);
         }
-        self.set_newest_held(action, true);
+        if is_newest && self.status_of(action) == Status::Done {
+            let model = Arc::clone(&self.model);
+            for &id in &model.action(action).outputs {
+                self.known[id.index()].is_remote = true;
+            }
+        }
     }
 
-    /// Remembers across builds whether the store has what the action made last.
-    pub(super) fn set_newest_held(&mut self, action: ActionId, is_held: bool) {
+    /// Remembers across builds that the store lost what the action made last.
+    pub(super) fn forget_newest_held(&mut self, action: ActionId) {
         let path = key_path(&self.model, action).into_owned();
         let newest = self.state.action(&path).and_then(|record| record.results.first()).map(|result| result.key);
         if let (Some(key), Some(store)) = (newest, self.store) {
-            self.state.set_held(&path, &key, store, is_held);
+            self.state.set_held(&path, &key, store, false);
         }
     }
 
     /// Whether the end of the build waits for uploads under way.
     pub(super) fn awaits_uploads(&self) -> bool {
-        self.uploading > 0 && self.goals.remote.as_ref().is_some_and(|remote| remote.waits_for_uploads)
+        !self.uploading.is_empty() && self.goals.remote.as_ref().is_some_and(|remote| remote.waits_for_uploads)
     }
 
     /// Inputs that neither the server nor this machine has: those who make them run again, then the action. True if
@@ -308,14 +320,17 @@ impl Machine {
         producers.sort_unstable();
         producers.dedup();
         for &producer in &producers {
-            self.set_newest_held(producer, false);
+            self.forget_newest_held(producer);
         }
         !producers.is_empty()
     }
 
-    /// Why a remote run that came to nothing through no fault of the action's is tried here instead; `None` if it is not.
+    /// Whether a remote run that came to nothing through no fault of the action's is tried here instead: where both
+    /// sides may run it always, else if that is wanted.
     pub(super) fn may_fall_back(&self, action: ActionId) -> bool {
-        self.goals.remote.as_ref().is_some_and(|remote| remote.falls_back) && self.refused_here(action).is_none()
+        let is_dynamic = self.goals.strategies.of(&self.model.action(action).mnemonic) == Strategy::Dynamic;
+        let is_wanted = self.goals.remote.as_ref().is_some_and(|remote| remote.falls_back);
+        (is_dynamic || is_wanted) && self.refused_here(action).is_none()
     }
 
     /// The action runs here from now on, since the remote side failed it.
@@ -343,13 +358,23 @@ fn holds_any(content: &Content, digests: &HashSet<&Digest>) -> bool {
 #[derive(Default)]
 struct Blobs {
     list: Vec<Blob>,
-    seen: HashSet<Digest>,
+    seen: FxHashMap<Digest, usize>,
 }
 
 impl Blobs {
+    /// One that is somewhere here, too, is taken from here.
     fn add(&mut self, digest: Digest, source: impl FnOnce() -> BlobSource) {
-        if self.seen.insert(digest) {
-            self.list.push(Blob { digest, source: source() });
+        match self.seen.entry(digest) {
+            Entry::Vacant(entry) => {
+                entry.insert(self.list.len());
+                self.list.push(Blob { digest, source: source() });
+            }
+            Entry::Occupied(entry) => {
+                let known = &mut self.list[*entry.get()].source;
+                if *known == BlobSource::Elsewhere {
+                    *known = source();
+                }
+            }
         }
     }
 
@@ -357,7 +382,9 @@ impl Blobs {
         self.add(digest, || BlobSource::Bytes(Arc::from(bytes)));
     }
 
+    /// The fingerprint of a link that is followed says nothing of the file.
     fn add_file(&mut self, digest: Digest, path: &WsPath, fingerprint: Option<Fingerprint>) {
+        let fingerprint = fingerprint.filter(|fingerprint| fingerprint.mode & FILE_TYPE != SYMLINK);
         self.add(digest, || BlobSource::File { path: path.clone(), fingerprint });
     }
 

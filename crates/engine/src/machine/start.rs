@@ -20,6 +20,7 @@ impl Machine {
             Err(reason) => return self.fail_without_run(action, &reason),
         };
         self.set_status(action, Status::Queued);
+        self.enqueued += 1;
         let failed_last = self.state.action(&key_path(&self.model, action)).is_some_and(|r| r.failed);
         let priority = Priority { failed_last, remaining: self.remaining[self.node(action)] };
         if sides.here {
@@ -42,9 +43,11 @@ impl Machine {
     pub(super) fn start_ready(&mut self) {
         while self.stopping.is_none() {
             let looked_at = self.look_at_reopened();
+            let before = self.enqueued;
             self.start_here();
             self.start_there();
-            if !looked_at {
+            // What was tried on one side may have queued something for the other.
+            if !looked_at && self.enqueued == before {
                 break;
             }
         }

@@ -184,11 +184,14 @@ impl State {
     /// Records that the action is about to write these outputs, unless they are known to be its own. To be flushed
     /// before it does: of a build that is killed nothing else may be left to tell of them.
     pub fn record_begun(&mut self, action: ActionName<'_>, outputs: impl Iterator<Item = WsPath>) {
+        // Those made elsewhere and never brought here have no record of a file by which they would be looked at.
+        let outputs: Vec<(bool, WsPath)> = outputs.map(|path| (self.files.contains_key(&path), path)).collect();
         let record = self.entry(action);
         let made = record.results.first().map(|result| &result.outputs[..]).unwrap_or_default();
         let before = record.begun.len();
-        for path in outputs {
-            if !made.iter().any(|output| output.path == path) && !record.begun.contains(&path) {
+        for (is_known, path) in outputs {
+            let is_own = is_known && made.iter().any(|output| output.path == path);
+            if !is_own && !record.begun.contains(&path) {
                 record.begun.push(path);
             }
         }

@@ -23,7 +23,7 @@ start_server() {
     load_kind "$kind"
     why=$("${kind}_missing")
     if [ -n "$why" ]; then
-        echo "peers: $kind: $why; \`scripts/peers install\` gets it" >&2
+        echo "peers: $kind: ${why//$'\n'/, }; \`scripts/peers install\` gets it" >&2
         exit 3
     fi
     mkdir -p "$2"

@@ -11,7 +11,7 @@ readonly bazel_actions=12
 check_bazel() {
     has_program bazel || fail "bazel is not installed; \`scripts/peers install\` gets it"
     MINIBUILD=$(realpath "$1")
-    export MINIBUILD
+    export MINIBUILD MINIBUILD_SERVE_FLAGS=--log
     work=$(mktemp -d) passed=0 failed=0
     trap finish_bazel EXIT
     cp -r "$root/testdata/bazel" "$work/workspace"

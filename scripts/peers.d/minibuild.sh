@@ -1,4 +1,4 @@
-# Sourced by scripts/peers: minibuild's own server, of the program MINIBUILD, with HTTP on the same address.
+# Sourced by scripts/peers: the server of the program MINIBUILD, with MINIBUILD_SERVE_FLAGS; HTTP on the same address.
 
 minibuild_missing() {
     [ -x "${MINIBUILD-}" ] || echo "MINIBUILD is not a program"
@@ -7,5 +7,5 @@ minibuild_missing() {
 minibuild_endpoint() { echo "grpc://$1"; }
 
 minibuild_exec() {
-    exec "$MINIBUILD" serve --log --listen "$2:$3" --dir "$1/store"
+    exec "$MINIBUILD" serve ${MINIBUILD_SERVE_FLAGS-} --listen "$2:$3" --dir "$1/store"
 }

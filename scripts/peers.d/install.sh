@@ -1,4 +1,5 @@
-# Sourced by scripts/peers: what the peers need, from Debian and PyPI, by name; nothing to do where it is there.
+# Sourced by scripts/peers: what the peers need, from Debian and PyPI, by name; nothing to do where it is there. Where services
+# run, Debian starts its nginx on port 80; tests start their own.
 
 install_peers() {
     install_missing bazel:bazel-bootstrap bwrap:bubblewrap nginx:nginx python3:python3

@@ -50,10 +50,10 @@ end_with() {
     kill -KILL -- "-$2"
 }
 
-# await_port PID HOST PORT: gives up when the process ends, or after a minute.
+# await_port PID HOST PORT: gives up when the process ends, or after two minutes.
 await_port() {
     local try
-    for try in $(seq 600); do
+    for try in $(seq 1200); do
         if (exec 3<> "/dev/tcp/$2/$3") 2> /dev/null; then return; fi
         kill -0 "$1" 2> /dev/null || return 1
         sleep 0.1

@@ -1,0 +1,7 @@
+//! The client against servers of this process, with faults and without.
+
+mod harness;
+
+mod execution;
+mod fetching;
+mod lookups;

@@ -222,3 +222,32 @@ pub enum RemoteEvent {
         text: String,
     },
 }
+
+/// Where a remote side's events go. Called from any thread; never waits.
+pub type RemoteSink = Arc<dyn Fn(RemoteEvent) + Send + Sync>;
+
+/// Someone who looks actions up, runs them elsewhere, and brings bytes.
+///
+/// 1. No method but `shutdown` waits, and nothing is connected before the first request.
+/// 2. Each request is answered by exactly one event, whatever happens, also after a stop.
+/// 3. After a `Fetched` nothing of that fetch is written any more; one that was stopped left its place as it was.
+/// 4. A stop for a run that is over is ignored. A stopped run may go on elsewhere, but nothing of it is told here.
+/// 5. How much is under way at once is the side's affair, but for runs: whoever starts them counts them.
+pub trait RemoteSide: Send {
+    /// Asks the action cache.
+    fn look_up(&self, lookup: CacheLookup);
+    /// Begins a run.
+    fn start(&self, request: RemoteRequest);
+    /// Gives a run up.
+    fn stop(&self, run: RunId, reason: crate::StopReason);
+    /// Brings an output here.
+    fn fetch(&self, request: FetchRequest);
+    /// Gives all fetches up.
+    fn stop_fetches(&self);
+    /// Stores the result of a local run.
+    fn upload(&self, request: UploadRequest);
+    /// Blobs and bytes sent so far, inputs of runs included.
+    fn transfer_counts(&self) -> crate::UploadCounts;
+    /// Ends connections and threads; what is under way is given up.
+    fn shutdown(&mut self);
+}

@@ -7,8 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use minibuild_core::{
-    ArtifactKind, Content, DeclaredOutput, DigestFunction, EntryKind, FoundOutput, OutputMeta, OutputProblem, Stamp,
-    WsPath,
+    ArtifactKind, Content, DeclaredOutput, EntryKind, FoundOutput, OutputMeta, OutputProblem, Stamp, WsPath,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -20,9 +19,6 @@ use crate::private_copy::replace_with_copy;
 use crate::remove::make_writable;
 use crate::stat::look_at;
 use crate::{DiskError, tree};
-
-/// Digests of outputs are SHA-256 whatever a server speaks; other functions are computed when they are needed.
-pub(crate) const FUNCTION: DigestFunction = DigestFunction::Sha256;
 
 /// Why outputs could not be captured.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +101,7 @@ impl OutTree {
         let (content, stamps) = match output.kind {
             ArtifactKind::Directory => {
                 expect_kind(dir, path, name, EntryKind::Directory)?;
-                tree::capture(dir, path, name, now, problems)?
+                tree::capture(dir, path, name, (now, self.function()), problems)?
             }
             ArtifactKind::Symlink => capture_link(dir, path, name, now)?,
             ArtifactKind::File | ArtifactKind::Source => self.capture_file(dir, path, name, now)?,
@@ -132,7 +128,7 @@ impl OutTree {
                 publish_file(dir, path.as_str(), name, file)?
             }
         };
-        let hashed = hash_open_file(&mut file, FUNCTION, now).map_err(|e| Fault::reading(path.as_str(), e))?;
+        let hashed = hash_open_file(&mut file, self.function(), now).map_err(|e| Fault::reading(path.as_str(), e))?;
         Ok((Content::File { digest: hashed.digest, executable: hashed.executable() }, vec![hashed.stamp]))
     }
 

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use minibuild_core::{ArtifactKind, DeclaredOutput, OUT_ROOT, WrittenFile, WsPath};
+use minibuild_core::{ArtifactKind, DeclaredOutput, DigestFunction, OUT_ROOT, WrittenFile, WsPath};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -33,6 +33,7 @@ pub struct OutTree {
     out: OwnedFd,
     trash: Arc<Trash>,
     staging: Arc<Staging>,
+    function: DigestFunction,
 }
 
 /// The directory opened last, with its path: outputs of one action mostly lie together.
@@ -59,7 +60,17 @@ impl OutTree {
         };
         let trash = Arc::new(Trash::new(state_dir(".state/trash")?));
         let staging = Arc::new(Staging::new(state_dir(".state/staging")?, Arc::clone(&trash)));
-        Ok(Self { workspace: workspace.to_owned(), out, trash, staging })
+        Ok(Self { workspace: workspace.to_owned(), out, trash, staging, function: DigestFunction::default() })
+    }
+
+    /// The same tree, whose outputs are hashed with this function.
+    pub fn hashed_with(self, function: DigestFunction) -> Self {
+        Self { function, ..self }
+    }
+
+    /// The hash function of digests of outputs.
+    pub fn function(&self) -> DigestFunction {
+        self.function
     }
 
     /// The workspace root.

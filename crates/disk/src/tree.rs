@@ -6,13 +6,13 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use minibuild_core::{Content, EntryKind, OutputProblem, Stamp, TreeEntry, TreeMeta, TreeNode, WsPath};
+use minibuild_core::{Content, DigestFunction, EntryKind, OutputProblem, Stamp, TreeEntry, TreeMeta, TreeNode, WsPath};
 use rustix::fs::{Dir, Mode};
 use rustix::io::Errno;
 
 use crate::DiskError;
 use crate::beneath::resolves_beneath;
-use crate::capture::{FUNCTION, Fault, noun, open_output, publish_file, read_link};
+use crate::capture::{Fault, noun, open_output, publish_file, read_link};
 use crate::clock::FsInstant;
 use crate::hash::hash_open_file;
 use crate::remove::open_listing;
@@ -21,24 +21,24 @@ use crate::stat::look_at;
 /// Directories nested deeper than this are refused: each level keeps a directory open.
 const MAX_DEPTH: usize = 200;
 
-/// Captures the directory `name` in `dir`. What is wrong with single entries goes to `problems`, so that all of
+/// Captures the directory `name` in `dir`, hashing with the function, at that time. What is wrong with single entries goes to `problems`, so that all of
 /// it is told at once.
 pub(crate) fn capture(
     dir: BorrowedFd<'_>,
     path: &WsPath,
     name: &str,
-    now: FsInstant,
+    (now, function): (FsInstant, DigestFunction),
     problems: &mut Vec<OutputProblem>,
 ) -> Result<(Content, Vec<Stamp>), Fault> {
     let root = open_tree_dir(dir, path.as_str(), name)?;
-    let mut walk = Walk { root: root.as_fd(), path, now, entries: Vec::new(), problems };
+    let mut walk = Walk { root: root.as_fd(), path, now, function, entries: Vec::new(), problems };
     walk.directory(root.as_fd(), "", 0)?;
     let mut entries = walk.entries;
     entries.sort_unstable_by(|(a, _), (b, _)| a.path.cmp(&b.path));
     let stamps = entries.iter().filter_map(|(_, stamp)| *stamp).collect();
     let entries: Vec<TreeEntry> = entries.into_iter().map(|(entry, _)| entry).collect();
     let size = entries.iter().map(|entry| file_size(&entry.node)).sum();
-    let root = minibuild_reapi::tree_root(&entries);
+    let root = minibuild_reapi::tree_directories(&entries, function, &mut |_, _| {});
     Ok((Content::Directory(Arc::new(TreeMeta { root, size, entries })), stamps))
 }
 
@@ -46,6 +46,7 @@ struct Walk<'a> {
     root: BorrowedFd<'a>,
     path: &'a WsPath,
     now: FsInstant,
+    function: DigestFunction,
     entries: Vec<(TreeEntry, Option<Stamp>)>,
     problems: &'a mut Vec<OutputProblem>,
 }
@@ -108,7 +109,7 @@ impl Walk<'_> {
     fn file(&mut self, dir: BorrowedFd<'_>, relative: &str, shown: &str, name: &str) -> Result<(), Fault> {
         let file = open_output(dir, name).map_err(|e| Fault::reading(shown, e.into()))?;
         let mut file = publish_file(dir, shown, name, file)?;
-        let hashed = hash_open_file(&mut file, FUNCTION, self.now).map_err(|e| Fault::reading(shown, e))?;
+        let hashed = hash_open_file(&mut file, self.function, self.now).map_err(|e| Fault::reading(shown, e))?;
         let node = TreeNode::File { digest: hashed.digest, executable: hashed.executable() };
         self.push(relative, node, Some(hashed.stamp));
         Ok(())

@@ -135,6 +135,8 @@ fn goals(model: &Model, as_one: bool) -> Goals {
         keep_going: false,
         fresh_tests: false,
         all_events: false,
+        strategies: Default::default(),
+        remote: None,
     }
 }
 
@@ -190,7 +192,7 @@ fn build(name: &str, model: &Arc<Model>, dir: &std::path::Path, round: u8, as_on
     let actions = model.actions.len();
     println!("{name}:");
     let mut at = cpu();
-    let (mut state, _) = State::open(dir, "boot").expect("the state opens");
+    let (mut state, _) = State::open(dir, "boot", DigestFunction::Sha256).expect("the state opens");
     lap("state read", actions, &mut at);
     let goals = goals(model, as_one);
     let wanted = Wanted::new(model, &goals).expect("no cycle");

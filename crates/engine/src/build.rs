@@ -10,15 +10,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    BuildEvent, CommandSource, ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, Level, Model, WrittenFile,
-    WsPath,
+    BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model, RemoteSide, RunId,
+    WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts};
 use minibuild_local::{LocalConfig, LocalExecutor};
 
 use crate::lock::WorkspaceLock;
-use crate::machine::{Event, Goals, Machine, Outcome, Progress, Shown, Step, Wanted};
+use crate::machine::{Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, Step, Wanted};
 use crate::state::{ActionRecord, State};
 use crate::tools;
 use crate::world::Look;
@@ -58,6 +58,8 @@ pub struct Build<'a> {
     pub interrupted: Arc<AtomicBool>,
     /// When the build began.
     pub began: Instant,
+    /// The remote side, which sends into the loop as [`Event::Remote`]; there where `goals.remote` is.
+    pub remote: Option<Box<dyn RemoteSide>>,
 }
 
 /// Who is told what happens.
@@ -65,11 +67,11 @@ pub trait Reporter {
     /// An event of the contract.
     fn event(&mut self, event: &BuildEvent);
     /// A command is about to be started.
-    fn starting(&mut self, label: &str, request: &ExecutionRequest);
+    fn starting(&mut self, label: &str, command: &CommandLine);
     /// An action's block.
     fn show(&mut self, shown: &Shown);
     /// Called after each event and at least every [`Reporter::tick`].
-    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<(String, String, Duration)>);
+    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>);
     /// How often progress is wanted while nothing happens.
     fn tick(&self) -> Option<Duration>;
 }
@@ -104,11 +106,12 @@ impl Build<'_> {
         events: &Receiver<Event>,
         reporter: &mut dyn Reporter,
     ) -> Result<Outcome, BuildError> {
-        let (mut state, warnings) = State::open(self.state_dir, self.boot_id)
+        let (mut state, warnings) = State::open(self.state_dir, self.boot_id, self.tree.function())
             .map_err(|source| BuildError::State { path: self.state_dir.display().to_string(), source })?;
         for text in warnings {
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
         }
+        self.tree.sweep_staging()?;
         self.tree.sweep_trash()?;
         self.sweep_undeclared(&mut state)?;
         let mut machine = self.machine(state)?;
@@ -118,7 +121,8 @@ impl Build<'_> {
             return Ok(Outcome { interrupted: true, ..Default::default() });
         }
         let executor = self.executor(sender)?;
-        let driver = Driver { machine, executor, tree: self.tree, began: self.began, disk_failed: None };
+        let (tree, began, remote) = (self.tree, self.began, self.remote);
+        let driver = Driver { machine, executor, remote, tree, began, disk_failed: None };
         Ok(driver.run(events, reporter))
     }
 
@@ -204,6 +208,7 @@ impl Build<'_> {
 struct Driver {
     machine: Machine,
     executor: LocalExecutor,
+    remote: Option<Box<dyn RemoteSide>>,
     tree: Arc<OutTree>,
     began: Instant,
     disk_failed: Option<String>,
@@ -253,10 +258,23 @@ impl Driver {
                 Step::Start(request) => {
                     // What it is about to write is recorded, and must be even if this process dies now.
                     self.flush(reporter);
-                    reporter.starting(&self.machine.label(request.run.action), &request);
+                    self.announce(request.run, reporter);
                     self.executor.start(*request);
                 }
                 Step::Stop(run, reason) => self.executor.stop(run, reason),
+                Step::LookUp(lookup) => self.remote(|remote| remote.look_up(*lookup)),
+                Step::StartRemote(request) => {
+                    self.announce(request.run, reporter);
+                    self.remote(|remote| remote.start(*request));
+                }
+                Step::StopRemote(run, reason) => self.remote(|remote| remote.stop(run, reason)),
+                Step::Fetch(request) => {
+                    // What is about to be brought here is known to the state even if this process dies now.
+                    self.flush(reporter);
+                    self.remote(|remote| remote.fetch(*request));
+                }
+                Step::StopFetches => self.remote(|remote| remote.stop_fetches()),
+                Step::Upload(request) => self.remote(|remote| remote.upload(*request)),
                 Step::Emit(event) => reporter.event(&event),
                 Step::Show(shown) => reporter.show(&shown),
                 Step::Discard(path) => self.warn_if_failed(self.tree.set_aside(&path), reporter),
@@ -268,6 +286,20 @@ impl Driver {
             }
         }
         None
+    }
+
+    fn announce(&self, run: RunId, reporter: &mut dyn Reporter) {
+        if let Some(command) = self.machine.command(run.action) {
+            reporter.starting(&self.machine.label(run.action), command);
+        }
+    }
+
+    /// The machine asks nothing of a remote side that is not there.
+    fn remote(&self, ask: impl FnOnce(&dyn RemoteSide)) {
+        debug_assert!(self.remote.is_some(), "the machine was told of a remote side");
+        if let Some(remote) = &self.remote {
+            ask(&**remote);
+        }
     }
 
     /// A command that fails on a full disk can often not even say so: its output goes to the same disk.
@@ -303,6 +335,10 @@ impl Driver {
 
     fn finish(mut self, mut outcome: Outcome, reporter: &mut dyn Reporter) -> Outcome {
         self.executor.shutdown();
+        if let Some(remote) = &mut self.remote {
+            remote.shutdown();
+            outcome.uploads = remote.transfer_counts();
+        }
         self.flush(reporter);
         if self.disk_failed.is_none()
             && let Err(error) = self.machine.state().compact()

@@ -108,7 +108,7 @@ mod tests {
             fs::write(&program, text).expect("writes");
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("sets mode");
         };
-        let (mut state, _) = State::open(dir.path(), "boot").expect("opens");
+        let (mut state, _) = State::open(dir.path(), "boot", minibuild_core::DigestFunction::Sha256).expect("opens");
         let env = BTreeMap::from([("PATH".to_owned(), dir.path().join("bin").display().to_string())]);
         let now = FsInstant { ns: i64::MAX, granularity: std::time::Duration::from_millis(20) };
         let mut fact = |tool: &HostTool| resolve(tool, &env, dir.path(), now, &mut state);

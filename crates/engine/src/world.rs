@@ -8,8 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minibuild_core::{
-    ActionId, ArtifactId, ArtifactKind, Content, DeclaredOutput, DigestFunction, EntryKind, Fingerprint, Input, Model,
-    OUT_ROOT, WsPath,
+    ActionId, ArtifactId, ArtifactKind, Content, DeclaredOutput, EntryKind, Fingerprint, Input, Model, OUT_ROOT, WsPath,
 };
 use minibuild_disk::{
     CaptureError, DiskError, FileClock, FsInstant, HashedFile, OutTree, Seen, hash_file, stat_batch, tree_is_unchanged,
@@ -149,7 +148,7 @@ impl Look<'_> {
         if self.interrupted.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        hash_file(rustix::fs::CWD, self.root().join(path.as_path()), DigestFunction::Sha256, now)
+        hash_file(rustix::fs::CWD, self.root().join(path.as_path()), self.tree.function(), now)
     }
 
     /// A symlink among the sources, with what it leads to inside the workspace.
@@ -244,7 +243,7 @@ impl Look<'_> {
         let real = std::fs::canonicalize(self.root().join(path.as_path()))
             .map_err(|e| format!("the symlink `{path}` cannot be followed: {e}"))?;
         let now = self.clock.now().map_err(|e| e.render())?;
-        let hashed = hash_file(rustix::fs::CWD, &real, DigestFunction::Sha256, now)
+        let hashed = hash_file(rustix::fs::CWD, &real, self.tree.function(), now)
             .map_err(|e| format!("`{}`, where the symlink `{path}` leads, cannot be read: {e}", real.display()))?;
         let link =
             minibuild_disk::look_at(rustix::fs::CWD, self.root().join(path.as_path())).map_err(|e| e.to_string())?;

@@ -55,6 +55,8 @@ pub struct Facts<'a> {
     pub command: &'a CommandLine,
     /// Declared outputs.
     pub outputs: Vec<(&'a WsPath, ArtifactKind)>,
+    /// The depfile it writes: a file that comes back like an output.
+    pub depfile: Option<&'a WsPath>,
     /// Inputs, sets flattened.
     pub inputs: Vec<InputFact<'a>>,
     /// Platform properties as the user wrote them.
@@ -120,7 +122,7 @@ impl<'a> Facts<'a> {
         CommandMessage {
             arguments: self.command.argv.iter().map(String::as_str).collect(),
             environment: self.command.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect(),
-            output_files: files.iter().map(|(p, _)| p.as_str()).collect(),
+            output_files: files.iter().map(|(p, _)| *p).chain(self.depfile).map(WsPath::as_str).collect(),
             output_directories: directories.iter().map(|(p, _)| p.as_str()).collect(),
             platform: self.platform_pairs(),
             ..Default::default()
@@ -337,6 +339,7 @@ mod tests {
             Facts {
                 command: &self.command,
                 outputs: self.outputs.iter().map(|(p, k)| (p, *k)).collect(),
+                depfile: None,
                 inputs: self
                     .inputs
                     .iter()

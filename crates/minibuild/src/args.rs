@@ -171,6 +171,33 @@ pub struct BuildFlags {
     /// Where actions run: local, remote or dynamic; also MNEMONIC=WHERE. May be repeated.
     #[arg(long, value_name = "WHERE")]
     pub strategy: Vec<String>,
+    /// Where actions can run remotely: grpc://HOST:PORT, grpcs://HOST:PORT, embedded or none.
+    #[arg(long, value_name = "URL")]
+    pub remote_executor: Option<String>,
+    /// Where results are looked up and stored: grpc(s)://HOST:PORT, http(s)://HOST/PATH or none [default: the executor's].
+    #[arg(long, value_name = "URL")]
+    pub remote_cache: Option<String>,
+    /// Header sent with every remote call; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub remote_header: Vec<String>,
+    /// Instance name of remote calls.
+    #[arg(long, value_name = "NAME")]
+    pub remote_instance: Option<String>,
+    /// Longest time of a remote call without progress, such as 60s.
+    #[arg(long, value_name = "TIME")]
+    pub remote_timeout: Option<String>,
+    /// Retries of a failed remote call.
+    #[arg(long, value_name = "N")]
+    pub remote_retries: Option<String>,
+    /// Actions that run remotely at once.
+    #[arg(long, value_name = "N")]
+    pub remote_jobs: Option<String>,
+    /// Make no remote call at all.
+    #[arg(long)]
+    pub offline: bool,
+    /// What becomes of an action that only the remote side tried when that fails: fallback or fail.
+    #[arg(long, value_name = "WHAT")]
+    pub on_remote_failure: Option<String>,
     /// Run tests even if their pass is known.
     #[arg(long)]
     pub no_cache_tests: bool,
@@ -208,6 +235,13 @@ impl BuildFlags {
         let texts = [
             ("build.jobs", &self.jobs),
             ("build.download", &self.download),
+            ("build.on_remote_failure", &self.on_remote_failure),
+            ("remote.executor", &self.remote_executor),
+            ("remote.cache", &self.remote_cache),
+            ("remote.instance", &self.remote_instance),
+            ("remote.timeout", &self.remote_timeout),
+            ("remote.retries", &self.remote_retries),
+            ("remote.jobs", &self.remote_jobs),
             ("build.test_output", &self.test_output),
             ("build.progress", &self.progress),
             ("build.color", &self.color),
@@ -221,10 +255,14 @@ impl BuildFlags {
         for value in &self.strategy {
             give("build.strategy", value);
         }
+        for value in &self.remote_header {
+            give("remote.headers", value);
+        }
         let truths = [
             ("build.keep_going", self.keep_going, "true"),
             ("build.verbose", self.verbose, "true"),
             ("build.cache_tests", self.no_cache_tests, "false"),
+            ("remote.offline", self.offline, "true"),
         ];
         for (key, given, value) in truths {
             if given {

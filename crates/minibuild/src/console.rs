@@ -6,19 +6,18 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use minibuild_core::{ActionCounts, BuildEvent, ExecutionRequest, Level, OutputEvent, Runner, TestStatus};
-use minibuild_engine::machine::{Outcome, Progress, Shown};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use minibuild_core::{BuildEvent, CommandLine, Level, OutputEvent, Runner, TestStatus};
+use minibuild_engine::machine::{Outcome, Progress, RunningAction, Shown};
 use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
 
+use crate::progress::{bar_text, line_text};
 use crate::quote;
 
 /// How often the bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(15);
-/// Running actions named below the bar.
-const NAMED: usize = 6;
 
 /// The console of one build.
 pub struct Console {
@@ -98,8 +97,8 @@ impl Console {
     pub fn event(&mut self, event: &BuildEvent) {
         match event {
             BuildEvent::Message { level, text } => self.message(*level, text),
-            BuildEvent::ActionCompleted { label, mnemonic, runner: Runner::Local, reason, success, .. }
-                if self.explain && *success =>
+            BuildEvent::ActionCompleted { label, mnemonic, runner, reason, success, .. }
+                if self.explain && *success && *runner != Runner::UpToDate =>
             {
                 self.message(Level::Info, &format!("{label} ({mnemonic}) ran: {reason}"));
             }
@@ -114,9 +113,9 @@ impl Console {
     }
 
     /// Shows a command that is about to be started, with `-v`.
-    pub fn starting(&self, label: &str, request: &ExecutionRequest) {
-        if self.verbose && !request.command.argv.is_empty() {
-            self.print(&format!("# {label}\n{}", quote::command(&request.command)));
+    pub fn starting(&self, label: &str, command: &CommandLine) {
+        if self.verbose && !command.argv.is_empty() {
+            self.print(&format!("# {label}\n{}", quote::command(command)));
         }
     }
 
@@ -157,12 +156,7 @@ impl Console {
     }
 
     /// Draws the bar, or prints a line now and then.
-    pub fn progress(
-        &mut self,
-        now: Duration,
-        progress: Progress,
-        running: &dyn Fn() -> Vec<(String, String, Duration)>,
-    ) {
+    pub fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>) {
         let every = if self.bar.is_some() { DRAW_EVERY } else { LINE_EVERY };
         if now.saturating_sub(self.last) < every || (self.bar.is_none() && !self.plain) {
             return;
@@ -171,12 +165,7 @@ impl Console {
         let running = running();
         match &self.bar {
             Some(bar) => bar.set_message(bar_text(now, progress, &running)),
-            None => {
-                let first =
-                    running.first().map(|r| format!(", {} ({}) for {}", r.0, r.1, seconds(now.saturating_sub(r.2))));
-                let Progress { done, total, running, .. } = progress;
-                self.print(&format!("[{done}/{total}] {running} running{}", first.unwrap_or_default()));
-            }
+            None => self.print(&line_text(now, progress, &running)),
         }
     }
 
@@ -210,7 +199,7 @@ impl Console {
         let info = self.tag(Level::Info);
         let (elapsed, path) = (precise(elapsed), precise(outcome.critical_path));
         text.push_str(&format!("{info} Elapsed time: {elapsed}, critical path: {path}\n"));
-        text.push_str(&format!("{info} {}\n", counts_text(&outcome.counts)));
+        text.push_str(&format!("{info} {}\n", counts_text(outcome)));
         self.print(&text);
     }
 
@@ -265,8 +254,9 @@ impl Console {
     }
 }
 
-/// `12 actions: 4 up to date, 2 local, 3 failed.`
-fn counts_text(counts: &ActionCounts) -> String {
+/// `12 actions: 4 up to date, 2 local, 3 failed; 2 files downloaded (1.2 MiB).`
+fn counts_text(outcome: &Outcome) -> String {
+    let counts = &outcome.counts;
     let named = [
         (counts.up_to_date, "up to date"),
         (counts.disk_cache, "disk cache hit"),
@@ -280,39 +270,32 @@ fn counts_text(counts: &ActionCounts) -> String {
     if known < counts.total {
         parts.push(format!("{} not reached", counts.total - known));
     }
-    let actions = if counts.total == 1 { "action" } else { "actions" };
     let colon = if parts.is_empty() { "" } else { ": " };
-    format!("{} {actions}{colon}{}.", counts.total, parts.join(", "))
+    let mut text = format!("{}{colon}{}", number(counts.total, "action"), parts.join(", "));
+    let downloads = &outcome.downloads;
+    if downloads.files + downloads.files_copied > 0 {
+        let files = number(downloads.files + downloads.files_copied, "file");
+        text.push_str(&format!("; {files} downloaded ({})", HumanBytes(downloads.bytes)));
+    }
+    if outcome.uploads.files > 0 {
+        let blobs = number(outcome.uploads.files, "blob");
+        text.push_str(&format!("; {blobs} uploaded ({})", HumanBytes(outcome.uploads.bytes)));
+    }
+    if outcome.cache_errors > 0 {
+        text.push_str(&format!("; {}", number(outcome.cache_errors, "cache error")));
+    }
+    text + "."
+}
+
+/// `1 file`, `2 files`.
+fn number(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
     bar
-}
-
-/// The bar in three parts – done, could run or runs, unknown – and what runs with its time.
-fn bar_text(now: Duration, progress: Progress, running: &[(String, String, Duration)]) -> String {
-    const WIDTH: u64 = 40;
-    let Progress { total, done, queued, .. } = progress;
-    let cells = |count: u64| (count * WIDTH).checked_div(total).unwrap_or(0);
-    let full = cells(done);
-    let ready = cells(done + queued + progress.running).max(full) - full;
-    let rest = WIDTH.saturating_sub(full + ready);
-    let repeat = |what: &str, count: u64| what.repeat(usize::try_from(count).unwrap_or(0));
-    let mut text =
-        format!("[{}{}{}] {done}/{total} {}", repeat("#", full), repeat(">", ready), repeat(".", rest), seconds(now));
-    for (label, mnemonic, since) in running.iter().take(NAMED) {
-        text.push_str(&format!("\n  {label} ({mnemonic}) {}", seconds(now.saturating_sub(*since))));
-    }
-    if running.len() > NAMED {
-        text.push_str(&format!("\n  and {} more", running.len() - NAMED));
-    }
-    text
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{}s", time.as_secs())
 }
 
 fn precise(time: Duration) -> String {
@@ -334,25 +317,23 @@ pub fn use_color(mode: ColorMode) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use minibuild_core::{ActionCounts, DownloadCounts, UploadCounts};
+
     use super::*;
 
     #[test]
     fn counts_name_only_what_there_is() {
+        let check = |outcome: Outcome, expected: &str| assert_eq!(counts_text(&outcome), expected);
         let counts = ActionCounts { total: 12, up_to_date: 4, local: 7, failed: 1, ..Default::default() };
-        assert_eq!(counts_text(&counts), "12 actions: 4 up to date, 7 local, 1 failed.");
-        assert_eq!(counts_text(&ActionCounts { total: 1, ..Default::default() }), "1 action: 1 not reached.");
-        assert_eq!(counts_text(&ActionCounts::default()), "0 actions.");
-    }
-
-    #[test]
-    fn the_bar_has_three_parts_and_names_what_runs() {
-        let progress = Progress { total: 40, done: 10, running: 1, queued: 9 };
-        let running: Vec<_> = (0..8).map(|i| (format!("//x:{i}"), "Cc".to_owned(), Duration::from_secs(1))).collect();
-        let text = bar_text(Duration::from_secs(3), progress, &running);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], format!("[{}{}{}] 10/40 3s", "#".repeat(10), ">".repeat(10), ".".repeat(20)));
-        assert_eq!(lines[1], "  //x:0 (Cc) 2s");
-        assert_eq!(lines.last(), Some(&"  and 2 more"));
-        assert!(bar_text(Duration::ZERO, Progress::default(), &[]).starts_with("[...."));
+        check(Outcome { counts, ..Default::default() }, "12 actions: 4 up to date, 7 local, 1 failed.");
+        let counts = ActionCounts { total: 1, ..Default::default() };
+        check(Outcome { counts, ..Default::default() }, "1 action: 1 not reached.");
+        check(Outcome::default(), "0 actions.");
+        let counts = ActionCounts { total: 3, remote_cache: 1, remote: 2, ..Default::default() };
+        let downloads = DownloadCounts { files: 2, bytes: 3 << 19, ..Default::default() };
+        let uploads = UploadCounts { files: 1, bytes: 10 };
+        let outcome = Outcome { counts, downloads, uploads, cache_errors: 1, ..Default::default() };
+        let expected = "3 actions: 1 remote cache hit, 2 remote; 2 files downloaded (1.50 MiB); 1 blob uploaded (10 B); 1 cache error.";
+        check(outcome, expected);
     }
 }

@@ -14,6 +14,8 @@ pub const TESTS_FAILED: u8 = 3;
 pub const NO_TESTS: u8 = 4;
 /// Ctrl-C, SIGTERM or SIGHUP.
 pub const INTERRUPTED: u8 = 8;
+/// The remote side failed, and nothing else could take its place.
+pub const REMOTE_FAILED: u8 = 34;
 /// Something of minibuild itself is wrong.
 pub const INTERNAL: u8 = 37;
 /// Events or profile could not be written.
@@ -27,6 +29,7 @@ pub fn of(outcome: &Outcome) -> u8 {
         (outcome.internal.is_some(), INTERNAL),
         (outcome.interrupted, INTERRUPTED),
         (outcome.lost, LOST),
+        (outcome.remote_failed, REMOTE_FAILED),
         (outcome.failed, BUILD_FAILED),
         (outcome.tests_failed, TESTS_FAILED),
     ];
@@ -45,6 +48,8 @@ mod tests {
         check(Outcome { tests_failed: true, ..none.clone() }, 3);
         check(Outcome { tests_failed: true, failed: true, ..none.clone() }, 1);
         check(Outcome { lost: true, failed: true, ..none.clone() }, 39);
+        check(Outcome { remote_failed: true, failed: true, ..none.clone() }, 34);
+        check(Outcome { lost: true, remote_failed: true, ..none.clone() }, 39);
         check(Outcome { interrupted: true, lost: true, ..none.clone() }, 8);
         check(Outcome { interrupted: true, internal: Some("bug".into()), ..none }, 37);
     }

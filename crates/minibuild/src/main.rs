@@ -4,7 +4,10 @@ mod args;
 mod console;
 mod event_log;
 mod exit;
+mod progress;
 mod quote;
+mod redact;
+mod remote_side;
 mod serve;
 mod session;
 mod signals;
@@ -41,7 +44,8 @@ fn run(cli: &Cli, began: Instant) -> u8 {
         }
     };
     let session = |kind, flags, patterns: Vec<String>, program_args| {
-        Session { kind, workspace: workspace.clone(), flags, patterns, program_args, began }.run()
+        let build_id = session::build_id(&workspace.root);
+        Session { kind, workspace: workspace.clone(), flags, patterns, program_args, began, build_id }.run()
     };
     match &cli.command {
         Command::Build(args) => session(Kind::Build, &args.flags, args.patterns.clone(), Vec::new()),

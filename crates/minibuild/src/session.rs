@@ -8,22 +8,21 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use minibuild_core::{ArtifactId, BuildEvent, DigestFunction, ExecutionRequest, Input, Level, Model};
+use minibuild_core::{ArtifactId, BuildEvent, CommandLine, DigestFunction, Input, Level, Model, RemoteSide};
 use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_engine::build::{Build, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
-use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, Shown};
+use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown};
 use minibuild_graph::HostFacts;
 use minibuild_rules::{
-    DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, Strategy, load, load_settings,
-    render,
+    DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load, load_settings, render,
 };
 
 use crate::args::BuildFlags;
 use crate::console::{Console, use_color};
 use crate::event_log::EventLog;
 use crate::workspace::{self, Workspace};
-use crate::{exit, signals};
+use crate::{exit, redact, remote_side, signals};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +49,16 @@ pub struct Session<'a> {
     pub program_args: Vec<String>,
     /// When minibuild was started.
     pub began: Instant,
+    /// Unique id of this invocation, see [`build_id`].
+    pub build_id: String,
+}
+
+/// An id for one invocation: unique enough for logs, and nothing is decided by it.
+pub fn build_id(root: &std::path::Path) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seed = format!("{}.{}.{}", now.as_nanos(), std::process::id(), root.display());
+    let hex = DigestFunction::Sha256.digest(seed.as_bytes()).hex();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
 }
 
 /// Why there was no build, with its exit code.
@@ -129,17 +138,12 @@ impl Session<'_> {
             Kind::Test => "test",
             Kind::Run => "run",
         };
-        // Unique enough for logs; nothing is decided by it.
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let seed = format!("{}.{}.{}", now.as_nanos(), std::process::id(), self.workspace.root.display());
-        let hex = DigestFunction::Sha256.digest(seed.as_bytes()).hex();
-        let build_id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32]);
         let settings = self.flags.settings();
-        let names = settings.iter().map(|(key, value)| format!("{key}={value}"));
+        let names = settings.iter().map(|(key, value)| redact::setting(key, value));
         let configs = self.flags.config.config.iter().map(|name| format!("config={name}"));
         let vars = self.flags.config.var.iter().map(|var| format!("var {var}"));
         BuildEvent::BuildStarted {
-            build_id,
+            build_id: self.build_id.clone(),
             command: command.to_owned(),
             patterns: self.patterns.clone(),
             options: names.chain(configs).chain(vars).collect(),
@@ -154,8 +158,8 @@ impl Session<'_> {
             wall_ms: millis(self.began.elapsed()),
             critical_path_ms: millis(outcome.critical_path),
             actions: outcome.counts,
-            downloads: Default::default(),
-            uploads: Default::default(),
+            downloads: outcome.downloads,
+            uploads: outcome.uploads,
             races: Default::default(),
         }
     }
@@ -171,7 +175,7 @@ impl Session<'_> {
         let clock = Arc::new(FsClock::open(&state_dir)?);
         let files = DiskFs::new(&root, clock.now()?);
         let (settings, ..) = load_settings(&files, &input).map_err(|failure| self.refuse(&failure, None))?;
-        check_sides(&settings)?;
+        check_settings(&settings)?;
         let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
         let lock = self.lock(&state_dir, &console, &line.receiver)?;
         let request = LoadRequest {
@@ -198,7 +202,7 @@ impl Session<'_> {
         console: &Console,
         events: &Receiver<Event>,
     ) -> Result<WorkspaceLock, Refusal> {
-        let command = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
+        let command = redact::command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()));
         let waiting = |holder: &minibuild_engine::lock::Holder| {
             let text = format!("waiting for process {} to finish with this workspace: {}", holder.pid, holder.command);
             console.message(Level::Info, &text);
@@ -231,6 +235,8 @@ impl Session<'_> {
             keep_going: settings.keep_going,
             fresh_tests: !settings.cache_tests,
             all_events: self.flags.events_detail.is_some(),
+            strategies: remote_side::strategies(settings),
+            remote: remote_side::goals(settings).map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?,
         })
     }
 
@@ -289,21 +295,20 @@ impl Session<'_> {
     ) -> Result<Outcome, Refusal> {
         let settings = &loaded.settings;
         let facts = workspace::host();
+        let function = remote_side::function(&settings.remote);
+        let tree = Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function));
+        let remote = goals.remote.is_some().then(|| self.open_remote(settings, &tree, &clock, line)).transpose()?;
         let build = Build {
-            tree: Arc::new(OutTree::open(&self.workspace.root)?),
+            tree,
             clock,
+            remote,
             state_dir: &self.workspace.root.join(minibuild_core::STATE_ROOT),
             lock,
             model: loaded.model.clone(),
             commands: loaded.commands.clone(),
             packages: &loaded.packages,
             goals,
-            host: HostFacts {
-                os: facts.os,
-                isa: facts.arch,
-                salt: settings.salt.clone(),
-                function: DigestFunction::Sha256,
-            },
+            host: HostFacts { os: facts.os, isa: facts.arch, salt: settings.salt.clone(), function },
             env: &settings.env,
             follow_external: settings.external_links == ExternalLinks::Follow,
             boot_id: &workspace::boot_id(),
@@ -323,6 +328,24 @@ impl Session<'_> {
         })
     }
 
+    fn open_remote(
+        &self,
+        settings: &Settings,
+        tree: &Arc<OutTree>,
+        clock: &Arc<FsClock>,
+        line: &Line,
+    ) -> Result<Box<dyn RemoteSide>, Refusal> {
+        let sender = line.sender.clone();
+        let parts = remote_side::Parts {
+            build_id: self.build_id.clone(),
+            tree: tree.clone(),
+            clock: clock.clone(),
+            // The loop outlives the client; an event after its end interests nobody.
+            sink: Arc::new(move |event| drop(sender.send(Event::Remote(event)))),
+        };
+        remote_side::open(settings, parts).map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))
+    }
+
     /// Replaces this process. The lock is released with it, since its descriptor closes on exec.
     fn become_program(&self, program: Program) -> u8 {
         let error = Command::new(&program.path)
@@ -335,25 +358,12 @@ impl Session<'_> {
     }
 }
 
-/// Sides that this version does not have.
-fn check_sides(settings: &Settings) -> Result<(), Refusal> {
-    let remote = &settings.remote;
-    if !remote.offline
-        && let Some(endpoint) = remote.executor.as_ref().or(remote.cache.as_ref())
-    {
-        let text = format!(
-            "ERROR: this version has no remote execution or caching yet, but `{endpoint}` is configured\nhint: `remote.offline = true` builds here"
-        );
-        return Err(Refusal::bad_input(text));
+/// What this version does not have.
+fn check_settings(settings: &Settings) -> Result<(), Refusal> {
+    match settings.disk_cache {
+        Some(_) => Err(Refusal::bad_input("ERROR: this version has no disk cache yet, but one is configured")),
+        None => Ok(()),
     }
-    if settings.disk_cache.is_some() {
-        return Err(Refusal::bad_input("ERROR: this version has no disk cache yet, but one is configured"));
-    }
-    let sides = settings.strategy.iter().chain(settings.strategy_by_mnemonic.values());
-    if sides.into_iter().any(|side| *side == Strategy::Remote) {
-        return Err(Refusal::bad_input("ERROR: the strategy is `remote`, but no remote executor is set"));
-    }
-    Ok(())
 }
 
 fn flatten(model: &Model, inputs: &[Input]) -> Vec<ArtifactId> {
@@ -374,15 +384,15 @@ impl Reporter for Told<'_> {
         self.console.event(event);
     }
 
-    fn starting(&mut self, label: &str, request: &ExecutionRequest) {
-        self.console.starting(label, request);
+    fn starting(&mut self, label: &str, command: &CommandLine) {
+        self.console.starting(label, command);
     }
 
     fn show(&mut self, shown: &Shown) {
         self.console.show(shown);
     }
 
-    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<(String, String, Duration)>) {
+    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>) {
         self.console.progress(now, progress, running);
     }
 

@@ -17,6 +17,6 @@ mod wire;
 
 pub use action::{ActionMessage, CommandMessage, OutputDirectoryFormat};
 pub use flaw::{DecodeError, Flaw};
-pub use merkle::{DirectoryBlobs, InputNode, InputRootError, input_root, tree_root};
+pub use merkle::{DirectoryBlobs, InputNode, InputRootError, input_root, tree_directories, tree_root};
 pub use resource::{BlobName, Compressor, ResourceNameError, UploadName};
 pub use tree_message::{TreeBlob, tree_message};

@@ -71,6 +71,11 @@ pub fn input_root(
 /// Digest of the canonical root `Directory` of a tree artifact (SHA-256). The entries are sorted and do not
 /// contradict each other, as [`minibuild_core::TreeMeta`] promises; entries that do are left out.
 pub fn tree_root(entries: &[TreeEntry]) -> Digest {
+    tree_directories(entries, DigestFunction::Sha256, &mut |_, _| {})
+}
+
+/// As [`tree_root`], with the function of all digests; `blobs` gets each `Directory` message.
+pub fn tree_directories(entries: &[TreeEntry], function: DigestFunction, blobs: &mut DirectoryBlobs<'_>) -> Digest {
     let mut nodes: Vec<(&str, InputNode<'_>)> = Vec::with_capacity(entries.len());
     for entry in entries {
         let node = match &entry.node {
@@ -82,7 +87,7 @@ pub fn tree_root(entries: &[TreeEntry]) -> Digest {
     }
     nodes.sort_unstable_by(|a, b| compare_paths(a.0, b.0));
     nodes.dedup_by(|a, b| a.0 == b.0);
-    Encoder { function: DigestFunction::Sha256, blobs: &mut |_, _| {}, spare: Vec::new() }.directory(&nodes, 0)
+    Encoder { function, blobs, spare: Vec::new() }.directory(&nodes, 0)
 }
 
 /// Order in which everything below a directory is together: segment by segment.

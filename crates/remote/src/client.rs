@@ -161,7 +161,7 @@ impl RemoteClient {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stop_all(&self) {
+    pub(crate) fn stop_all(&self) {
         let runtime = {
             let mut state = self.state();
             state.is_over = true;

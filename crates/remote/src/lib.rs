@@ -33,6 +33,7 @@ mod metadata;
 mod notice;
 mod result;
 mod shared;
+mod side;
 mod upload;
 
 pub use cache::UploadCounts;

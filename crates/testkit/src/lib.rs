@@ -6,6 +6,7 @@
 
 mod event;
 mod gate;
+mod peers;
 mod process;
 mod proxy;
 mod random;
@@ -17,6 +18,7 @@ mod workspace;
 pub use event::{Actions, Event, Output};
 pub use gate::Gate;
 pub use nix::sys::signal::Signal;
+pub use peers::{Peer, PeerKind, Skipped};
 pub use process::{Pid, children, command_line, is_alive, kill, wait_until_dead};
 pub use proxy::{Fate, Proxy};
 pub use random::Random;
@@ -27,7 +29,12 @@ pub use workspace::{Invocation, Workspace};
 
 /// Says that a test cannot be done here, past the capture of the test harness: a pass that checked nothing must be seen.
 pub fn skipped(why: &str) {
+    say(&format!("SKIPPED: {why}"));
+}
+
+/// One line on standard error that the test harness does not keep back.
+fn say(line: &str) {
     use std::io::Write as _;
     // A closed stderr takes nothing.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

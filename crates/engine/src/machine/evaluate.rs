@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ArtifactId, ArtifactKind, CommandLine, Content, Level, OutputMeta, Runner, Work, WsPath,
+    ActionId, ArtifactId, ArtifactKind, CommandLine, Content, Digest, Level, OutputMeta, Runner, Work, WsPath,
 };
 use minibuild_graph::{ActionKey, Facts, InputFact, Node, NodeKind};
 
@@ -15,6 +15,13 @@ pub(super) struct FlatInputs {
     pub artifacts: Vec<ArtifactId>,
     /// Those from here on are discoverable.
     pub discoverable_from: usize,
+}
+
+/// What is known of an action with the inputs it has now.
+enum Knowledge {
+    Result(ResultRecord),
+    /// Nothing; its key where that was needed.
+    Nothing(Option<Digest>),
 }
 
 impl FlatInputs {
@@ -63,33 +70,36 @@ impl Machine {
 
     /// Decides on an action all of whose needs are done. True if its result is known now.
     pub(super) fn evaluate(&mut self, action: ActionId) -> bool {
-        if let Some(reason) = self.forbidden(action) {
-            self.fail_without_run(action, &reason);
-            return false;
-        }
         if self.forced.contains_key(&action) {
             self.queue(action);
             return false;
         }
         let command = self.command_of(action);
         let inputs = self.flat_inputs(action);
-        let found = match self.find_result(action, &command, &inputs) {
-            Ok(found) => found,
+        match self.find_result(action, &command, &inputs) {
+            Ok(Knowledge::Result(found)) => self.use_known_result(action, &found),
+            Ok(Knowledge::Nothing(key)) => {
+                if !self.look_up(action, key) {
+                    self.queue(action);
+                }
+                false
+            }
             Err(problem) => {
                 self.fail_without_run(action, &problem);
-                return false;
+                false
             }
-        };
-        let Some(found) = found else {
-            self.queue(action);
-            return false;
-        };
-        if self.take_known_result(action, &found) {
+        }
+    }
+
+    fn use_known_result(&mut self, action: ActionId, found: &ResultRecord) -> bool {
+        if self.take_known_result(action, found) {
             self.reopen_consumers(action);
         }
-        if let Some(missing) = self.wanted_but_absent(action) {
-            self.forced.insert(action, format!("output `{missing}` is not on disk"));
-            self.queue(action);
+        if let Some(missing) = self.wanted_but_nowhere(action) {
+            if !self.look_up(action, Some(found.key)) {
+                self.forced.insert(action, format!("output `{missing}` is not on disk"));
+                self.queue(action);
+            }
             return false;
         }
         self.complete_up_to_date(action);
@@ -102,29 +112,31 @@ impl Machine {
         action: ActionId,
         command: &CommandLine,
         inputs: &FlatInputs,
-    ) -> Result<Option<ResultRecord>, String> {
+    ) -> Result<Knowledge, String> {
         let model = Arc::clone(&self.model);
         let name = Name::of(&model, action);
         let is_stale_test = self.is_test(action) && self.goals.fresh_tests;
         let Some(record) = self.state.action(&name.path).filter(|r| !r.results.is_empty() && !is_stale_test) else {
             self.check_inputs(inputs)?;
-            return Ok(None);
+            let asks = self.may_look_up(action);
+            let key = if asks { Some(self.key(action, command, inputs)?.action) } else { None };
+            return Ok(Knowledge::Nothing(key));
         };
         let key = self.key(action, command, inputs)?;
         if let Some(index) = record.results.iter().position(|r| r.key == key.action && self.is_complete(action, r)) {
             let found = record.results[index].clone();
             self.state.promote_result(&name.path, index);
-            return Ok(Some(found));
+            return Ok(Knowledge::Result(found));
         }
         for (index, result) in record.results.iter().enumerate() {
             let Some(pruned) = &result.pruned else { continue };
             if self.is_complete(action, result) && self.pruned_key(action, command, inputs, pruned)? == pruned.key {
                 let found = ResultRecord { key: key.action, ..result.clone() };
                 self.state.record_same_result(&name.path, index, found.clone());
-                return Ok(Some(found));
+                return Ok(Knowledge::Result(found));
             }
         }
-        Ok(None)
+        Ok(Knowledge::Nothing(Some(key.action)))
     }
 
     /// Whether a result has exactly the outputs the action declares, with their kinds.
@@ -179,6 +191,7 @@ impl Machine {
         Ok(Facts {
             command,
             outputs: row.outputs.iter().map(|&id| self.model.artifact(id)).map(|a| (&a.path, a.kind)).collect(),
+            depfile: row.depfile.as_ref(),
             inputs: facts,
             platform: &row.platform,
             timeout: row.timeout,
@@ -220,34 +233,10 @@ impl Machine {
         }
     }
 
-    /// Why no side may run the action, if so. There is only the local side here.
-    fn forbidden(&self, action: ActionId) -> Option<String> {
-        let row = self.model.action(action);
-        let elsewhere = row.platform.iter().find(|(name, value)| {
-            let host = match &**name {
-                "OSFamily" => &self.host.os,
-                "ISA" | "Arch" => &self.host.isa,
-                _ => return false,
-            };
-            !same_platform(host, value)
-        });
-        let here = if row.tags.no_local {
-            "not on this machine (tag `no-local`)".to_owned()
-        } else {
-            let (name, value) = elsewhere?;
-            format!("not on this machine (platform property `{name}` is `{value}`)")
-        };
-        let there = if row.tags.no_remote {
-            "not remotely (tag `no-remote`)"
-        } else {
-            "not remotely (no remote executor is set)"
-        };
-        Some(format!("it may run {here} and {there}"))
-    }
-
     /// True if consumers that are done may have used something else.
-    fn take_known_result(&mut self, action: ActionId, result: &ResultRecord) -> bool {
+    pub(super) fn take_known_result(&mut self, action: ActionId, result: &ResultRecord) -> bool {
         let model = Arc::clone(&self.model);
+        let is_remote = self.store.is_some_and(|store| result.held_by.contains(&store));
         let mut changed = false;
         for (&id, meta) in model.action(action).outputs.iter().zip(&result.outputs) {
             let on_disk = match self.world.outputs.get(&id) {
@@ -256,9 +245,12 @@ impl Machine {
                     self.discard(action, id, meta);
                     None
                 }
-                None => None,
+                None => {
+                    self.discard_rubbish(action, meta);
+                    None
+                }
             };
-            changed |= self.learn(id, &meta.content, on_disk);
+            changed |= self.learn(id, &meta.content, on_disk, is_remote);
         }
         changed
     }
@@ -272,30 +264,37 @@ impl Machine {
         let mut results = record.into_iter().flat_map(|record| &record.results).flat_map(|result| &result.outputs);
         let is_known =
             results.any(|old| old.path == meta.path && found.as_ref().is_some_and(|(c, _)| *c == old.content));
-        if !is_known && !self.bytes_wanted[id.index()] {
+        if !is_known && self.bytes_wanted[id.index()].is_none() {
             let text = format!("`{}` was changed by something else than its action; it is removed", meta.path);
             self.message(Level::Warning, text);
         }
     }
 
-    /// A wanted output whose bytes are not here.
-    fn wanted_but_absent(&self, action: ActionId) -> Option<WsPath> {
+    /// A run that came to nothing may have left something at an output's place of which nothing else is known.
+    fn discard_rubbish(&mut self, action: ActionId, meta: &OutputMeta) {
+        let record = self.state.action(&key_path(&self.model, action));
+        if record.is_some_and(|record| record.begun.contains(&meta.path)) {
+            self.steps.push(Step::Discard(meta.path.clone()));
+        }
+    }
+
+    /// A wanted output whose bytes are neither here nor believed to be in the remote store.
+    fn wanted_but_nowhere(&self, action: ActionId) -> Option<WsPath> {
         let outputs = self.model.action(action).outputs.iter();
-        let absent = |id: &&ArtifactId| self.bytes_wanted[id.index()] && self.known[id.index()].on_disk.is_none();
-        outputs.into_iter().find(absent).map(|&id| self.model.artifact(id).path.clone())
+        let is_nowhere = |id: &&ArtifactId| {
+            let known = &self.known[id.index()];
+            self.bytes_wanted[id.index()].is_some() && known.on_disk.is_none() && !known.is_remote
+        };
+        outputs.into_iter().find(is_nowhere).map(|&id| self.model.artifact(id).path.clone())
     }
 
     fn complete_up_to_date(&mut self, action: ActionId) {
-        self.set_status(action, Status::Done);
+        // One that ran in this build, and was looked at once more, stays counted as what ran it.
+        let runner = self.runners[action.index()];
+        self.set_done(action, runner);
         if self.goals.all_events || self.goals_of.contains_key(&action) {
-            self.emit_completed(
-                action,
-                true,
-                Runner::UpToDate,
-                0,
-                std::time::Duration::ZERO,
-                "its key is unchanged".to_owned(),
-            );
+            let reason = "its key is unchanged".to_owned();
+            self.emit_completed(action, true, Runner::UpToDate, 0, std::time::Duration::ZERO, reason);
         }
         self.after_done(action);
     }
@@ -307,13 +306,4 @@ fn is_of_kind(content: &Content, kind: ArtifactKind) -> bool {
         ArtifactKind::Directory => matches!(content, Content::Directory(_)),
         ArtifactKind::Symlink => matches!(content, Content::Symlink { .. }),
     }
-}
-
-fn same_platform(host: &str, wanted: &str) -> bool {
-    let canonical = |text: &str| match text.to_lowercase().as_str() {
-        "x86-64" | "amd64" | "x86_64" => "x86_64".to_owned(),
-        "arm64" | "aarch64" => "aarch64".to_owned(),
-        other => other.to_owned(),
-    };
-    canonical(host) == canonical(wanted)
 }

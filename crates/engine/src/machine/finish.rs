@@ -5,25 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, CommandLine, Content, ExecutionReport, ExecutionStatus,
-    Fingerprint, FoundOutput, Level, Runner, TestStatus, WsPath,
+    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, CommandLine, Content, Digest, ExecutionReport,
+    ExecutionStatus, Fingerprint, FoundOutput, Level, Runner, TestStatus, WsPath,
 };
 use minibuild_graph::parse_depfile;
 
-use super::{Machine, Name, Running, Shown, Status, Step, Stopping, key_path};
+use super::fetch::fingerprint_of;
+use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping, key_path};
 use crate::state::{FileRecord, PrunedRecord, ResultRecord};
 use minibuild_core::{OutputMeta, StopReason};
 
 impl Machine {
     /// A run is over. One that is no longer the current run of its action is dropped.
-    pub(super) fn take_report(&mut self, report: ExecutionReport) {
+    pub(super) fn take_report(&mut self, side: Branch, report: ExecutionReport) {
         let action = report.run.action;
-        if report.run.attempt != self.attempts[action.index()] {
+        let is_current = self.running.get(&action).is_some_and(|running| running.side == side);
+        if report.run != self.run_id(action) || !is_current {
             return;
         }
         let Some(running) = self.running.remove(&action) else { return };
         self.attempts[action.index()] += 1;
-        self.exclusive_running = false;
+        if side == Branch::Local {
+            self.running_here -= 1;
+            self.exclusive_running = false;
+        }
         if !report.killed.is_empty() {
             let label = self.model.label_of(action);
             let text =
@@ -31,27 +36,32 @@ impl Machine {
             self.message(Level::Warning, text);
         }
         match self.verdict(action, &running, &report) {
-            Verdict::Stopped => self.take_stopped(action, &report),
+            Verdict::Stopped => self.take_stopped(action, &running, &report),
             Verdict::Failed(why) => self.take_failure(action, running, report, &why),
+            Verdict::Unreachable(why) => self.take_unreachable(action, running, report, &why),
+            Verdict::LostInputs(digests) => self.take_lost_inputs(action, running, report, &digests),
             Verdict::Succeeded(read) => self.take_success(action, running, report, read),
         }
     }
 
     fn verdict(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) -> Verdict {
         let timeout = self.model.action(action).timeout.unwrap_or_default();
+        let is_remote = running.side == Branch::Remote;
         Verdict::Failed(match &report.status {
             ExecutionStatus::Exited(0) => match self.read_inputs(action, report) {
                 Ok(read) => return Verdict::Succeeded(read),
                 Err(why) => why,
             },
             ExecutionStatus::Stopped(_) if running.stop.is_some() => return Verdict::Stopped,
+            ExecutionStatus::Infrastructure(why) if is_remote => return Verdict::Unreachable(why.clone()),
+            ExecutionStatus::LostInputs(_) if self.stopping.is_some() => return Verdict::Stopped,
+            ExecutionStatus::LostInputs(digests) => return Verdict::LostInputs(digests.clone()),
             ExecutionStatus::Stopped(_) => "it was stopped, though nobody asked for that".to_owned(),
             ExecutionStatus::Exited(code) => format!("exit code {code}"),
             ExecutionStatus::Signalled(signal) => format!("ended by signal {signal}{}", signal_name(*signal)),
             ExecutionStatus::TimedOut => format!("killed after its timeout of {timeout:?}"),
             ExecutionStatus::NotStarted(why) => format!("could not be started: {why}"),
             ExecutionStatus::Infrastructure(why) => format!("could not be run: {why}"),
-            ExecutionStatus::LostInputs(digests) => format!("{} of its inputs are nowhere to be had", digests.len()),
             ExecutionStatus::BadOutputs(problems) => {
                 let lines = problems.iter().map(|p| format!("`{}` {}", p.path, p.what));
                 format!("its outputs are not as declared: {}", lines.collect::<Vec<_>>().join("; "))
@@ -59,17 +69,67 @@ impl Machine {
         })
     }
 
-    fn take_stopped(&mut self, action: ActionId, report: &ExecutionReport) {
+    fn take_stopped(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) {
         self.set_status(action, Status::Queued);
-        self.emit_branch(action, BranchOutcome::Stopped, report.cost.wall);
+        self.emit_branch(action, running.side, BranchOutcome::Stopped, report.cost.wall);
     }
 
     fn take_success(&mut self, action: ActionId, running: Running, report: ExecutionReport, read: Option<Vec<WsPath>>) {
+        let runner = match running.side {
+            Branch::Local => Runner::Local,
+            Branch::Remote if report.from_cache => Runner::RemoteCache,
+            Branch::Remote => Runner::Remote,
+        };
+        self.emit_branch(action, running.side, BranchOutcome::Won, report.cost.wall);
+        if runner == Runner::Local {
+            self.upload_result(action, &running, &report);
+        }
+        self.succeed(action, running.made, report, read, runner);
+    }
+
+    /// The remote side could not do it, through no fault of the action's.
+    fn take_unreachable(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
+        if report.changed_inputs.is_empty() && self.may_fall_back(action) {
+            if self.stopping.is_some() {
+                // It would have run here.
+                return self.take_stopped(action, &running, &report);
+            }
+            self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
+            return self.fall_back(action, why);
+        }
+        self.outcome.remote_failed |= report.changed_inputs.is_empty();
+        self.take_failure(action, running, report, &format!("it could not be run remotely: {why}"));
+    }
+
+    fn take_lost_inputs(&mut self, action: ActionId, running: Running, report: ExecutionReport, lost: &[Digest]) {
+        if self.attempts[action.index()] > MAX_ATTEMPTS || !self.heal_inputs(action, lost) {
+            let names: Vec<String> = lost.iter().map(Digest::to_string).collect();
+            self.outcome.lost = true;
+            let why = format!("neither the server nor this machine has {}, which it reads", names.join(", "));
+            return self.take_failure(action, running, report, &why);
+        }
+        self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
+        self.queue(action);
+    }
+
+    /// The result is known: takes it over, remembers it, tells everybody.
+    pub(super) fn succeed(
+        &mut self,
+        action: ActionId,
+        made: Made,
+        report: ExecutionReport,
+        read: Option<Vec<WsPath>>,
+        runner: Runner,
+    ) {
         let row = self.node(action);
         self.forced.remove(&action);
-        let changed = self.take_outputs(action, &report.outputs);
+        let result = self.result_of(action, &made, &report, read, runner);
+        let changed = match runner {
+            Runner::Local => self.take_outputs(action, &report.outputs),
+            _ => self.take_known_result(action, &result),
+        };
         if report.changed_inputs.is_empty() {
-            self.record(action, &running, &report, read);
+            self.record(action, result, &report);
         } else {
             let names: Vec<String> = report.changed_inputs.iter().map(|p| format!("`{p}`")).collect();
             let label = self.model.label_of(action);
@@ -77,13 +137,14 @@ impl Machine {
                 format!("{} changed while `{label}` ran; its result is used now and not remembered", names.join(", "));
             self.message(Level::Warning, text);
         }
-        self.set_status(action, Status::Done);
-        self.chain[row] += report.cost.wall;
-        self.emit_branch(action, BranchOutcome::Won, report.cost.wall);
-        self.emit_completed(action, true, Runner::Local, 0, report.cost.wall, running.reason.clone());
+        self.set_done(action, runner);
+        if matches!(runner, Runner::Local | Runner::Remote) {
+            self.chain[row] += report.cost.wall;
+        }
+        self.emit_completed(action, true, runner, 0, report.cost.wall, made.reason);
         self.finish_test(action, TestStatus::Passed, &report);
         if !report.stdout.is_empty() || !report.stderr.is_empty() {
-            self.show(action, None, running.command, report);
+            self.show(action, None, made.command, report);
         }
         let node = self.graph.node(action);
         self.after_done(action);
@@ -100,51 +161,75 @@ impl Machine {
         let mut changed = false;
         let model = Arc::clone(&self.model);
         for (&id, output) in model.action(action).outputs.iter().zip(found) {
-            let fingerprint = match output.meta.content {
-                Content::Directory(_) => Default::default(),
-                _ => output.stamps.first().map(|s| s.fingerprint).unwrap_or_default(),
-            };
+            let fingerprint = fingerprint_of(&output.meta.content, &output.stamps);
             self.world.outputs.insert(id, (output.meta.content.clone(), fingerprint));
-            changed |= self.learn(id, &output.meta.content, Some(fingerprint));
+            changed |= self.learn(id, &output.meta.content, Some(fingerprint), false);
+            // Also of a result that is not remembered: it is what lies there.
+            let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
+            self.state.record_file(&output.meta.path, record);
         }
         changed
     }
 
     /// Takes over what an artifact is now; true if consumers may have used something else.
-    pub(super) fn learn(&mut self, id: ArtifactId, content: &Content, on_disk: Option<Fingerprint>) -> bool {
+    pub(super) fn learn(
+        &mut self,
+        id: ArtifactId,
+        content: &Content,
+        on_disk: Option<Fingerprint>,
+        is_remote: bool,
+    ) -> bool {
         let known = &mut self.known[id.index()];
         let changed = known.content.as_ref().is_some_and(|old| old != content);
         if known.content.is_none() || changed {
             known.content = Some(content.clone());
         }
         if changed {
+            self.generation += 1;
             self.roots.get_mut().forget();
         }
-        self.known[id.index()].on_disk = on_disk;
+        let known = &mut self.known[id.index()];
+        (known.on_disk, known.is_remote) = (on_disk, is_remote);
         changed
     }
 
-    fn record(&mut self, action: ActionId, running: &Running, report: &ExecutionReport, read: Option<Vec<WsPath>>) {
-        for output in &report.outputs {
-            let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
-            self.state.record_file(&output.meta.path, record);
-        }
+    fn result_of(
+        &mut self,
+        action: ActionId,
+        made: &Made,
+        report: &ExecutionReport,
+        read: Option<Vec<WsPath>>,
+        runner: Runner,
+    ) -> ResultRecord {
         let pruned = read.and_then(|read| {
             let inputs = self.flat_inputs(action);
-            let facts = self.facts(action, &running.command, &inputs).ok()?;
+            let facts = self.facts(action, &made.command, &inputs).ok()?;
             let key = facts.pruned_key(|path| read.binary_search(path).is_ok()).ok()?;
             Some(PrunedRecord { key: key.0, read })
         });
         let outputs: Vec<OutputMeta> = report.outputs.iter().map(|o| o.meta.clone()).collect();
-        let manifest = self.state.record_manifest(&running.manifest);
-        let result = ResultRecord { key: running.key.action, pruned, outputs, manifest };
+        let manifest = self.state.record_manifest(&made.manifest);
+        let held_by = self.store.filter(|_| runner != Runner::Local).into_iter().collect();
+        ResultRecord { key: made.key, pruned, outputs, manifest, held_by }
+    }
+
+    fn record(&mut self, action: ActionId, result: ResultRecord, report: &ExecutionReport) {
         let model = Arc::clone(&self.model);
         let name = Name::of(&model, action);
-        self.state.record_result(name.as_ref(), result, report.cost.wall, report.cost.max_rss);
+        let mut wall = report.cost.wall;
+        if wall.is_zero() {
+            // A cache that does not say how long it took says nothing.
+            wall = self.state.action(&name.path).map_or(wall, |known| Duration::from_millis(known.wall_ms.into()));
+        }
+        self.state.record_result(name.as_ref(), result, wall, report.cost.max_rss);
     }
 
     /// The discoverable inputs the depfile names, sorted; `None` where there is no depfile to go by.
-    fn read_inputs(&mut self, action: ActionId, report: &ExecutionReport) -> Result<Option<Vec<WsPath>>, String> {
+    pub(super) fn read_inputs(
+        &mut self,
+        action: ActionId,
+        report: &ExecutionReport,
+    ) -> Result<Option<Vec<WsPath>>, String> {
         let Some(path) = self.model.action(action).depfile.clone() else { return Ok(None) };
         let Some(bytes) = &report.depfile else { return Ok(None) };
         let names = parse_depfile(bytes).map_err(|e| format!("its depfile `{path}` cannot be read: {e}"))?;
@@ -184,12 +269,13 @@ impl Machine {
 
     fn take_failure(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
         self.chain_failure(action, report.cost.wall);
-        self.emit_branch(action, BranchOutcome::Failed, report.cost.wall);
+        self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
         let code = exit_code(&report.status);
-        self.emit_completed(action, false, Runner::Local, code, report.cost.wall, running.reason.clone());
+        let runner = if running.side == Branch::Local { Runner::Local } else { Runner::Remote };
+        self.emit_completed(action, false, runner, code, report.cost.wall, running.made.reason.clone());
         let status = if report.status == ExecutionStatus::TimedOut { TestStatus::Timeout } else { TestStatus::Failed };
         self.finish_test(action, status, &report);
-        self.show(action, Some(why.to_owned()), running.command, report);
+        self.show(action, Some(why.to_owned()), running.made.command, report);
         if self.is_test(action) {
             // Its last verdict counts, not an earlier pass of the same key.
             self.state.forget_result(&key_path(&self.model, action), &running.key.action);
@@ -223,7 +309,7 @@ impl Machine {
     }
 
     /// A failure that is no test's verdict.
-    fn fail_build(&mut self) {
+    pub(super) fn fail_build(&mut self) {
         self.outcome.failed = true;
         if !self.goals.keep_going {
             self.stop_all(Stopping::FailFast, StopReason::Interrupt);
@@ -244,7 +330,8 @@ impl Machine {
         let mut stack = vec![action];
         while let Some(failed) = stack.pop() {
             for consumer in self.graph.consumers(failed) {
-                let undecided = [Status::Waiting, Status::Queued, Status::AwaitingInputs, Status::Reopened];
+                let undecided =
+                    [Status::Waiting, Status::LookingUp, Status::Queued, Status::AwaitingInputs, Status::Reopened];
                 if !undecided.contains(&self.status_of(consumer)) {
                     continue;
                 }
@@ -258,12 +345,11 @@ impl Machine {
 
     /// Everything that follows from a known result besides the release of those that wait for it.
     pub(super) fn after_done(&mut self, action: ActionId) {
-        for consumer in self.waiters.remove(&action).unwrap_or_default() {
-            let Some(count) = self.awaiting.get_mut(&consumer) else { continue };
-            *count -= 1;
-            if *count == 0 {
-                self.awaiting.remove(&consumer);
-                self.reopen(consumer);
+        self.fetch_wanted(action);
+        let model = Arc::clone(&self.model);
+        for &id in &model.action(action).outputs {
+            if self.known[id.index()].fetch.is_none() {
+                self.wake_waiters(id);
             }
         }
         self.announce_goals_of(action);
@@ -306,10 +392,9 @@ impl Machine {
         self.steps.push(Step::Show(Box::new(shown)));
     }
 
-    fn emit_branch(&mut self, action: ActionId, outcome: BranchOutcome, wall: Duration) {
+    fn emit_branch(&mut self, action: ActionId, branch: Branch, outcome: BranchOutcome, wall: Duration) {
         let action = self.model.action_key_path(action);
-        let ms = millis(wall);
-        self.steps.push(Step::Emit(BuildEvent::BranchFinished { action, branch: Branch::Local, outcome, ms }));
+        self.steps.push(Step::Emit(BuildEvent::BranchFinished { action, branch, outcome, ms: millis(wall) }));
     }
 }
 
@@ -317,6 +402,10 @@ enum Verdict {
     /// With the discoverable inputs that were read, where a depfile says so.
     Succeeded(Option<Vec<WsPath>>),
     Failed(String),
+    /// The remote side failed, not the action.
+    Unreachable(String),
+    /// Inputs of a remote run are nowhere to be had.
+    LostInputs(Vec<Digest>),
     Stopped,
 }
 

@@ -5,7 +5,10 @@
 //! with each event. An action moves through one table of statuses; queues and counters are views of it.
 
 mod evaluate;
+mod fetch;
 mod finish;
+mod goals;
+mod remote;
 mod start;
 mod targets;
 #[cfg(test)]
@@ -17,54 +20,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionCounts, ActionId, ActionKind, ArtifactId, BuildEvent, CommandSource, Content, ExecutionRequest,
-    ExecutorEvent, Fingerprint, HostToolId, Input, Level, Model, RunId, StopReason, TargetId, TestStatus, WsPath,
+    ActionCounts, ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CacheLookup, CommandSource, Content, Digest,
+    DownloadCounts, DownloadReason, ExecutionRequest, ExecutorEvent, FetchId, FetchRequest, Fingerprint, HostToolId,
+    Input, Level, Model, RemoteEvent, RemoteRequest, RemoteStage, RunId, Runner, StopReason, TestStatus, UploadCounts,
+    UploadRequest, WsPath,
 };
 use minibuild_graph::{
     ActionGraph, ActionKey, CycleError, HostFacts, HostToolFact, Node, NodeKind, ReadyQueue, RootCache, critical_path,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::state::{ActionName, State};
+use crate::state::{ActionName, State, StoreId};
+
+use fetch::Fetching;
+pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
 
 /// Predicted time of an action nothing is known of.
 const UNKNOWN_TIME: Duration = Duration::from_millis(100);
 /// How often one action is run anew because its bytes were needed.
 const MAX_ATTEMPTS: u32 = 5;
-
-/// What is asked of one build.
-#[derive(Clone, Debug)]
-pub struct Goals {
-    /// Absolute path of the workspace root.
-    pub root: String,
-    /// Requested targets with what they stand for.
-    pub targets: Vec<Goal>,
-    /// Bytes of every output are wanted, not only those of requested targets.
-    pub all_bytes: bool,
-    /// Bytes of requested targets' outputs are wanted.
-    pub toplevel_bytes: bool,
-    /// Actions that run here at once.
-    pub jobs: usize,
-    /// Builds all that does not depend on what failed.
-    pub keep_going: bool,
-    /// Runs tests whose pass is known, too.
-    pub fresh_tests: bool,
-    /// `action_completed` for each up-to-date action, not only those of requested targets.
-    pub all_events: bool,
-}
-
-/// One requested target.
-#[derive(Clone, Debug)]
-pub struct Goal {
-    /// The target.
-    pub target: TargetId,
-    /// Artifacts it stands for; sources among them.
-    pub artifacts: Vec<ArtifactId>,
-    /// Artifacts whose bytes are needed besides: what `run` needs at run time.
-    pub runfiles: Vec<ArtifactId>,
-    /// Its test, if it is to be run.
-    pub test: Option<ActionId>,
-}
 
 /// A source file as it was found.
 #[derive(Clone, Debug)]
@@ -93,8 +67,10 @@ pub struct World {
 pub enum Event {
     /// The build begins.
     Begin,
-    /// An executor tells something.
+    /// The local executor tells something.
     Executor(ExecutorEvent),
+    /// The remote side does.
+    Remote(RemoteEvent),
     /// Ctrl-C, SIGTERM or SIGHUP.
     Interrupt,
 }
@@ -104,8 +80,20 @@ pub enum Event {
 pub enum Step {
     /// Hand a request to the local executor.
     Start(Box<ExecutionRequest>),
-    /// Stop a run.
+    /// Stop a local run.
     Stop(RunId, StopReason),
+    /// Ask the action cache.
+    LookUp(Box<CacheLookup>),
+    /// Hand a request to the remote executor.
+    StartRemote(Box<RemoteRequest>),
+    /// Stop a remote run.
+    StopRemote(RunId, StopReason),
+    /// Bring an output here.
+    Fetch(Box<FetchRequest>),
+    /// Give up all fetches.
+    StopFetches,
+    /// Store a local result in the caches.
+    Upload(Box<UploadRequest>),
     /// Tell everybody.
     Emit(BuildEvent),
     /// Show what an action printed, or how it failed.
@@ -148,10 +136,18 @@ pub struct Outcome {
     pub interrupted: bool,
     /// Bytes could not be brought back, however often their producer ran.
     pub lost: bool,
+    /// The remote side failed where nothing else could take its place.
+    pub remote_failed: bool,
     /// Something of minibuild itself is wrong.
     pub internal: Option<String>,
     /// Counts.
     pub counts: ActionCounts,
+    /// What came down.
+    pub downloads: DownloadCounts,
+    /// What went up; the driver's to fill in.
+    pub uploads: UploadCounts,
+    /// Cache look-ups and uploads that went wrong.
+    pub cache_errors: u64,
     /// Along the longest chain of actions that ran.
     pub critical_path: Duration,
 }
@@ -163,7 +159,9 @@ enum Status {
     Unwanted,
     /// Something it needs is not done.
     Waiting,
-    /// It must run and waits for a slot.
+    /// A cache is asked.
+    LookingUp,
+    /// It must run and waits for a place.
     Queued,
     /// It must run, but what makes its inputs has to be done, and their bytes here, first.
     AwaitingInputs,
@@ -186,17 +184,38 @@ struct Known {
     content: Option<Content>,
     /// Where `content` is on disk: under which fingerprint.
     on_disk: Option<Fingerprint>,
+    /// Whether the remote store is believed to hold it.
+    is_remote: bool,
+    /// The fetch that is bringing it here.
+    fetch: Option<FetchId>,
 }
 
 /// What is remembered of an action while it runs.
 #[derive(Debug)]
 struct Running {
+    side: Branch,
+    stage: Option<RemoteStage>,
     started: Duration,
     key: ActionKey,
+    made: Made,
+    stop: Option<StopReason>,
+}
+
+/// What a result is the result of.
+#[derive(Debug)]
+struct Made {
+    key: Digest,
     manifest: String,
+    /// Why it was made.
     reason: String,
     command: minibuild_core::CommandLine,
-    stop: Option<StopReason>,
+}
+
+/// A question to the cache.
+#[derive(Debug)]
+struct Lookup {
+    key: Digest,
+    generation: u64,
 }
 
 /// Why no further action is started.
@@ -232,11 +251,29 @@ pub struct Machine {
     released: Vec<bool>,
     /// Why an action is run although its key is known.
     forced: FxHashMap<ActionId, String>,
-    /// Wanted on disk whatever happens.
-    bytes_wanted: Vec<bool>,
-    /// Consumers in `AwaitingInputs`, with how many producers they wait for.
+    /// Wanted on disk whatever happens, and why.
+    bytes_wanted: Vec<Option<DownloadReason>>,
+    /// Who made each action's result; what counts is made of.
+    runners: Vec<Runner>,
+    /// What is asked of a cache now, under which key.
+    lookups: FxHashMap<ActionId, Lookup>,
+    /// Keys under which the cache had nothing.
+    missed: FxHashMap<ActionId, Digest>,
+    /// Actions whose remote side failed.
+    local_only: FxHashSet<ActionId>,
+    /// What is being brought here.
+    fetching: FxHashMap<FetchId, Fetching>,
+    next_fetch: u64,
+    /// Fetches under way for each goal.
+    goal_fetches: Vec<u32>,
+    /// Uploads under way, with the keys under which results are stored.
+    uploading: FxHashMap<RunId, Digest>,
+    /// Counts changes of contents, so that an answer knows whether what was asked still stands.
+    generation: u64,
+    store: Option<StoreId>,
+    /// Consumers in `AwaitingInputs`, with how many inputs they wait for.
     awaiting: FxHashMap<ActionId, usize>,
-    waiters: FxHashMap<ActionId, Vec<ActionId>>,
+    waiters: FxHashMap<ArtifactId, Vec<ActionId>>,
     /// Goals each action belongs to.
     goals_of: FxHashMap<ActionId, Vec<usize>>,
     /// How many actions of each goal are not `Done`.
@@ -245,7 +282,16 @@ pub struct Machine {
     /// Nodes that need nothing.
     idle: Vec<Node>,
 
+    /// Queued actions that may run here, and those that may run remotely; what has another status by then is passed
+    /// over.
     ready: ReadyQueue,
+    ready_remote: ReadyQueue,
+    queued: u64,
+    /// How often something was queued.
+    enqueued: u64,
+    /// Actions to be looked at again.
+    reopened: Vec<ActionId>,
+    running_here: usize,
     running: FxHashMap<ActionId, Running>,
     exclusive_running: bool,
     stopping: Option<Stopping>,
@@ -337,9 +383,10 @@ impl Machine {
         goals: Goals,
         host: HostFacts,
         world: World,
-        state: State,
+        mut state: State,
     ) -> Self {
-        let goals = Goals { jobs: goals.jobs.max(1), ..goals };
+        let remote = goals.remote.map(|remote| RemoteGoals { jobs: remote.jobs.max(1), ..remote });
+        let goals = Goals { jobs: goals.jobs.max(1), remote, ..goals };
         let Wanted { graph, order } = wanted;
         let rows = graph.len();
         let mut status = vec![Status::Unwanted; rows];
@@ -363,7 +410,17 @@ impl Machine {
             attempts: vec![0; model.actions.len()],
             released: vec![false; rows],
             forced: FxHashMap::default(),
-            bytes_wanted: vec![false; model.artifacts.len()],
+            bytes_wanted: vec![None; model.artifacts.len()],
+            runners: vec![Runner::UpToDate; model.actions.len()],
+            lookups: FxHashMap::default(),
+            missed: FxHashMap::default(),
+            local_only: FxHashSet::default(),
+            fetching: FxHashMap::default(),
+            next_fetch: 0,
+            goal_fetches: vec![0; goals.targets.len()],
+            uploading: FxHashMap::default(),
+            generation: 0,
+            store: goals.remote.as_ref().map(|remote| state.store_id(&remote.store)),
             awaiting: FxHashMap::default(),
             waiters: FxHashMap::default(),
             goals_of: FxHashMap::default(),
@@ -371,6 +428,11 @@ impl Machine {
             idle,
             announced: vec![false; goals.targets.len()],
             ready: ReadyQueue::default(),
+            ready_remote: ReadyQueue::default(),
+            queued: 0,
+            enqueued: 0,
+            reopened: Vec::new(),
+            running_here: 0,
             running: FxHashMap::default(),
             exclusive_running: false,
             stopping: None,
@@ -407,7 +469,8 @@ impl Machine {
             Event::Interrupt => self.interrupt(),
             Event::Executor(ExecutorEvent::Started(_)) => {}
             Event::Executor(ExecutorEvent::Notice(_, text)) => self.message(Level::Warning, text),
-            Event::Executor(ExecutorEvent::Finished(report)) => self.take_report(*report),
+            Event::Executor(ExecutorEvent::Finished(report)) => self.take_report(Branch::Local, *report),
+            Event::Remote(event) => self.take_remote(event),
         }
         self.start_ready();
         self.finish_if_idle();
@@ -424,7 +487,14 @@ impl Machine {
         let counts = &self.outcome.counts;
         let done =
             counts.up_to_date + counts.local + counts.remote + counts.disk_cache + counts.remote_cache + counts.failed;
-        Progress { total: counts.total, done, running: self.running.len() as u64, queued: self.ready.len() as u64 }
+        Progress {
+            total: counts.total,
+            done,
+            running: self.running.len() as u64,
+            queued: self.queued,
+            fetching: self.fetching.len() as u64,
+            uploading: self.uploading as u64,
+        }
     }
 
     /// The label of an action's target.
@@ -432,18 +502,23 @@ impl Machine {
         self.model.label_of(action).to_string()
     }
 
-    /// What runs now: label, mnemonic and since when.
-    pub fn running(&self) -> Vec<(String, String, Duration)> {
-        let mut list: Vec<_> = self
-            .running
-            .iter()
-            .map(|(&action, running)| {
-                let mnemonic = self.model.action(action).mnemonic.to_string();
-                (self.model.label_of(action).to_string(), mnemonic, running.started)
-            })
-            .collect();
-        list.sort_by(|a, b| (a.2, &a.0).cmp(&(b.2, &b.0)));
+    /// What runs now, oldest first.
+    pub fn running(&self) -> Vec<RunningAction> {
+        let describe = |(&action, running): (&ActionId, &Running)| RunningAction {
+            label: self.model.label_of(action).to_string(),
+            mnemonic: self.model.action(action).mnemonic.to_string(),
+            since: running.started,
+            side: running.side,
+            stage: running.stage,
+        };
+        let mut list: Vec<_> = self.running.iter().map(describe).collect();
+        list.sort_by(|a, b| (a.since, &a.label).cmp(&(b.since, &b.label)));
         list
+    }
+
+    /// The command of an action that runs.
+    pub fn command(&self, action: ActionId) -> Option<&minibuild_core::CommandLine> {
+        self.running.get(&action).map(|running| &running.made.command)
     }
 
     fn begin(&mut self) {
@@ -475,8 +550,15 @@ impl Machine {
                 && running.stop < Some(reason)
             {
                 running.stop = Some(reason);
-                self.steps.push(Step::Stop(RunId { action, attempt }, reason));
+                let run = RunId { action, attempt };
+                self.steps.push(match running.side {
+                    Branch::Local => Step::Stop(run, reason),
+                    Branch::Remote => Step::StopRemote(run, reason),
+                });
             }
+        }
+        if !self.fetching.is_empty() {
+            self.steps.push(Step::StopFetches);
         }
     }
 
@@ -485,10 +567,7 @@ impl Machine {
     }
 
     fn finish_if_idle(&mut self) {
-        if self.finished || !self.running.is_empty() {
-            return;
-        }
-        if self.stopping.is_none() && !self.ready.is_empty() {
+        if self.finished || !self.is_idle() {
             return;
         }
         let stuck = self.status.iter().enumerate().filter(|(row, status)| {
@@ -510,6 +589,18 @@ impl Machine {
         self.steps.push(Step::Finish(self.outcome.clone()));
     }
 
+    /// Whether nothing is under way that the build's end has to wait for.
+    fn is_idle(&self) -> bool {
+        if !self.running.is_empty() || !self.fetching.is_empty() {
+            return false;
+        }
+        match self.stopping {
+            Some(Stopping::Interrupted | Stopping::Killed) => true,
+            Some(Stopping::FailFast) => !self.awaits_uploads(),
+            None => self.queued == 0 && self.reopened.is_empty() && self.lookups.is_empty() && !self.awaits_uploads(),
+        }
+    }
+
     fn node(&self, action: ActionId) -> usize {
         self.graph.node(action).index()
     }
@@ -522,15 +613,20 @@ impl Machine {
     fn set_status(&mut self, action: ActionId, status: Status) {
         let row = self.node(action);
         let before = std::mem::replace(&mut self.status[row], status);
-        let ran = self.attempts[action.index()] > 0;
         let counts = &mut self.outcome.counts;
-        let done = if ran { &mut counts.local } else { &mut counts.up_to_date };
-        match (before == Status::Done, status == Status::Done) {
-            (false, true) => *done += 1,
-            (true, false) => *done -= 1,
-            _ => {}
-        }
+        let made = match self.runners[action.index()] {
+            Runner::UpToDate => &mut counts.up_to_date,
+            Runner::DiskCache => &mut counts.disk_cache,
+            Runner::RemoteCache => &mut counts.remote_cache,
+            Runner::Local => &mut counts.local,
+            Runner::Remote => &mut counts.remote,
+        };
+        count(made, before == Status::Done, status == Status::Done);
+        count(&mut self.queued, before == Status::Queued, status == Status::Queued);
         counts.failed += u64::from(status == Status::Failed);
+        if before == Status::LookingUp {
+            self.lookups.remove(&action);
+        }
         for &goal in self.goals_of.get(&action).into_iter().flatten() {
             match (before == Status::Done, status == Status::Done) {
                 (false, true) => self.unfinished[goal] -= 1,
@@ -540,9 +636,39 @@ impl Machine {
         }
     }
 
+    /// The result is known, and this is who made it.
+    fn set_done(&mut self, action: ActionId, runner: Runner) {
+        self.runners[action.index()] = runner;
+        self.set_status(action, Status::Done);
+    }
+
     fn is_test(&self, action: ActionId) -> bool {
         self.model.action(action).kind == ActionKind::Test
     }
+}
+
+/// Follows one thing that enters or leaves what is counted.
+fn count(counter: &mut u64, was: bool, is: bool) {
+    match (was, is) {
+        (false, true) => *counter += 1,
+        (true, false) => *counter -= 1,
+        _ => {}
+    }
+}
+
+/// An action that runs, for a progress display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningAction {
+    /// Its target.
+    pub label: String,
+    /// Its mnemonic.
+    pub mnemonic: String,
+    /// When it began, since the start of the build.
+    pub since: Duration,
+    /// Where it runs.
+    pub side: Branch,
+    /// What the remote side does for it.
+    pub stage: Option<RemoteStage>,
 }
 
 /// Counts for a progress display.
@@ -556,6 +682,10 @@ pub struct Progress {
     pub running: u64,
     /// Those that could run.
     pub queued: u64,
+    /// Outputs on their way here.
+    pub fetching: u64,
+    /// Results on their way to the caches.
+    pub uploading: u64,
 }
 
 /// What identifies an action across builds, as [`Model::action_key_path`] says it, without a copy where there is one.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use minibuild_core::{ActionId, ArtifactId, BuildEvent, OutputEvent, Runner, TestStatus};
+use minibuild_core::{ActionId, ArtifactId, BuildEvent, DownloadReason, OutputEvent, Runner, TestStatus};
 
 use super::finish::millis;
 use super::{Goal, Known, Machine, Status, Step};
@@ -10,12 +10,14 @@ use super::{Goal, Known, Machine, Status, Step};
 impl Machine {
     pub(super) fn mark_goals(&mut self) {
         if self.goals.all_bytes {
-            self.bytes_wanted.fill(true);
+            self.bytes_wanted.fill(Some(DownloadReason::All));
         }
         for (index, goal) in self.goals.targets.iter().enumerate() {
-            let toplevel = goal.artifacts.iter().filter(|_| self.goals.toplevel_bytes);
-            for id in toplevel.chain(&goal.runfiles) {
-                self.bytes_wanted[id.index()] = true;
+            for id in goal.artifacts.iter().filter(|_| self.goals.toplevel_bytes) {
+                self.bytes_wanted[id.index()] = Some(DownloadReason::Toplevel);
+            }
+            for id in &goal.runfiles {
+                self.bytes_wanted[id.index()] = Some(DownloadReason::Run);
             }
             let producers =
                 goal.artifacts.iter().chain(&goal.runfiles).filter_map(|&id| self.model.artifact(id).producer);
@@ -32,7 +34,8 @@ impl Machine {
     pub(super) fn take_sources(&mut self) {
         for (id, fact) in &self.world.sources {
             if let Ok(fact) = fact {
-                self.known[id.index()] = Known { content: Some(fact.content.clone()), on_disk: Some(fact.fingerprint) };
+                let (content, on_disk) = (Some(fact.content.clone()), Some(fact.fingerprint));
+                self.known[id.index()] = Known { content, on_disk, ..Known::default() };
             }
         }
     }
@@ -49,9 +52,23 @@ impl Machine {
 
     /// Says that a requested target is done, as soon as everything it stands for is.
     pub(super) fn announce_if_complete(&mut self, goal: usize) {
-        if self.unfinished[goal] == 0 && !self.announced[goal] {
+        if self.unfinished[goal] == 0
+            && self.goal_fetches[goal] == 0
+            && !self.announced[goal]
+            && self.bytes_are_here(goal)
+        {
             self.announce(goal, self.sources_are_usable(goal));
         }
+    }
+
+    /// Whether everything wanted of the target is on disk.
+    fn bytes_are_here(&self, goal: usize) -> bool {
+        let Goal { artifacts, runfiles, .. } = &self.goals.targets[goal];
+        let is_absent = |id: &ArtifactId| {
+            let is_output = self.model.artifact(*id).producer.is_some();
+            is_output && self.bytes_wanted[id.index()].is_some() && self.known[id.index()].on_disk.is_none()
+        };
+        !artifacts.iter().chain(runfiles).any(is_absent)
     }
 
     /// Says what became of a requested target, once.

@@ -1,7 +1,10 @@
 //! Tests of the machine in a fake world. Each failure names a plan and a course of events that can be replayed.
 
+mod checks;
 mod fake;
+mod fake_remote;
 mod histories;
+mod input_root;
 mod interleavings;
 mod plan;
 mod rules;

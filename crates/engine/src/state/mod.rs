@@ -9,14 +9,14 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use minibuild_core::{Content, Digest, Fingerprint, OutputMeta, Stamp, WsPath};
+use minibuild_core::{Content, Digest, DigestFunction, Fingerprint, OutputMeta, Stamp, WsPath};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use log::{Log, Opened};
 
 /// Version of all records; bumped whenever one of their types changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// How many results of each action are kept.
 const KEPT_RESULTS: usize = 4;
 
@@ -57,7 +57,13 @@ pub struct ResultRecord {
     pub outputs: Vec<OutputMeta>,
     /// Where its manifest lies in the log of manifests.
     pub manifest: u64,
+    /// Stores believed to hold all blobs of the outputs.
+    pub held_by: Vec<StoreId>,
 }
+
+/// A store of blobs outside this workspace: an endpoint with instance and digest function. See [`State::store_id`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreId(u32);
 
 /// See [`minibuild_graph::PrunedKey`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +104,8 @@ enum Record {
     ForgetFile(WsPath),
     /// Path of the program and its version arguments, joined by NUL.
     Tool(String, ToolRecord),
+    /// Name of the next store, in the order of their ids.
+    Store(String),
 }
 
 /// The state of one workspace.
@@ -106,33 +114,38 @@ pub struct State {
     records: Log,
     manifests: Log,
     boot_id: String,
+    version: u32,
     /// Records in the log, superseded ones included.
     written: usize,
     actions: FxHashMap<String, ActionRecord>,
     files: FxHashMap<WsPath, FileRecord>,
     tools: FxHashMap<String, ToolRecord>,
+    stores: Vec<String>,
 }
 
 impl State {
-    /// Opens the state in `dir`; what could not be believed is said in the warnings. `boot_id` is that of the
+    /// Opens the state in `dir`; what could not be believed is said in the warnings. `function` is that of all digests, `boot_id` that of the
     /// machine now: fingerprints of another boot are not trusted, since what they describe may never have reached
     /// the disk.
     ///
     /// # Errors
     /// Those of the operating system.
-    pub fn open(dir: &Path, boot_id: &str) -> io::Result<(Self, Vec<String>)> {
+    pub fn open(dir: &Path, boot_id: &str, function: DigestFunction) -> io::Result<(Self, Vec<String>)> {
+        let version = version(function);
         let mut tables = Tables::default();
-        let (records, opened) = Log::open(&dir.join("records"), VERSION, |_, bytes| tables.read(bytes))?;
-        let (manifests, opened_manifests) = Log::open(&dir.join("manifests"), VERSION, |_, _| {})?;
+        let (records, opened) = Log::open(&dir.join("records"), version, |_, bytes| tables.read(bytes))?;
+        let (manifests, opened_manifests) = Log::open(&dir.join("manifests"), version, |_, _| {})?;
         let warnings = warnings(&opened, tables.unreadable).into_iter().chain(warnings(&opened_manifests, 0)).collect();
         let mut state = Self {
             records,
             manifests,
             boot_id: boot_id.to_owned(),
+            version,
             written: tables.read,
             actions: tables.actions,
             files: tables.files,
             tools: tables.tools,
+            stores: tables.stores,
         };
         if tables.boot_id != boot_id {
             state.distrust_stamps();
@@ -171,11 +184,14 @@ impl State {
     /// Records that the action is about to write these outputs, unless they are known to be its own. To be flushed
     /// before it does: of a build that is killed nothing else may be left to tell of them.
     pub fn record_begun(&mut self, action: ActionName<'_>, outputs: impl Iterator<Item = WsPath>) {
+        // Those made elsewhere and never brought here have no record of a file by which they would be looked at.
+        let outputs: Vec<(bool, WsPath)> = outputs.map(|path| (self.files.contains_key(&path), path)).collect();
         let record = self.entry(action);
         let made = record.results.first().map(|result| &result.outputs[..]).unwrap_or_default();
         let before = record.begun.len();
-        for path in outputs {
-            if !made.iter().any(|output| output.path == path) && !record.begun.contains(&path) {
+        for (is_known, path) in outputs {
+            let is_own = is_known && made.iter().any(|output| output.path == path);
+            if !is_own && !record.begun.contains(&path) {
                 record.begun.push(path);
             }
         }
@@ -256,6 +272,28 @@ impl State {
         }
     }
 
+    /// The id of the store of that name, the same in later builds.
+    pub fn store_id(&mut self, name: &str) -> StoreId {
+        let index = self.stores.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.append(&Record::Store(name.to_owned()));
+            self.stores.push(name.to_owned());
+            self.stores.len() - 1
+        });
+        StoreId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Whether `store` holds what the action made under `key`, from now on.
+    pub fn set_held(&mut self, action: &str, key: &Digest, store: StoreId, is_held: bool) {
+        let Some(record) = self.actions.get_mut(action) else { return };
+        let Some(result) = record.results.iter_mut().find(|result| result.key == *key) else { return };
+        if result.held_by.contains(&store) == is_held {
+            return;
+        }
+        result.held_by.retain(|known| *known != store);
+        result.held_by.extend(is_held.then_some(store));
+        self.append_action(action);
+    }
+
     fn entry(&mut self, action: ActionName<'_>) -> &mut ActionRecord {
         let record = self.actions.entry(action.path.to_owned()).or_default();
         if record.package != action.package {
@@ -325,7 +363,7 @@ impl State {
     /// Those of the operating system; the state stays as it was then.
     pub fn compact(&mut self) -> io::Result<()> {
         self.flush()?;
-        let live = self.actions.len() + self.files.len() + self.tools.len() + 1;
+        let live = self.actions.len() + self.files.len() + self.tools.len() + self.stores.len() + 1;
         if self.written < 1000 + 2 * live {
             return Ok(());
         }
@@ -334,7 +372,9 @@ impl State {
         let actions = self.actions.iter().map(|(path, record)| Record::Action(path.clone(), record.clone()));
         let files = self.files.iter().map(|(path, record)| Record::File(path.clone(), record.clone()));
         let tools = self.tools.iter().map(|(name, record)| Record::Tool(name.clone(), record.clone()));
-        self.records.rewrite(VERSION, boot.chain(actions).chain(files).chain(tools).map(|r| encode(&r)))?;
+        let stores = self.stores.iter().map(|name| Record::Store(name.clone()));
+        let records = boot.chain(stores).chain(actions).chain(files).chain(tools);
+        self.records.rewrite(self.version, records.map(|r| encode(&r)))?;
         self.written = live;
         Ok(())
     }
@@ -347,7 +387,7 @@ impl State {
         offsets.sort_unstable();
         offsets.dedup();
         let texts: Vec<Vec<u8>> = offsets.iter().map(|&at| self.manifests.read_at(at).unwrap_or_default()).collect();
-        let moved = self.manifests.rewrite(VERSION, texts.into_iter())?;
+        let moved = self.manifests.rewrite(self.version, texts.into_iter())?;
         let moved: FxHashMap<u64, u64> = offsets.into_iter().zip(moved).collect();
         for result in self.actions.values_mut().flat_map(|action| &mut action.results) {
             result.manifest = moved.get(&result.manifest).copied().unwrap_or_default();
@@ -368,6 +408,14 @@ impl State {
     }
 }
 
+/// Digests of one function mean nothing to another: a state is of one.
+fn version(function: DigestFunction) -> u32 {
+    match function {
+        DigestFunction::Sha256 => VERSION,
+        DigestFunction::Blake3 => VERSION | 1 << 31,
+    }
+}
+
 fn encode(record: &Record) -> Vec<u8> {
     // Encoding to memory fails for no type used here; an empty record would be passed over when read.
     postcard::to_allocvec(record).unwrap_or_default()
@@ -381,7 +429,8 @@ fn warnings(opened: &Opened, unreadable: usize) -> Vec<String> {
             warnings.push(format!("the state was cut off while it was written; {bytes} bytes of it are dropped"));
         }
         Opened::Foreign => warnings.push(
-            "the state is of another version of minibuild or damaged; it is dropped and everything is checked anew"
+            "the state is of another version of minibuild, of another digest function, or damaged; it is dropped and \
+             everything is checked anew"
                 .to_owned(),
         ),
     }
@@ -399,6 +448,7 @@ struct Tables {
     actions: FxHashMap<String, ActionRecord>,
     files: FxHashMap<WsPath, FileRecord>,
     tools: FxHashMap<String, ToolRecord>,
+    stores: Vec<String>,
 }
 
 impl Tables {
@@ -420,13 +470,13 @@ impl Tables {
             Record::File(path, record) => drop(self.files.insert(path, record)),
             Record::ForgetFile(path) => drop(self.files.remove(&path)),
             Record::Tool(name, record) => drop(self.tools.insert(name, record)),
+            Record::Store(name) => self.stores.push(name),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use minibuild_core::DigestFunction;
     use proptest::prelude::*;
 
     use super::*;
@@ -448,6 +498,7 @@ mod tests {
             pruned: Some(PrunedRecord { key: digest("p"), read: vec![path("a.h")] }),
             outputs: vec![OutputMeta { path: path("minibuild-out/bin/o"), content }],
             manifest: 0,
+            held_by: Vec::new(),
         }
     }
 
@@ -457,7 +508,7 @@ mod tests {
     }
 
     fn open(dir: &Path, boot: &str) -> (State, Vec<String>) {
-        State::open(dir, boot).expect("opens")
+        State::open(dir, boot, DigestFunction::Sha256).expect("opens")
     }
 
     fn keys(state: &State) -> Vec<Digest> {
@@ -481,6 +532,30 @@ mod tests {
         assert!(again.action("f").is_some_and(|a| a.failed));
         assert_eq!(again.file("a.c"), Some(&file("a")));
         assert_eq!(again.manifest(manifest).as_deref(), Some("arg\t0\tcc\n"));
+    }
+
+    #[test]
+    fn stores_keep_their_ids_and_what_they_hold() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "b");
+        let (a, b) = (state.store_id("a"), state.store_id("b"));
+        assert_ne!(a, b);
+        state.record_result(O, result("k"), Duration::ZERO, 0);
+        state.set_held("o", &digest("k"), b, true);
+        state.set_held("o", &digest("k"), b, true);
+        state.set_held("o", &digest("other"), a, true);
+        state.flush().expect("flushes");
+        let held = |state: &State| state.action("o").map(|a| a.results[0].held_by.clone());
+        for _ in 0..2 {
+            let (mut state, _) = open(dir.path(), "b");
+            assert_eq!((state.store_id("b"), state.store_id("a")), (b, a));
+            assert_eq!(held(&state), Some(vec![b]));
+            state.written = 10_000;
+            state.compact().expect("compacts");
+        }
+        let (mut state, _) = open(dir.path(), "b");
+        state.set_held("o", &digest("k"), b, false);
+        assert_eq!(held(&state), Some(vec![]));
     }
 
     #[test]

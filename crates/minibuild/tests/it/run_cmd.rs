@@ -19,7 +19,7 @@ const RULES: &str = r#"
 "#;
 
 /// A workspace with the program `//tools:prog`.
-fn program(text: &str, rest: &str) -> Workspace {
+pub fn program(text: &str, rest: &str) -> Workspace {
     workspace()
         .file("minibuild.toml", "[workspace]\nrules = [\"script.toml\"]\n")
         .file("script.toml", RULES)

@@ -6,9 +6,13 @@ use std::sync::Arc;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, ArtifactKind, Content, Digest, DigestFunction, ExecutionReport, ExecutionRequest,
-    ExecutionStatus, Fingerprint, FoundOutput, Model, OutputMeta, RunCost, Stamp, StopReason, TreeMeta, WsPath,
+    ExecutionStatus, Fingerprint, FoundOutput, Model, OutputMeta, RunCost, RunId, Stamp, StopReason, TreeEntry,
+    TreeMeta, TreeNode, WsPath,
 };
+use minibuild_reapi::tree_root;
 
+use super::fake_remote::Remote;
+use crate::machine::RemoteGoals;
 use super::plan::{Behaviour, Plan, path, source_path};
 
 /// A file, or a tree in one text.
@@ -37,8 +41,13 @@ pub fn content_of(kind: ArtifactKind, text: &str) -> Content {
         ArtifactKind::Source | ArtifactKind::File => Content::File { digest: digest(text), executable: false },
         ArtifactKind::Symlink => Content::Symlink { target: text.to_owned() },
         ArtifactKind::Directory => {
-            let root = digest(&format!("tree\n{text}"));
-            Content::Directory(Arc::new(TreeMeta { root, size: text.len() as u64, entries: Vec::new() }))
+            let node = |at: &str, node| TreeEntry { path: path(at), node };
+            let entries = vec![
+                node("deep/file", TreeNode::File { digest: digest(text), executable: false }),
+                node("empty", TreeNode::EmptyDirectory),
+                node("link", TreeNode::Symlink { target: "deep/file".to_owned() }),
+            ];
+            Content::Directory(Arc::new(TreeMeta { root: tree_root(&entries), size: text.len() as u64, entries }))
         }
     }
 }
@@ -54,13 +63,15 @@ pub enum End {
     Stopped,
     /// One of its sources changes just before it ends.
     ChangedInput,
+    /// It succeeds, and leaves a process that has to be killed.
+    LeftProcess,
 }
 
 #[derive(Clone, Debug)]
 pub struct Run {
     pub request: ExecutionRequest,
     /// Inputs as they were when it began.
-    inputs: BTreeMap<String, Entry>,
+    pub inputs: BTreeMap<String, Entry>,
     pub stop: Option<StopReason>,
 }
 
@@ -76,9 +87,10 @@ pub struct Fake {
     pub no_more_starts: bool,
     /// Every text whose digest was ever told.
     pub texts: HashMap<Digest, String>,
+    pub remote: Remote,
     writes: u64,
     random_runs: u64,
-    seen_runs: Vec<(ActionId, u32)>,
+    pub seen_runs: Vec<RunId>,
 }
 
 impl Fake {
@@ -93,6 +105,7 @@ impl Fake {
             slots: 1,
             no_more_starts: false,
             texts: HashMap::new(),
+            remote: Remote::default(),
             writes: 0,
             random_runs: 0,
             seen_runs: Vec::new(),
@@ -118,15 +131,16 @@ impl Fake {
         self.write_as(ArtifactKind::File, path, text);
     }
 
-    fn write_as(&mut self, kind: ArtifactKind, path: &str, text: String) {
+    pub fn write_as(&mut self, kind: ArtifactKind, path: &str, text: String) {
         self.writes += 1;
         self.disk.insert(path.to_owned(), Entry { kind, text, version: self.writes });
     }
 
     /// A build begins.
-    pub fn begin(&mut self, slots: usize) {
+    pub fn begin(&mut self, slots: usize, remote: Option<&RemoteGoals>) {
         assert!(self.runs.is_empty(), "a build ended while something ran");
         self.slots = slots;
+        self.remote.begin(remote);
         self.no_more_starts = false;
         self.seen_runs.clear();
     }
@@ -144,13 +158,11 @@ impl Fake {
     /// What the key of the started action was made of is handed in as `known`.
     pub fn start(&mut self, request: ExecutionRequest, known: impl Fn(ArtifactId) -> Option<Content>) {
         let action = request.run.action;
-        assert!(!self.no_more_starts, "{action:?} is started after a stop");
         assert!(self.runs.len() < self.slots, "{action:?} is started though no slot is free");
-        assert!(!self.seen_runs.contains(&(action, request.run.attempt)), "{:?} is started twice", request.run);
+        self.check_start(request.run);
         let is_exclusive = |action: ActionId| self.model.action(action).tags.exclusive;
         let alone = self.runs.is_empty() || !is_exclusive(action) && !self.runs.keys().any(|&a| is_exclusive(a));
         assert!(alone, "{action:?} is started beside another, one of them exclusive");
-        assert!(!self.runs.contains_key(&action), "{action:?} is started while it runs");
         let (plain, discoverable) = self.inputs(action);
         let mut inputs = BTreeMap::new();
         for id in plain.into_iter().chain(discoverable) {
@@ -173,7 +185,6 @@ impl Fake {
         for output in &request.outputs {
             self.remove_output(&output.path);
         }
-        self.seen_runs.push((action, request.run.attempt));
         self.runs.insert(action, Run { request, inputs, stop: None });
     }
 
@@ -201,10 +212,13 @@ impl Fake {
         let status = match end {
             End::Stopped => ExecutionStatus::Stopped(run.stop.expect("it was told to stop")),
             End::Failure => ExecutionStatus::Exited(3),
-            End::ByItself | End::ChangedInput if behaviour.fails => ExecutionStatus::Exited(1),
-            End::ByItself | End::ChangedInput => ExecutionStatus::Exited(0),
+            End::ByItself | End::ChangedInput | End::LeftProcess => {
+                ExecutionStatus::Exited(i32::from(behaviour.fails))
+            }
         };
         let succeeded = status == ExecutionStatus::Exited(0);
+        let text_of = |id: ArtifactId| run.inputs[self.model.artifact(id).path.as_str()].text.clone();
+        let depfile = self.depfile(action, &behaviour, &text_of).filter(|_| succeeded);
         let outputs = if succeeded { self.make(&run, &behaviour) } else { self.leave_rubbish(&run) };
         let verify = run.request.verify.iter();
         let differs = |(path, fingerprint): &&(WsPath, Fingerprint)| {
@@ -216,9 +230,9 @@ impl Fake {
             stdout: Vec::new(),
             stderr: Vec::new(),
             outputs,
-            depfile: self.depfile(action, &run, &behaviour).filter(|_| succeeded),
+            depfile,
             changed_inputs: verify.filter(differs).map(|(path, _)| path.clone()).collect(),
-            killed: Vec::new(),
+            killed: (end == End::LeftProcess).then(|| "17 sleep".to_owned()).into_iter().collect(),
             cost: RunCost { wall: std::time::Duration::from_millis(behaviour.wall), ..Default::default() },
             from_cache: false,
         }
@@ -236,27 +250,62 @@ impl Fake {
 
     fn make(&mut self, run: &Run, behaviour: &Behaviour) -> Vec<FoundOutput> {
         let action = run.request.run.action;
-        let texts = |id: ArtifactId| run.inputs[self.model.artifact(id).path.as_str()].text.clone();
-        let mut base = self.output_text(action, behaviour.command, &texts);
-        if behaviour.random {
-            // Few enough that old results come up again.
-            base = format!("{base} run {}", self.random_runs % 3);
-            self.random_runs += 1;
-        }
+        let model = Arc::clone(&self.model);
+        let text_of = |id: ArtifactId| run.inputs[model.artifact(id).path.as_str()].text.clone();
+        let texts = self.made_by(action, behaviour, &text_of);
         let mut found = Vec::new();
-        for (number, output) in run.request.outputs.iter().enumerate() {
-            let text = match self.model.action(action).kind {
-                ActionKind::Write => format!("command {}", behaviour.command),
-                _ => format!("{base} output {number}"),
-            };
-            let content = content_of(output.kind, &text);
-            self.texts.insert(content.digest_and_size().0, text.clone());
+        for (output, text) in run.request.outputs.iter().zip(texts) {
+            let content = self.tell(output.kind, &text);
             self.write_as(output.kind, output.path.as_str(), text);
             let fingerprint = self.disk[output.path.as_str()].fingerprint();
             let meta = OutputMeta { path: output.path.clone(), content };
             found.push(FoundOutput { meta, stamps: vec![Stamp { fingerprint, trusted: true }] });
         }
         found
+    }
+
+    /// The texts of an action's outputs, wherever it runs.
+    pub fn made_by(
+        &mut self,
+        action: ActionId,
+        behaviour: &Behaviour,
+        text_of: &dyn Fn(ArtifactId) -> String,
+    ) -> Vec<String> {
+        let mut base = self.output_text(action, behaviour.command, text_of);
+        if behaviour.random {
+            // Few enough that old results come up again.
+            base = format!("{base} run {}", self.random_runs % 3);
+            self.random_runs += 1;
+        }
+        let row = self.model.action(action);
+        let text = |number| match row.kind {
+            ActionKind::Write => format!("command {}", behaviour.command),
+            _ => format!("{base} output {number}"),
+        };
+        (0..row.outputs.len()).map(text).collect()
+    }
+
+    /// From now on the text can be found by its digests.
+    pub fn tell(&mut self, kind: ArtifactKind, text: &str) -> Content {
+        let content = content_of(kind, text);
+        self.texts.insert(content.digest_and_size().0, text.to_owned());
+        self.texts.insert(DigestFunction::Sha256.digest(text.as_bytes()), text.to_owned());
+        content
+    }
+
+    /// What holds for each start, here or remotely.
+    pub fn check_start(&mut self, run: RunId) {
+        assert!(!self.no_more_starts, "{run:?} is started after a stop");
+        assert!(!self.seen_runs.contains(&run), "{run:?} is started twice");
+        let runs_here = self.runs.contains_key(&run.action);
+        let runs_there = self.remote.runs.keys().any(|other| other.action == run.action);
+        assert!(!runs_here && !runs_there, "{run:?} is started while it runs");
+        for &id in &self.model.action(run.action).outputs {
+            let path = &self.model.artifact(id).path;
+            let fetch = self.remote.fetches.values().find(|fetch| fetch.path == *path);
+            assert!(fetch.is_none(), "{run:?} is started while `{path}` is brought here");
+        }
+        self.seen_runs.push(run);
     }
 
     fn leave_rubbish(&mut self, run: &Run) -> Vec<FoundOutput> {
@@ -266,12 +315,15 @@ impl Fake {
         Vec::new()
     }
 
-    fn depfile(&self, action: ActionId, run: &Run, behaviour: &Behaviour) -> Option<Vec<u8>> {
-        let row = self.model.action(action);
-        row.depfile.as_ref()?;
-        let texts = |id: ArtifactId| run.inputs[self.model.artifact(id).path.as_str()].text.clone();
+    pub fn depfile(
+        &self,
+        action: ActionId,
+        behaviour: &Behaviour,
+        text_of: &dyn Fn(ArtifactId) -> String,
+    ) -> Option<Vec<u8>> {
+        self.model.action(action).depfile.as_ref()?;
         let mut names: Vec<String> =
-            self.read_by(action, &texts).map(|id| self.model.artifact(id).path.to_string()).collect();
+            self.read_by(action, text_of).map(|id| self.model.artifact(id).path.to_string()).collect();
         names.push("/usr/include/stdio.h".to_owned());
         names.extend(behaviour.undeclared.then(|| "p/secret.h".to_owned()));
         Some(format!("out: {}\n", names.join(" ")).into_bytes())
@@ -289,6 +341,12 @@ impl Fake {
         let digest = DigestFunction::Sha256.digest(plain.first().map(|&id| text(id)).unwrap_or_default().as_bytes());
         let pick = usize::from(digest.hash[0] % 3);
         discoverable.into_iter().enumerate().filter(move |(i, _)| (i + pick) % 3 != 0).map(|(_, id)| id)
+    }
+
+    /// The artifact at this path.
+    pub fn id_of(&self, path: &WsPath) -> ArtifactId {
+        let index = self.model.artifacts.iter().position(|artifact| artifact.path == *path);
+        ArtifactId::new(index.expect("an artifact"))
     }
 
     /// What a deterministic action makes, from the texts of its inputs.

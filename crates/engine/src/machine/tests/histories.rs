@@ -5,8 +5,10 @@ use minibuild_core::{ActionKind, ArtifactKind};
 use proptest::prelude::*;
 
 use super::fake::{End, Fake, outputs_of};
+use super::fake_remote::{Asked, Doing, RemoteEnd};
 use super::plan::{In, Plan, Spec, action, source_path, test};
-use super::session::{Ask, Session, state_dir};
+use super::session::{Ask, Session, cache, remote, state_dir};
+use crate::machine::{RemoteGoals, Strategy, Uploads};
 
 /// Decisions, taken from bytes so that a failing history can be shrunk; zero when they are used up.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -54,6 +56,13 @@ impl Choices<'_> {
         let inputs = self.inputs(plan, 3);
         let mut spec = if self.one_in(6) { test(&inputs) } else { action(&inputs) };
         spec.exclusive = self.one_in(10);
+        match self.below(16) {
+            15 => spec.no_local = true,
+            14 => spec.no_remote = true,
+            13 => spec.no_cache = true,
+            0..=7 => spec.hermetic = true,
+            _ => {}
+        }
         if spec.kind == ActionKind::Test {
             return spec;
         }
@@ -96,6 +105,29 @@ impl Choices<'_> {
             jobs: 1 + self.below(4),
             keep_going: self.one_in(2),
             fresh_tests: self.one_in(8),
+            strategy: [Strategy::Local, Strategy::Remote, Strategy::Dynamic][self.below(3)],
+            remote: (!self.one_in(4)).then(|| self.remote()),
+        }
+    }
+
+    fn remote(&mut self) -> RemoteGoals {
+        let usual = if self.one_in(4) { cache() } else { remote() };
+        RemoteGoals {
+            store: if self.one_in(6) { "elsewhere" } else { "here" }.to_owned(),
+            jobs: 1 + self.below(4),
+            uploads: [usual.uploads, Uploads::Never, Uploads::Hermetic, Uploads::Always][self.below(4)],
+            waits_for_uploads: self.one_in(2),
+            falls_back: !self.one_in(4),
+            caches: !self.one_in(12),
+            ..usual
+        }
+    }
+
+    /// Stores lose something.
+    fn evict(&mut self, fake: &mut Fake) {
+        match self.below(3) {
+            0 => fake.remote.evict(|_| true),
+            n => fake.remote.evict(|_| self.below(3) >= n),
         }
     }
 
@@ -103,7 +135,10 @@ impl Choices<'_> {
     fn meddle(&mut self, fake: &mut Fake) {
         let action = self.below(fake.plan.actions.len());
         let behaviour = &mut fake.behaviours[action];
-        match self.below(16) {
+        match self.below(20) {
+            16 | 17 => self.evict(fake),
+            18 => fake.remote.stores.values_mut().for_each(|store| store.cache.clear()),
+            19 => fake.disk.retain(|path, _| !path.starts_with("minibuild-out")),
             12..=15 => {
                 for path in outputs_of(&fake.model, action) {
                     fake.disk.remove(path.as_str());
@@ -130,7 +165,10 @@ impl Choices<'_> {
             8 => behaviour.fails = !behaviour.fails,
             9 => behaviour.random = true,
             10 => drop(fake.disk.remove(&source_path(self.below(fake.plan.sources)))),
-            _ => behaviour.undeclared = !behaviour.undeclared,
+            _ => {
+                behaviour.undeclared = !behaviour.undeclared;
+                behaviour.was_undeclared = true;
+            }
         }
     }
 }
@@ -140,6 +178,9 @@ fn carry_out(bytes: &[u8]) -> usize {
     let mut choices = Choices(bytes.iter());
     let dir = state_dir();
     let mut fake = Fake::new(choices.plan());
+    if std::env::var_os("MINIBUILD_HISTORY").is_some() {
+        println!("{:#?}", fake.plan);
+    }
     let mut builds = 0;
     while !choices.is_empty() && builds < 12 {
         let ask = choices.ask(fake.plan.actions.len());
@@ -148,7 +189,8 @@ fn carry_out(bytes: &[u8]) -> usize {
         if is_good {
             let again = Ask { fresh_tests: false, ..ask };
             let mut session = Session::begin(&mut fake, dir.path(), &again);
-            assert!(session.outcome.is_some(), "a second build starts {:?}", session.running());
+            assert!(session.outcome.is_some(), "a second build starts {:?}", session.doing());
+            assert_eq!(session.fake.remote.asked, Asked::default(), "a second build asks");
             session.interrupt();
             builds += 1;
         }
@@ -159,28 +201,76 @@ fn carry_out(bytes: &[u8]) -> usize {
     builds
 }
 
+/// How much goes wrong in a build besides what its actions do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Luck {
+    /// Nothing.
+    Good,
+    /// The remote side does, now and then.
+    Flaky,
+    /// All sorts of things.
+    Bad,
+}
+
 /// True if it ended well and everything of it may be relied on.
 fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Choices<'_>) -> bool {
+    let luck = [Luck::Good, Luck::Flaky, Luck::Bad, Luck::Bad][choices.below(4)];
+    let must_end_well = luck == Luck::Good && nothing_is_wrong(fake, ask);
     let mut session = Session::begin(fake, dir, ask);
-    let mut changed = false;
     while session.outcome.is_none() {
-        let running = session.running();
-        assert!(!running.is_empty(), "nothing runs, and the build is not over");
-        if choices.one_in(40) {
+        if luck == Luck::Bad && choices.one_in(40) {
             session.interrupt();
             continue;
         }
-        let action = running[choices.below(running.len())];
-        let end = match choices.below(16) {
-            15 if !changed => End::ChangedInput,
-            0..=9 if session.is_stopped(action) => End::Stopped,
-            _ => End::ByItself,
-        };
-        changed |= end == End::ChangedInput;
-        session.end(action, end);
+        if luck != Luck::Good && choices.one_in(24) {
+            choices.evict(session.fake);
+        }
+        let doing = session.doing();
+        match doing[choices.below(doing.len())] {
+            Doing::Local(action) => {
+                let end = local_end(&session, action, luck, choices);
+                session.end(action, end);
+            }
+            doing => {
+                let end = remote_end(&session, doing, luck, choices);
+                session.end_remote(doing, end);
+            }
+        }
     }
     let outcome = session.outcome();
-    !(changed || outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost)
+    let is_good = !(outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost);
+    assert!(is_good || !must_end_well, "nothing is wrong, and yet: {outcome:?} {:?}", session.failures());
+    is_good && !session.is_mixed
+}
+
+fn local_end(session: &Session<'_>, action: usize, luck: Luck, choices: &mut Choices<'_>) -> End {
+    match choices.below(16) {
+        0..=9 if session.is_stopped(action) => End::Stopped,
+        15 if luck == Luck::Bad && !session.is_mixed => End::ChangedInput,
+        14 => End::LeftProcess,
+        _ => End::ByItself,
+    }
+}
+
+fn remote_end(session: &Session<'_>, doing: Doing, luck: Luck, choices: &mut Choices<'_>) -> RemoteEnd {
+    let is_stopped = session.is_told_to_stop(doing);
+    match choices.below(16) {
+        0..=9 if is_stopped => RemoteEnd::Stopped,
+        14 | 15 if luck != Luck::Good => RemoteEnd::Unreachable,
+        13 if luck != Luck::Good && session.can_be_lost(doing) => RemoteEnd::Lost,
+        12 if luck == Luck::Bad && matches!(doing, Doing::Run(_) | Doing::Fetch(_)) => RemoteEnd::Failure,
+        _ => RemoteEnd::ByItself,
+    }
+}
+
+/// Whether a build has no reason to fail.
+fn nothing_is_wrong(fake: &Fake, ask: &Ask) -> bool {
+    let executes = ask.remote.as_ref().is_some_and(|remote| remote.executes);
+    let can_run = |spec: &Spec| !spec.no_local || executes && !spec.no_remote && spec.kind != ActionKind::Write;
+    fake.plan.actions.iter().all(can_run)
+        && (0..fake.plan.sources).all(|source| fake.disk.contains_key(&source_path(source)))
+        // A server may remember what an action that misbehaved made.
+        && fake.behaviours.iter().all(|behaviour| !behaviour.fails && !behaviour.was_undeclared)
 }
 
 proptest! {

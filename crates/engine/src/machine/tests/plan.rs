@@ -26,7 +26,10 @@ pub struct Spec {
     pub outputs: Vec<ArtifactKind>,
     pub kind: ActionKind,
     pub exclusive: bool,
-    pub host_only: bool,
+    pub no_local: bool,
+    pub no_remote: bool,
+    pub no_cache: bool,
+    pub hermetic: bool,
 }
 
 /// How a fake action behaves; may change between builds without changing the graph.
@@ -39,6 +42,8 @@ pub struct Behaviour {
     pub random: bool,
     /// Its depfile names a file nobody declared.
     pub undeclared: bool,
+    /// It did so in some build.
+    pub was_undeclared: bool,
     /// Makes the same whatever it reads.
     pub constant: bool,
     /// Milliseconds a run takes.
@@ -61,7 +66,10 @@ pub fn action(inputs: &[In]) -> Spec {
         outputs: vec![ArtifactKind::File],
         kind: ActionKind::Spawn,
         exclusive: false,
-        host_only: true,
+        no_local: false,
+        no_remote: false,
+        no_cache: false,
+        hermetic: false,
     }
 }
 
@@ -120,7 +128,14 @@ impl Plan {
             outputs: (0..spec.outputs.len()).map(|output| self.artifact(number, output)).collect(),
             depfile,
             host_tools: Box::default(),
-            tags: ActionTags { exclusive: spec.exclusive, no_local: !spec.host_only, ..Default::default() },
+            tags: ActionTags {
+                exclusive: spec.exclusive,
+                no_local: spec.no_local,
+                no_remote: spec.no_remote,
+                no_cache: spec.no_cache,
+                hermetic: spec.hermetic,
+                ..Default::default()
+            },
             timeout: None,
             platform: Arc::from([]),
             resources: Default::default(),

@@ -616,7 +616,7 @@ fn targets_of_several_actions_and_none() {
 
 #[test]
 fn what_may_run_nowhere_fails() {
-    let mut bench = Bench::new(1, vec![Spec { host_only: false, ..action(&[Source(0)]) }]);
+    let mut bench = Bench::new(1, vec![Spec { no_local: true, ..action(&[Source(0)]) }]);
     let session = bench.built(&ask(&[0]));
     assert_eq!(session.started, [] as [usize; 0]);
     assert!(session.outcome().failed);

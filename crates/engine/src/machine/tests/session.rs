@@ -1,4 +1,4 @@
-//! One build of the machine in the fake world, event by event, with everything that must hold after each of them.
+//! One build of the machine in the fake world, event by event. What must hold after each of them is in `checks`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, ArtifactKind, BuildEvent, DigestFunction, ExecutorEvent, Level, Runner, Stamp, StopReason,
+    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, Runner, Stamp, StopReason,
     TargetId,
 };
 use minibuild_graph::HostFacts;
 use tempfile::TempDir;
 
-use super::fake::{End, Fake, content_of};
+use super::fake::{End, Fake};
+use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
-use crate::machine::{Event, Goal, Goals, Machine, Outcome, Shown, SourceFact, Status, Step, Wanted, World};
+use crate::machine::{
+    Event, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies, Strategy, Uploads,
+    Wanted, World,
+};
 use crate::state::{FileRecord, State};
 
 /// A directory for state: in memory where there is such a place, since thousands are made.
@@ -31,12 +35,23 @@ pub struct Ask {
     pub jobs: usize,
     pub keep_going: bool,
     pub fresh_tests: bool,
+    pub strategy: Strategy,
+    pub remote: Option<RemoteGoals>,
 }
 
 /// Asks for these targets with their bytes, one job at a time.
 pub fn ask(targets: &[usize]) -> Ask {
     let targets = targets.to_vec();
-    Ask { targets, all_bytes: false, toplevel_bytes: true, jobs: 1, keep_going: false, fresh_tests: false }
+    Ask {
+        targets,
+        all_bytes: false,
+        toplevel_bytes: true,
+        jobs: 1,
+        keep_going: false,
+        fresh_tests: false,
+        strategy: Strategy::Local,
+        remote: None,
+    }
 }
 
 impl Ask {
@@ -51,6 +66,25 @@ impl Ask {
     /// No bytes are asked for.
     pub fn minimal(self) -> Self {
         Self { toplevel_bytes: false, ..self }
+    }
+
+    /// All bytes are asked for.
+    pub fn all(self) -> Self {
+        Self { all_bytes: true, ..self }
+    }
+
+    /// There is a remote side.
+    pub fn with(self, remote: RemoteGoals) -> Self {
+        Self { remote: Some(remote), ..self }
+    }
+
+    pub fn strategy(self, strategy: Strategy) -> Self {
+        Self { strategy, ..self }
+    }
+
+    /// Everything runs remotely, many at once.
+    pub fn remotely(self) -> Self {
+        self.with(remote()).strategy(Strategy::Remote)
     }
 
     fn goals(&self, fake: &Fake) -> Goals {
@@ -73,8 +107,28 @@ impl Ask {
             keep_going: self.keep_going,
             fresh_tests: self.fresh_tests,
             all_events: true,
+            strategies: Strategies { default: self.strategy, ..Default::default() },
+            remote: self.remote.clone(),
         }
     }
+}
+
+/// A remote side that runs and caches, for which nobody uploads.
+pub fn remote() -> RemoteGoals {
+    RemoteGoals {
+        store: "here".to_owned(),
+        executes: true,
+        caches: true,
+        jobs: 9,
+        uploads: Uploads::Never,
+        waits_for_uploads: true,
+        falls_back: true,
+    }
+}
+
+/// One that only caches, and gets all results.
+pub fn cache() -> RemoteGoals {
+    RemoteGoals { executes: false, uploads: Uploads::Always, ..remote() }
 }
 
 /// A build under way, or done.
@@ -82,15 +136,21 @@ pub struct Session<'a> {
     pub fake: &'a mut Fake,
     pub machine: Machine,
     pub ask: Ask,
-    /// In order of their starts.
+    /// In order of their starts, wherever.
     pub started: Vec<usize>,
+    /// Paths that were fetched, in order.
+    pub fetched: Vec<String>,
     pub stops: Vec<(usize, StopReason)>,
     pub events: Vec<BuildEvent>,
     pub shown: Vec<Shown>,
     pub outcome: Option<Outcome>,
-    announced: BTreeMap<String, bool>,
+    pub(super) announced: BTreeMap<String, bool>,
     /// A source changed under the build, whose results are then a mixture.
-    is_mixed: bool,
+    pub(super) is_mixed: bool,
+    /// A fetch failed for a reason of this machine's.
+    pub(super) disk_failed: bool,
+    /// A stop was seen before the event that is handled now.
+    was_stopped: Option<Stopping>,
     /// Whether the next build finds what this one recorded.
     pub keeps_state: bool,
     now: u64,
@@ -99,7 +159,7 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// A build that has begun.
     pub fn begin(fake: &'a mut Fake, state_dir: &Path, ask: &Ask) -> Self {
-        let (mut state, warnings) = State::open(state_dir, "boot").expect("the state opens");
+        let (mut state, warnings) = State::open(state_dir, "boot", DigestFunction::Sha256).expect("the state opens");
         assert_eq!(warnings, Vec::<String>::new());
         let goals = ask.goals(fake);
         let wanted = Wanted::new(&fake.model, &goals).expect("no cycle");
@@ -112,18 +172,21 @@ impl<'a> Session<'a> {
             function: DigestFunction::Sha256,
         };
         let machine = Machine::new(fake.model.clone(), Arc::new(commands), wanted, goals, host, world, state);
-        fake.begin(ask.jobs);
+        fake.begin(ask.jobs, ask.remote.as_ref());
         let mut session = Session {
             fake,
             machine,
             ask: ask.clone(),
             started: Vec::new(),
+            fetched: Vec::new(),
             stops: Vec::new(),
             events: Vec::new(),
             shown: Vec::new(),
             outcome: None,
             announced: BTreeMap::new(),
             is_mixed: false,
+            disk_failed: false,
+            was_stopped: None,
             keeps_state: true,
             now: 0,
         };
@@ -148,28 +211,76 @@ impl<'a> Session<'a> {
     pub fn end(&mut self, action: usize, end: End) {
         self.is_mixed |= end == End::ChangedInput;
         let report = self.fake.end(ActionId::new(action), end);
+        if !report.changed_inputs.is_empty() || !report.killed.is_empty() {
+            self.fake.remote.unclean.insert(report.run);
+        }
         self.handle(Event::Executor(ExecutorEvent::Finished(Box::new(report))));
     }
 
-    /// Ends all runs by themselves (those told to stop do), `pick` chooses the next of those that run.
-    pub fn finish(&mut self, mut pick: impl FnMut(&[usize]) -> usize) {
+    /// Ends something remote.
+    pub fn end_remote(&mut self, doing: Doing, end: RemoteEnd) {
+        self.disk_failed |= matches!(doing, Doing::Fetch(_)) && end == RemoteEnd::Failure;
+        let event = self.fake.end_remote(doing, end);
+        self.handle(Event::Remote(event));
+    }
+
+    /// Everything that will be answered, runs here first.
+    pub fn doing(&self) -> Vec<Doing> {
+        let mut doing: Vec<Doing> = self.running().into_iter().map(Doing::Local).collect();
+        doing.extend(self.fake.remote.doing());
+        doing
+    }
+
+    /// What is done remotely for an action, by its number.
+    pub fn remote_runs(&self) -> Vec<usize> {
+        self.fake.remote.runs.keys().map(|run| run.action.index()).collect()
+    }
+
+    /// Whether what is done was told to stop.
+    pub fn is_told_to_stop(&self, doing: Doing) -> bool {
+        match doing {
+            Doing::Local(action) => self.is_stopped(action),
+            Doing::Run(run) => self.fake.remote.runs[&run].stop.is_some(),
+            Doing::Fetch(_) => self.fake.remote.fetches_stopped,
+            Doing::LookUp(_) | Doing::Upload(_) => false,
+        }
+    }
+
+    /// Ends something as it ends by itself, or as it was told to.
+    pub fn go_on(&mut self, doing: Doing) {
+        match (doing, self.is_told_to_stop(doing)) {
+            (Doing::Local(action), true) => self.end(action, End::Stopped),
+            (Doing::Local(action), false) => self.end(action, End::ByItself),
+            (_, true) => self.end_remote(doing, RemoteEnd::Stopped),
+            (_, false) => self.end_remote(doing, RemoteEnd::ByItself),
+        }
+    }
+
+    /// Ends everything in its way; `pick` chooses the next.
+    pub fn finish(&mut self, mut pick: impl FnMut(&[Doing]) -> usize) {
         while self.outcome.is_none() {
-            let running = self.running();
-            assert!(!running.is_empty(), "nothing runs, and the build is not over");
-            let action = running[pick(&running) % running.len()];
-            let end = if self.is_stopped(action) { End::Stopped } else { End::ByItself };
-            self.end(action, end);
+            let doing = self.doing();
+            assert!(!doing.is_empty(), "nothing is under way, and the build is not over");
+            self.go_on(doing[pick(&doing) % doing.len()]);
         }
     }
 
     /// Hands an event to the machine and does what it says.
     pub fn handle(&mut self, event: Event) {
         self.now += 1;
+        let tells = std::env::var_os("MINIBUILD_HISTORY").is_some();
+        if tells {
+            println!("{} {}", self.now, short(format!("{event:?}")));
+        }
         let over = self.outcome.is_some();
+        self.was_stopped = self.machine.stopping;
         let steps = self.machine.handle_event(event, Duration::from_millis(self.now));
         assert!(!over || steps.is_empty(), "something happens after the end");
         for step in steps {
             assert!(self.outcome.is_none(), "something comes after `Finish`");
+            if tells {
+                println!("    {}", short(format!("{step:?}")));
+            }
             self.perform(step);
         }
         self.check_always();
@@ -204,83 +315,47 @@ impl<'a> Session<'a> {
             Step::Discard(path) => self.fake.remove_output(&path),
             Step::WriteLog(..) => {}
             Step::Finish(outcome) => {
-                assert!(self.fake.runs.is_empty(), "the build ends while something runs");
+                let remote = &self.fake.remote;
+                let is_idle = self.fake.runs.is_empty() && remote.runs.is_empty() && remote.fetches.is_empty();
+                assert!(is_idle, "the build ends while something runs");
                 self.outcome = Some(outcome);
             }
-        }
-    }
-
-    fn actions(&self) -> impl Iterator<Item = ActionId> + use<> {
-        (0..self.fake.plan.actions.len()).map(ActionId::new)
-    }
-
-    /// What holds after each event.
-    fn check_always(&self) {
-        let machine = &self.machine;
-        if machine.stopping.is_some() {
-            assert!(self.fake.runs.values().all(|run| run.stop.is_some()), "something runs on after a stop");
-        }
-        let count = |status| self.actions().filter(|&a| machine.status_of(a) == status).count() as u64;
-        let counts = &machine.outcome.counts;
-        assert_eq!(count(Status::Done), counts.up_to_date + counts.local, "{counts:?}");
-        assert_eq!(count(Status::Failed), counts.failed, "{counts:?}");
-        assert!(machine.progress().done <= counts.total, "{counts:?}");
-        assert_eq!(count(Status::Running), self.fake.runs.len() as u64);
-        for action in self.actions() {
-            assert_eq!(self.fake.runs.contains_key(&action), machine.running.contains_key(&action));
-            if machine.status_of(action) == Status::Done {
-                self.check_done(action);
+            Step::LookUp(lookup) => {
+                self.check_request();
+                self.fake.look_up(*lookup);
+            }
+            Step::StartRemote(request) => {
+                self.check_request();
+                self.started.push(request.run.action.index());
+                self.fake.start_remote(*request, |id| self.machine.known[id.index()].content.clone());
+            }
+            Step::StopRemote(run, reason) => {
+                self.stops.push((run.action.index(), reason));
+                self.fake.stop_remote(run, reason);
+            }
+            Step::Fetch(request) => {
+                self.check_request();
+                self.perform_fetch(*request);
+            }
+            Step::StopFetches => self.fake.stop_fetches(),
+            Step::Upload(request) => {
+                assert!(self.was_stopped < Some(Stopping::Interrupted), "an upload after an interrupt");
+                self.fake.upload(*request);
             }
         }
     }
 
-    /// What is known of a finished action's outputs is what lies on the disk.
-    fn check_done(&self, action: ActionId) {
-        for &id in &self.fake.model.action(action).outputs {
-            let known = &self.machine.known[id.index()];
-            let artifact = self.fake.model.artifact(id);
-            let here = self.fake.disk.get(artifact.path.as_str());
-            match known.on_disk {
-                Some(fingerprint) => {
-                    let here = here.unwrap_or_else(|| panic!("`{}` is not on disk", artifact.path));
-                    assert_eq!(known.content, Some(here.content()), "`{}`", artifact.path);
-                    assert!(artifact.kind == ArtifactKind::Directory || fingerprint == here.fingerprint());
-                }
-                None => {
-                    assert!(!self.machine.bytes_wanted[id.index()], "`{}` is wanted and not here", artifact.path);
-                    let here = here.map(|entry| entry.content());
-                    assert!(here.is_none() || here != known.content, "`{}` is on disk unnoticed", artifact.path);
-                }
-            }
-        }
+    fn check_request(&self) {
+        assert!(self.ask.remote.is_some(), "there is no remote side");
+        assert_eq!(self.was_stopped, None, "something is asked after a stop");
     }
 
-    fn check_end(&self) {
-        let outcome = self.outcome.as_ref().expect("the build is over");
-        assert_eq!(outcome.internal, None);
-        assert_eq!(self.announced.len(), self.ask.targets.len(), "each target is announced");
-        let is_good = !(outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost);
-        let counts = &outcome.counts;
-        if is_good {
-            assert_eq!(counts.total, counts.up_to_date + counts.local);
-            assert!(self.announced.values().all(|&success| success), "{:?}", self.announced);
-            if !self.is_mixed {
-                self.check_against_clean_build();
-            }
-        }
-    }
-
-    /// Every wanted output is what a build from nothing would have made of the sources as they were seen.
-    fn check_against_clean_build(&self) {
-        let mut clean = Clean { session: self, texts: BTreeMap::new() };
-        for action in self.actions().filter(|&a| self.machine.status_of(a) == Status::Done) {
-            for &id in &self.fake.model.action(action).outputs {
-                let expected = clean.text(id);
-                let kind = self.fake.model.artifact(id).kind;
-                let path = &self.fake.model.artifact(id).path;
-                assert_eq!(self.machine.known[id.index()].content, Some(content_of(kind, &expected)), "`{path}`");
-            }
-        }
+    fn perform_fetch(&mut self, request: FetchRequest) {
+        let id = self.fake.id_of(&request.path);
+        self.check_fetch(id, &request);
+        let known = self.machine.known[id.index()].content.clone();
+        self.fetched.push(request.path.to_string());
+        self.fake.fetch(request, known.as_ref());
     }
 
     /// The last `action_completed` of an action: who made its result, and why.
@@ -292,6 +367,20 @@ impl<'a> Session<'a> {
             }
             _ => None,
         })
+    }
+
+    /// Why actions failed.
+    pub fn failures(&self) -> Vec<&str> {
+        self.shown.iter().filter_map(|shown| shown.failure.as_deref()).collect()
+    }
+
+    /// Whether a blob that this needs can be lost.
+    pub fn can_be_lost(&self, doing: Doing) -> bool {
+        match doing {
+            Doing::Run(run) => self.fake.only_there(&self.fake.remote.runs[&run].request).next().is_some(),
+            Doing::Fetch(_) => true,
+            Doing::Local(_) | Doing::LookUp(_) | Doing::Upload(_) => false,
+        }
     }
 
     /// Whether the target was announced, and how.
@@ -313,54 +402,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// A build from nothing, on paper.
-struct Clean<'a, 'b> {
-    session: &'a Session<'b>,
-    texts: BTreeMap<ArtifactId, String>,
-}
-
-impl Clean<'_, '_> {
-    fn text(&mut self, id: ArtifactId) -> String {
-        if let Some(text) = self.texts.get(&id) {
-            return text.clone();
-        }
-        let fake = &*self.session.fake;
-        let artifact = fake.model.artifact(id);
-        let text = match artifact.producer {
-            None => self.source_text(id),
-            Some(action) => self.output_text(action, id),
-        };
-        self.texts.insert(id, text.clone());
-        text
-    }
-
-    /// As it was seen when the build began: one that changes meanwhile is the next build's matter.
-    fn source_text(&self, id: ArtifactId) -> String {
-        let content = self.session.machine.known[id.index()].content.as_ref().expect("a usable source");
-        self.session.fake.texts.get(&content.digest_and_size().0).expect("seen").clone()
-    }
-
-    fn output_text(&mut self, action: ActionId, id: ArtifactId) -> String {
-        let fake = &*self.session.fake;
-        let behaviour = &fake.behaviours[action.index()];
-        if fake.plan.actions[action.index()].kind == minibuild_core::ActionKind::Write {
-            return format!("command {}", behaviour.command);
-        }
-        let (plain, discoverable) = fake.inputs(action);
-        let texts: BTreeMap<ArtifactId, String> =
-            plain.into_iter().chain(discoverable).map(|input| (input, self.text(input))).collect();
-        let fake = &*self.session.fake;
-        let base = fake.output_text(action, behaviour.command, &|input| texts[&input].clone());
-        let number = fake.model.action(action).outputs.iter().position(|&o| o == id).expect("its output");
-        if !behaviour.random {
-            return format!("{base} output {number}");
-        }
-        // Whatever it made last, as long as it made that of these inputs.
-        let content = self.session.machine.known[id.index()].content.as_ref().expect("made");
-        let made = fake.texts.get(&content.digest_and_size().0).expect("made");
-        assert!(made.starts_with(&format!("{base} ")), "`{made}` was made of other inputs than `{base}`");
-        made.clone()
-    }
+fn short(mut text: String) -> String {
+    let end = text.char_indices().nth(300).map_or(text.len(), |(at, _)| at);
+    text.truncate(end);
+    text
 }
 
 /// What is found on the fake disk before a build, as the real look finds it.

@@ -1,0 +1,101 @@
+//! What is asked of one build. Values only.
+
+use std::collections::BTreeMap;
+
+use minibuild_core::{ActionId, ArtifactId, TargetId};
+
+/// What is asked of one build.
+#[derive(Clone, Debug)]
+pub struct Goals {
+    /// Absolute path of the workspace root.
+    pub root: String,
+    /// Requested targets with what they stand for.
+    pub targets: Vec<Goal>,
+    /// Bytes of every output are wanted, not only those of requested targets.
+    pub all_bytes: bool,
+    /// Bytes of requested targets' outputs are wanted.
+    pub toplevel_bytes: bool,
+    /// Actions that run here at once.
+    pub jobs: usize,
+    /// Builds all that does not depend on what failed.
+    pub keep_going: bool,
+    /// Runs tests whose pass is known, too.
+    pub fresh_tests: bool,
+    /// `action_completed` for each up-to-date action, not only those of requested targets.
+    pub all_events: bool,
+    /// Where actions are meant to run.
+    pub strategies: Strategies,
+    /// The remote side, if there is one.
+    pub remote: Option<RemoteGoals>,
+}
+
+/// One requested target.
+#[derive(Clone, Debug)]
+pub struct Goal {
+    /// The target.
+    pub target: TargetId,
+    /// Artifacts it stands for; sources among them.
+    pub artifacts: Vec<ArtifactId>,
+    /// Artifacts whose bytes are needed besides: what `run` needs at run time.
+    pub runfiles: Vec<ArtifactId>,
+    /// Its test, if it is to be run.
+    pub test: Option<ActionId>,
+}
+
+/// Where an action is meant to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// On this machine.
+    #[default]
+    Local,
+    /// Remotely.
+    Remote,
+    /// Wherever it is done sooner.
+    Dynamic,
+}
+
+/// Where actions are meant to run, by mnemonic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strategies {
+    /// Of those not named.
+    pub default: Strategy,
+    /// Of those named.
+    pub by_mnemonic: BTreeMap<String, Strategy>,
+}
+
+impl Strategies {
+    /// The one for actions of this mnemonic.
+    pub fn of(&self, mnemonic: &str) -> Strategy {
+        self.by_mnemonic.get(mnemonic).copied().unwrap_or(self.default)
+    }
+}
+
+/// What the remote side can do and is wanted for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteGoals {
+    /// Names the store of blobs, the same in each build: endpoint, instance and digest function.
+    pub store: String,
+    /// Whether it runs actions.
+    pub executes: bool,
+    /// Whether results are looked up and stored there.
+    pub caches: bool,
+    /// Remote actions at once.
+    pub jobs: usize,
+    /// Whose results are stored.
+    pub uploads: Uploads,
+    /// Whether the build ends only when its uploads have.
+    pub waits_for_uploads: bool,
+    /// Whether what fails there for no fault of the action's runs here.
+    pub falls_back: bool,
+}
+
+/// Which results of local runs are stored in the caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uploads {
+    /// None.
+    Never,
+    /// Of actions whose rule is marked `hermetic`.
+    Hermetic,
+    /// All.
+    Always,
+}

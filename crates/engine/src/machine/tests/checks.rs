@@ -1,0 +1,186 @@
+//! What must hold of a build after each event and at its end.
+
+use std::collections::BTreeMap;
+
+use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Branch, FetchRequest, Urgency};
+
+use super::fake::content_of;
+use super::session::Session;
+use crate::machine::{Status, Stopping};
+
+impl Session<'_> {
+    pub(super) fn actions(&self) -> impl Iterator<Item = ActionId> + use<> {
+        (0..self.fake.plan.actions.len()).map(ActionId::new)
+    }
+
+    /// What holds after each event.
+    pub(super) fn check_always(&self) {
+        let machine = &self.machine;
+        if machine.stopping.is_some() {
+            assert!(self.fake.runs.values().all(|run| run.stop.is_some()), "something runs on after a stop");
+        }
+        let count = |status| self.actions().filter(|&a| machine.status_of(a) == status).count() as u64;
+        let counts = &machine.outcome.counts;
+        let made = counts.up_to_date + counts.local + counts.remote + counts.remote_cache;
+        assert_eq!(count(Status::Done), made, "{counts:?}");
+        assert_eq!(count(Status::Failed), counts.failed, "{counts:?}");
+        assert!(machine.progress().done <= counts.total, "{counts:?}");
+        self.check_remote();
+        let remote = &self.fake.remote;
+        assert_eq!(count(Status::Running), (self.fake.runs.len() + remote.runs.len()) as u64);
+        for action in self.actions() {
+            let side = machine.running.get(&action).map(|running| running.side);
+            assert_eq!(self.fake.runs.contains_key(&action), side == Some(Branch::Local));
+            let is_remote = remote.runs.keys().any(|run| run.action == action);
+            assert_eq!(is_remote, side == Some(Branch::Remote));
+            if machine.status_of(action) == Status::Done {
+                self.check_done(action);
+            }
+        }
+    }
+
+    /// What the machine thinks is under way remotely is so, and while a build is not over something is.
+    fn check_remote(&self) {
+        let (machine, remote) = (&self.machine, &self.fake.remote);
+        if machine.stopping.is_some() {
+            assert!(remote.runs.values().all(|run| run.stop.is_some()), "something runs remotely after a stop");
+            assert!(remote.fetches.is_empty() || remote.fetches_stopped, "fetches go on after a stop");
+        }
+        if self.outcome.is_some() {
+            assert!(!machine.awaits_uploads() || machine.stopping >= Some(Stopping::Interrupted));
+            return;
+        }
+        let statuses = &machine.status;
+        assert!(!self.doing().is_empty(), "nothing is under way, and the build is not over: {statuses:?}");
+        assert_eq!(machine.uploading.len(), remote.uploads.len());
+        let fetching: Vec<_> = remote.fetches.keys().copied().collect();
+        let mut known: Vec<_> = machine.known.iter().filter_map(|known| known.fetch).collect();
+        known.sort_unstable();
+        assert_eq!(known, fetching);
+        let waits = |&action: &ActionId| machine.stopping.is_none() && machine.status_of(action) == Status::LookingUp;
+        for action in self.actions().filter(waits) {
+            assert!(remote.lookups.contains_key(&machine.run_id(action)), "{action:?} waits for no answer");
+        }
+    }
+
+    /// Where no bytes are asked for, only what an action reads here is brought here.
+    pub(super) fn check_fetch(&self, id: ArtifactId, request: &FetchRequest) {
+        let machine = &self.machine;
+        assert_eq!(machine.known[id.index()].on_disk, None, "`{}` is here", request.path);
+        if machine.bytes_wanted[id.index()].is_some() {
+            return;
+        }
+        let waits = |&action: &ActionId| {
+            let (plain, discoverable) = self.fake.inputs(action);
+            let is_open =
+                matches!(machine.status_of(action), Status::Queued | Status::AwaitingInputs | Status::Reopened);
+            is_open && plain.iter().chain(&discoverable).any(|&input| input == id)
+                && machine.sides(action).is_ok_and(|sides| sides.here)
+        };
+        assert!(self.actions().any(|action| waits(&action)), "nobody needs `{}`", request.path);
+        assert_eq!(request.urgency, Urgency::Input);
+    }
+
+    /// What is known of a finished action's outputs is what lies on the disk.
+    fn check_done(&self, action: ActionId) {
+        for &id in &self.fake.model.action(action).outputs {
+            let known = &self.machine.known[id.index()];
+            let artifact = self.fake.model.artifact(id);
+            let here = self.fake.disk.get(artifact.path.as_str());
+            match known.on_disk {
+                Some(fingerprint) => {
+                    let here = here.unwrap_or_else(|| panic!("`{}` is not on disk", artifact.path));
+                    assert_eq!(known.content, Some(here.content()), "`{}`", artifact.path);
+                    assert!(artifact.kind == ArtifactKind::Directory || fingerprint == here.fingerprint());
+                }
+                None => {
+                    let may_be_absent = self.machine.bytes_wanted[id.index()].is_none()
+                        || known.fetch.is_some()
+                        || self.disk_failed
+                        || self.ask.remote.is_some() && self.machine.stopping.is_some();
+                    assert!(may_be_absent, "`{}` is wanted and not here", artifact.path);
+                    let here = here.map(|entry| entry.content());
+                    assert!(here.is_none() || here != known.content, "`{}` is on disk unnoticed", artifact.path);
+                }
+            }
+        }
+    }
+
+    pub(super) fn check_end(&self) {
+        let outcome = self.outcome.as_ref().expect("the build is over");
+        assert_eq!(outcome.internal, None);
+        assert_eq!(self.announced.len(), self.ask.targets.len(), "each target is announced");
+        let is_good = !(outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost);
+        let counts = &outcome.counts;
+        if is_good {
+            assert_eq!(counts.total, counts.up_to_date + counts.local + counts.remote + counts.remote_cache);
+            assert!(self.announced.values().all(|&success| success), "{:?}", self.announced);
+            if !self.is_mixed {
+                self.check_against_clean_build();
+            }
+        }
+    }
+
+    /// Every wanted output is what a build from nothing would have made of the sources as they were seen.
+    fn check_against_clean_build(&self) {
+        let mut clean = Clean { session: self, texts: BTreeMap::new() };
+        for action in self.actions().filter(|&a| self.machine.status_of(a) == Status::Done) {
+            for &id in &self.fake.model.action(action).outputs {
+                let expected = clean.text(id);
+                let kind = self.fake.model.artifact(id).kind;
+                let path = &self.fake.model.artifact(id).path;
+                assert_eq!(self.machine.known[id.index()].content, Some(content_of(kind, &expected)), "`{path}`");
+            }
+        }
+    }
+}
+
+/// A build from nothing, on paper.
+struct Clean<'a, 'b> {
+    session: &'a Session<'b>,
+    texts: BTreeMap<ArtifactId, String>,
+}
+
+impl Clean<'_, '_> {
+    fn text(&mut self, id: ArtifactId) -> String {
+        if let Some(text) = self.texts.get(&id) {
+            return text.clone();
+        }
+        let fake = &*self.session.fake;
+        let artifact = fake.model.artifact(id);
+        let text = match artifact.producer {
+            None => self.source_text(id),
+            Some(action) => self.output_text(action, id),
+        };
+        self.texts.insert(id, text.clone());
+        text
+    }
+
+    /// As it was seen when the build began: one that changes meanwhile is the next build's matter.
+    fn source_text(&self, id: ArtifactId) -> String {
+        let content = self.session.machine.known[id.index()].content.as_ref().expect("a usable source");
+        self.session.fake.texts.get(&content.digest_and_size().0).expect("seen").clone()
+    }
+
+    fn output_text(&mut self, action: ActionId, id: ArtifactId) -> String {
+        let fake = &*self.session.fake;
+        let behaviour = &fake.behaviours[action.index()];
+        if fake.plan.actions[action.index()].kind == minibuild_core::ActionKind::Write {
+            return format!("command {}", behaviour.command);
+        }
+        let (plain, discoverable) = fake.inputs(action);
+        let texts: BTreeMap<ArtifactId, String> =
+            plain.into_iter().chain(discoverable).map(|input| (input, self.text(input))).collect();
+        let fake = &*self.session.fake;
+        let base = fake.output_text(action, behaviour.command, &|input| texts[&input].clone());
+        let number = fake.model.action(action).outputs.iter().position(|&o| o == id).expect("its output");
+        if !behaviour.random {
+            return format!("{base} output {number}");
+        }
+        // Whatever it made last, as long as it made that of these inputs.
+        let content = self.session.machine.known[id.index()].content.as_ref().expect("made");
+        let made = fake.texts.get(&content.digest_and_size().0).expect("made");
+        assert!(made.starts_with(&format!("{base} ")), "`{made}` was made of other inputs than `{base}`");
+        made.clone()
+    }
+}

@@ -1,0 +1,229 @@
+//! The remote side of a build, from its settings: what it is wanted for, the client, and the embedded server.
+
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use minibuild_core::{
+    CacheLookup, DigestFunction, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide, RemoteSink, RunId,
+    STATE_ROOT, StopReason, UploadCounts, UploadRequest,
+};
+use minibuild_disk::{FileClock, OutTree};
+use minibuild_engine::machine::{RemoteGoals, Strategies, Strategy, Uploads};
+use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
+use minibuild_rules::{OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
+use minibuild_server::{Listen, Running, Server, ServerConfig};
+
+use crate::redact;
+use crate::workspace;
+
+/// The word for the server inside the build.
+const EMBEDDED: &str = "embedded";
+
+/// What the settings want of the remote side; `None` where there is none.
+///
+/// # Errors
+/// Settings that contradict each other.
+pub fn goals(settings: &Settings) -> Result<Option<RemoteGoals>, String> {
+    let remote = &settings.remote;
+    let wants_remote = settings.strategy.iter().chain(settings.strategy_by_mnemonic.values());
+    if wants_remote.into_iter().any(|side| *side == minibuild_rules::Strategy::Remote)
+        && (remote.executor.is_none() || remote.offline)
+    {
+        let why = if remote.offline { "nothing remote may be used" } else { "no remote executor is set" };
+        return Err(format!("the strategy is `remote`, but {why}\nhint: `--remote-executor=embedded` needs no server"));
+    }
+    let Some(endpoint) = remote.cache.as_ref().or(remote.executor.as_ref()).filter(|_| !remote.offline) else {
+        return Ok(None);
+    };
+    let caches = !remote.cache_off;
+    let uploads = match remote.upload_local_results {
+        _ if !caches => Uploads::Never,
+        UploadLocalResults::Never => Uploads::Never,
+        UploadLocalResults::Always => Uploads::Always,
+        UploadLocalResults::Auto if remote.executor.is_some() => Uploads::Hermetic,
+        UploadLocalResults::Auto => Uploads::Always,
+    };
+    Ok(Some(RemoteGoals {
+        store: format!("{} {} {}", redact::url(endpoint), remote.instance, function_name(function(remote))),
+        executes: remote.executor.is_some(),
+        caches,
+        jobs: remote.jobs as usize,
+        uploads,
+        waits_for_uploads: remote.wait_for_uploads,
+        falls_back: settings.on_remote_failure == OnRemoteFailure::Fallback,
+    }))
+}
+
+/// Where actions are meant to run. Without an executor that is here.
+pub fn strategies(settings: &Settings) -> Strategies {
+    let strategy = |side| match side {
+        minibuild_rules::Strategy::Local => Strategy::Local,
+        minibuild_rules::Strategy::Remote => Strategy::Remote,
+        minibuild_rules::Strategy::Dynamic => Strategy::Dynamic,
+    };
+    let by_mnemonic = settings.strategy_by_mnemonic.iter().map(|(name, side)| (name.clone(), strategy(*side)));
+    // No rule has the empty mnemonic.
+    Strategies { default: strategy(settings.strategy_of("")), by_mnemonic: by_mnemonic.collect() }
+}
+
+/// The hash function of all digests of a build.
+pub fn function(remote: &RemoteSettings) -> DigestFunction {
+    remote.digest_function.unwrap_or_default()
+}
+
+fn function_name(function: DigestFunction) -> &'static str {
+    match function {
+        DigestFunction::Sha256 => "sha256",
+        DigestFunction::Blake3 => "blake3",
+    }
+}
+
+/// What the client of one build needs besides its settings.
+pub struct Parts {
+    /// Unique id of the build.
+    pub build_id: String,
+    /// The output tree.
+    pub tree: Arc<OutTree>,
+    /// The file system's clock.
+    pub clock: Arc<dyn FileClock>,
+    /// Where its events go.
+    pub sink: RemoteSink,
+}
+
+/// The remote side of these settings. Nothing is connected or started yet.
+///
+/// # Errors
+/// What is wrong with the settings.
+pub fn open(settings: &Settings, parts: Parts) -> Result<Box<dyn RemoteSide>, String> {
+    let remote = &settings.remote;
+    let is_embedded = remote.executor.as_deref() == Some(EMBEDDED);
+    let dir = parts.tree.workspace().join(STATE_ROOT).join(EMBEDDED);
+    let socket = if is_embedded { Some(Socket::at(&dir)?) } else { None };
+    let executor = match &socket {
+        Some(socket) => Some(format!("unix://{}", socket.path.display())),
+        None => remote.executor.clone(),
+    };
+    let sink = parts.sink.clone();
+    let client = RemoteClient::open(config(remote, executor, parts), sink.clone()).map_err(|e| e.to_string())?;
+    let Some(socket) = socket else { return Ok(Box::new(client)) };
+    let workers = settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize);
+    let server = ServerConfig::new(Listen::Unix(socket.path.clone()), dir, workers);
+    Ok(Box::new(Embedded { client, server: Mutex::new(Embed::Wanted(Box::new(server))), sink, _socket: socket }))
+}
+
+fn config(remote: &RemoteSettings, executor: Option<String>, parts: Parts) -> RemoteConfig {
+    RemoteConfig {
+        executor,
+        cache: remote.cache.clone(),
+        instance: remote.instance.clone(),
+        headers: remote.headers.0.clone().into_iter().collect(),
+        timeout: remote.timeout,
+        retries: remote.retries,
+        connections: remote.connections,
+        cancel: remote.cancel || remote.executor.as_deref() == Some(EMBEDDED),
+        function: function(remote),
+        compression: remote.compression && remote.executor.as_deref() != Some(EMBEDDED),
+        tls: Tls {
+            ca: remote.tls_ca.clone(),
+            certificate: remote.tls_certificate.clone(),
+            key: remote.tls_key.clone(),
+            server_name: remote.tls_server_name.clone(),
+        },
+        credential_helper: remote.credential_helper.clone(),
+        priority: remote.priority,
+        invocation: parts.build_id,
+        tree: parts.tree,
+        clock: parts.clock,
+    }
+}
+
+/// A socket in a directory whose path may be longer than a socket's may be: it is reached through the descriptor.
+struct Socket {
+    path: PathBuf,
+    _dir: File,
+}
+
+impl Socket {
+    fn at(dir: &Path) -> Result<Self, String> {
+        let open = || {
+            std::fs::create_dir_all(dir)?;
+            File::open(dir)
+        };
+        let opened = open().map_err(|e| format!("`{}` cannot be made: {e}", dir.display()))?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}/socket", opened.as_raw_fd()));
+        Ok(Self { path, _dir: opened })
+    }
+}
+
+/// A client with a server in this process, which is started by the first request.
+struct Embedded {
+    client: RemoteClient,
+    server: Mutex<Embed>,
+    sink: RemoteSink,
+    _socket: Socket,
+}
+
+enum Embed {
+    Wanted(Box<ServerConfig>),
+    Running(Running),
+    Failed,
+}
+
+impl Embedded {
+    /// The client, once the server runs. Without one each request fails like one of a server that is down.
+    fn client(&self) -> &RemoteClient {
+        let mut server = self.server.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Embed::Wanted(_) = &*server
+            && let Embed::Wanted(config) = std::mem::replace(&mut *server, Embed::Failed)
+        {
+            match Server::start(*config) {
+                Ok(running) => *server = Embed::Running(running),
+                Err(error) => {
+                    let text = format!("the embedded server cannot be started: {error}");
+                    (self.sink)(RemoteEvent::Message { level: Level::Error, text });
+                }
+            }
+        }
+        &self.client
+    }
+}
+
+impl RemoteSide for Embedded {
+    fn look_up(&self, lookup: CacheLookup) {
+        self.client().look_up(lookup);
+    }
+
+    fn start(&self, request: RemoteRequest) {
+        self.client().start(request);
+    }
+
+    fn stop(&self, run: RunId, reason: StopReason) {
+        self.client.stop(run, reason);
+    }
+
+    fn fetch(&self, request: FetchRequest) {
+        self.client().fetch(request);
+    }
+
+    fn stop_fetches(&self) {
+        self.client.stop_fetches();
+    }
+
+    fn upload(&self, request: UploadRequest) {
+        self.client().upload(request);
+    }
+
+    fn transfer_counts(&self) -> UploadCounts {
+        RemoteSide::transfer_counts(&self.client)
+    }
+
+    fn shutdown(&mut self) {
+        RemoteSide::shutdown(&mut self.client);
+        let server = self.server.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Embed::Running(running) = std::mem::replace(server, Embed::Failed) {
+            running.shutdown();
+        }
+    }
+}

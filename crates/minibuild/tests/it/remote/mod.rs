@@ -1,0 +1,135 @@
+//! Builds with a remote side: the binary against a server in this process.
+
+mod downloads;
+mod sides;
+
+use std::cell::RefCell;
+
+use minibuild_server::{Counts, Inject, Listen, Running, Server, ServerConfig};
+use minibuild_testkit::{Event, Run, Workspace};
+use tempfile::TempDir;
+
+use crate::{genrule, with_targets};
+
+/// A server with a port of its own, which can be taken down and brought back on the same port.
+struct Remote {
+    server: RefCell<Option<Running>>,
+    listen: Listen,
+    dir: TempDir,
+}
+
+impl Remote {
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    /// A server with faults.
+    fn with(inject: &str) -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let remote = Self { server: RefCell::new(None), listen, dir };
+        let server = remote.serve(inject);
+        let listen = server.address().clone();
+        Self { server: RefCell::new(Some(server)), listen, ..remote }
+    }
+
+    fn serve(&self, inject: &str) -> Running {
+        let mut config = ServerConfig::new(self.listen.clone(), self.dir.path().join("server"), 2);
+        config.helper = env!("CARGO_BIN_EXE_minibuild").into();
+        config.inject = Some(Inject::parse(inject).expect("faults"));
+        Server::start(config).expect("the server starts")
+    }
+
+    /// Takes the server down.
+    fn stop(&self) {
+        if let Some(server) = self.server.borrow_mut().take() {
+            server.shutdown();
+        }
+    }
+
+    /// Brings it back, with what it stored and other faults.
+    fn restart(&self, inject: &str) {
+        self.stop();
+        let server = self.serve(inject);
+        *self.server.borrow_mut() = Some(server);
+    }
+
+    fn counts(&self) -> Counts {
+        self.server.borrow().as_ref().expect("the server is up").counters()
+    }
+
+    /// Calls of these methods since the server's start.
+    fn calls(&self, methods: &[&str]) -> u64 {
+        let counts = self.counts();
+        methods.iter().map(|method| counts.calls(method)).sum()
+    }
+
+    /// All calls since the server's start.
+    fn all_calls(&self) -> u64 {
+        self.counts().methods.values().map(|count| count.calls).sum()
+    }
+
+    /// Commands it ran since its start.
+    fn ran(&self) -> u64 {
+        self.counts().actions.run
+    }
+
+    /// Loses everything.
+    fn evict_all(&self) {
+        self.server.borrow().as_ref().expect("the server is up").evict_all();
+    }
+
+    fn executor(&self) -> String {
+        format!("--remote-executor={}", self.listen)
+    }
+
+    fn cache(&self) -> String {
+        format!("--remote-cache={}", self.listen)
+    }
+
+    /// A build whose actions run remotely.
+    #[track_caller]
+    fn build(&self, ws: &Workspace, args: &[&str]) -> Run {
+        ws.build(&[&[&*self.executor(), "--strategy=remote", "--on-remote-failure=fail"], args].concat())
+    }
+
+    /// A build that runs here and uses the server as a cache.
+    #[track_caller]
+    fn build_cached(&self, ws: &Workspace, args: &[&str]) -> Run {
+        ws.build(&[&[&*self.cache()], args].concat())
+    }
+}
+
+/// in.txt -> a.txt (upper case) -> b.txt -> c.txt
+fn chain() -> Workspace {
+    let targets = [
+        genrule("a", &["in.txt"], &["a.txt"], "tr a-z A-Z < $SRC > $OUT"),
+        genrule("b", &[":a"], &["b.txt"], "(cat $SRC; echo b) > $OUT"),
+        genrule("c", &[":b"], &["c.txt"], "(cat $SRC; echo c) > $OUT"),
+    ];
+    with_targets(&targets.concat()).file("in.txt", "one\n")
+}
+
+/// Who made the result of each completed action, by label.
+fn runners(run: &Run) -> Vec<(&str, &str)> {
+    let completed = run.events.iter().filter_map(|event| match event {
+        Event::ActionCompleted { label, runner, .. } => Some((label.as_str(), runner.as_str())),
+        _ => None,
+    });
+    let mut list: Vec<_> = completed.collect();
+    list.sort_unstable();
+    list
+}
+
+/// Paths of downloaded files below `minibuild-out/bin/`, with the reason, sorted.
+fn downloaded(run: &Run) -> Vec<(&str, &str)> {
+    let files = run.events.iter().filter_map(|event| match event {
+        Event::FileDownloaded { path, why, .. } => {
+            Some((path.strip_prefix("minibuild-out/bin/").unwrap_or(path), why.as_str()))
+        }
+        _ => None,
+    });
+    let mut list: Vec<_> = files.collect();
+    list.sort_unstable();
+    list
+}

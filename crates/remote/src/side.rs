@@ -1,0 +1,42 @@
+//! The client as the port that the engine drives.
+
+use minibuild_core::{
+    CacheLookup, FetchRequest, RemoteRequest, RemoteSide, RunId, StopReason, UploadCounts, UploadRequest,
+};
+
+use crate::RemoteClient;
+
+impl RemoteSide for RemoteClient {
+    fn look_up(&self, lookup: CacheLookup) {
+        Self::look_up(self, lookup);
+    }
+
+    fn start(&self, request: RemoteRequest) {
+        Self::start(self, request);
+    }
+
+    fn stop(&self, run: RunId, reason: StopReason) {
+        Self::stop(self, run, reason);
+    }
+
+    fn fetch(&self, request: FetchRequest) {
+        Self::fetch(self, request);
+    }
+
+    fn stop_fetches(&self) {
+        Self::stop_fetches(self);
+    }
+
+    fn upload(&self, request: UploadRequest) {
+        Self::upload(self, request);
+    }
+
+    fn transfer_counts(&self) -> UploadCounts {
+        let sent = Self::transfer_counts(self);
+        UploadCounts { files: sent.blobs, bytes: sent.bytes }
+    }
+
+    fn shutdown(&mut self) {
+        self.stop_all();
+    }
+}

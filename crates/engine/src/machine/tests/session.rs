@@ -16,8 +16,8 @@ use super::fake::{End, Fake};
 use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
 use crate::machine::{
-    Event, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies, Strategy, Uploads,
-    Wanted, World,
+    Event, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies, Strategy,
+    Uploads, Wanted, World,
 };
 use crate::state::{FileRecord, State};
 

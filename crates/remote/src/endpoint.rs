@@ -213,7 +213,7 @@ mod tests {
         check("grpc://h:99999", Err("no number"));
         check("grpc://:1", Err("no host"));
         check("grpc://::1:1", Err("in brackets"));
-        check("grpc://[::1:1", Err("has no port"));
+        check("grpc://[::1:1", Err("lacks a `]`"));
         check("grpc://[::1]", Err("no port"));
         check("grpc://a b:1", Err("white space"));
         check("grpc://h:1/instance", Err("behind the port"));

@@ -101,11 +101,6 @@ impl HttpCache {
         }
     }
 
-    /// Its address, as it may be shown.
-    pub(crate) fn endpoint(&self) -> &str {
-        &self.config.shown
-    }
-
     /// The result stored under a key.
     ///
     /// # Errors

@@ -34,6 +34,9 @@ mod notice;
 mod result;
 mod shared;
 mod side;
+#[cfg(test)]
+mod tests;
+mod unique;
 mod upload;
 
 pub use cache::UploadCounts;

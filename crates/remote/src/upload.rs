@@ -27,7 +27,7 @@ pub(crate) async fn store(shared: &Shared, request: &UploadRequest) -> Result<()
         upload.output(output)?;
     }
     upload.rest(request);
-    upload.blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
+    upload.blobs.sort_by_key(|blob| blob.digest);
     upload.blobs.dedup_by(|a, b| a.digest == b.digest);
     match shared.cache.ensure(&request.who, &upload.blobs, &|_, _| {}).await {
         Ok(()) => {}

@@ -68,6 +68,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// What every crate's tests may use besides.
 const TEST_CRATE: &str = "minibuild-testkit";
 
+/// What the tests of single crates may use besides: a client is tested against the server, whose workers need their
+/// helper.
+const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[("minibuild-remote", &["minibuild-local", "minibuild-server"])];
+
 /// A package of the workspace, as `cargo metadata` prints it.
 #[derive(Debug, Deserialize)]
 pub struct Package {
@@ -110,10 +114,15 @@ fn check_package(package: &Package, packages: &[Package]) -> Vec<Finding> {
     let ours = |name: &str| packages.iter().any(|package| package.name == name);
     let is_allowed = |dependency: &Dependency| {
         let is_dev = dependency.kind.as_deref() == Some("dev");
-        allowed.contains(&dependency.name.as_str()) || (is_dev && dependency.name == TEST_CRATE)
+        allowed.contains(&dependency.name.as_str()) || (is_dev && is_allowed_in_tests(&package.name, &dependency.name))
     };
     let bad = package.dependencies.iter().filter(|dependency| ours(&dependency.name) && !is_allowed(dependency));
     bad.map(|dependency| Finding::about(&package.name, format!("must not depend on `{}`", dependency.name))).collect()
+}
+
+fn is_allowed_in_tests(package: &str, dependency: &str) -> bool {
+    let own = ALLOWED_IN_TESTS.iter().find(|(name, _)| *name == package);
+    dependency == TEST_CRATE || own.is_some_and(|(_, allowed)| allowed.contains(&dependency))
 }
 
 #[cfg(test)]
@@ -138,6 +147,7 @@ mod tests {
             ("minibuild-rules", "serde", None),
             ("minibuild-rules", "minibuild-testkit", Some("dev")),
             ("minibuild", "minibuild-engine", None),
+            ("minibuild-remote", "minibuild-server", Some("dev")),
         ]);
         assert_found(&check(&good), &[]);
     }
@@ -149,12 +159,14 @@ mod tests {
             ("minibuild-rules", "minibuild-disk", Some("build")),
             ("minibuild-graph", "minibuild-disk", Some("dev")),
             ("minibuild-local", "minibuild-testkit", None),
+            ("minibuild-remote", "minibuild-server", None),
         ]);
         let expected = [
             "minibuild-core: must not depend on `minibuild-rules`",
             "minibuild-rules: must not depend on `minibuild-disk`",
             "minibuild-graph: must not depend on `minibuild-disk`",
             "minibuild-local: must not depend on `minibuild-testkit`",
+            "minibuild-remote: must not depend on `minibuild-server`",
         ];
         assert_found(&check(&bad), &expected);
     }

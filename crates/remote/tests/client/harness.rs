@@ -125,7 +125,7 @@ impl Fixture {
         let until = std::time::Instant::now() + SOON;
         while !is_so(&self.counts()) {
             assert!(std::time::Instant::now() < until, "waited in vain for {what}");
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(2));
         }
     }
 }

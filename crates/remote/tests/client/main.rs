@@ -2,6 +2,9 @@
 
 mod harness;
 
+mod configs;
 mod execution;
+mod faults;
 mod fetching;
 mod lookups;
+mod uploads;

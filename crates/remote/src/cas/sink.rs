@@ -1,0 +1,180 @@
+//! Where the bytes of a blob go that comes in pieces: unpacked, counted, hashed and written.
+//!
+//! It does not know connections. Everything here blocks.
+
+use std::fs::File;
+use std::io::{self, Seek as _, Write};
+
+use minibuild_core::{Digest, DigestFunction, Hasher};
+use zstd::stream::write::Decoder;
+
+/// A sender chooses how much memory unpacking takes, up to 16 MiB.
+const MAX_WINDOW: u32 = 24;
+
+/// What takes the bytes of a blob and can begin anew.
+pub(super) trait Target: Write + Send + 'static {
+    /// Forgets everything written.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    fn restart(&mut self) -> io::Result<()>;
+}
+
+impl Target for File {
+    fn restart(&mut self) -> io::Result<()> {
+        self.set_len(0)?;
+        self.rewind()
+    }
+}
+
+impl Target for Vec<u8> {
+    fn restart(&mut self) -> io::Result<()> {
+        self.clear();
+        Ok(())
+    }
+}
+
+/// A blob on its way in.
+pub(super) struct Sink<T: Target> {
+    mode: Mode<T>,
+}
+
+enum Mode<T: Target> {
+    Plain(Out<T>),
+    Zstd(Box<Decoder<'static, Out<T>>>),
+    /// Only while one becomes another.
+    None,
+}
+
+/// The unpacked bytes.
+struct Out<T> {
+    target: T,
+    hasher: Hasher,
+    function: DigestFunction,
+    digest: Digest,
+    written: u64,
+    refused: Option<Refusal>,
+}
+
+/// Why bytes are not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// They are not those of the blob; says how.
+    Corrupt(String),
+    /// This machine cannot take them.
+    Disk(String),
+}
+
+impl<T: Target> Write for Out<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let end = self.written.saturating_add(bytes.len() as u64);
+        if end > self.digest.size {
+            self.refused = Some(Refusal::Corrupt(format!("there are more than {} bytes", self.digest.size)));
+            return Err(io::Error::other("refused"));
+        }
+        if let Err(error) = self.target.write_all(bytes) {
+            self.refused = Some(Refusal::Disk(error.to_string()));
+            return Err(io::Error::other("refused"));
+        }
+        self.hasher.update(bytes);
+        self.written = end;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<T: Target> Sink<T> {
+    /// A sink for a blob; `target` is empty.
+    pub(super) fn new(target: T, digest: Digest, function: DigestFunction) -> Self {
+        let out = Out { target, hasher: function.hasher(), function, digest, written: 0, refused: None };
+        Self { mode: Mode::Plain(out) }
+    }
+
+    /// A new stream begins, at the position this gives: all that came before and could be unpacked stays.
+    pub(super) fn begin(&mut self, zstd: bool) -> Result<u64, Refusal> {
+        let out = self.take_out()?;
+        let at = out.written;
+        self.mode = if zstd { Mode::Zstd(Box::new(decoder(out)?)) } else { Mode::Plain(out) };
+        Ok(at)
+    }
+
+    /// The next bytes as they came.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let (written, out) = match &mut self.mode {
+            Mode::Plain(out) => (out.write_all(bytes), out),
+            Mode::Zstd(decoder) => (decoder.write_all(bytes), decoder.get_mut()),
+            Mode::None => return Err(gone()),
+        };
+        written.map_err(|error| out.refusal(&error))
+    }
+
+    /// Everything came: whether it is the blob.
+    pub(super) fn finish(mut self) -> Result<T, (Self, Refusal)> {
+        match self.take_out() {
+            Err(refusal) => Err((self, refusal)),
+            Ok(mut out) => {
+                let hasher = std::mem::replace(&mut out.hasher, out.function.hasher());
+                let seen = hasher.finish();
+                if seen == out.digest {
+                    return Ok(out.target);
+                }
+                let why = match seen.size == out.digest.size {
+                    true => format!("its hash is {}", seen.hex()),
+                    false => format!("it has {} bytes only", seen.size),
+                };
+                Err((Self { mode: Mode::Plain(out) }, Refusal::Corrupt(why)))
+            }
+        }
+    }
+
+    /// Forgets everything that came.
+    pub(super) fn restart(&mut self) -> Result<(), Refusal> {
+        let mut out = match std::mem::replace(&mut self.mode, Mode::None) {
+            Mode::Plain(out) => out,
+            Mode::Zstd(decoder) => decoder.into_inner(),
+            Mode::None => return Err(gone()),
+        };
+        let restarted = out.target.restart().map_err(|error| Refusal::Disk(error.to_string()));
+        out.hasher = out.function.hasher();
+        out.written = 0;
+        out.refused = None;
+        self.mode = Mode::Plain(out);
+        restarted
+    }
+
+    /// The end of a stream, with what the unpacker still holds.
+    fn take_out(&mut self) -> Result<Out<T>, Refusal> {
+        match std::mem::replace(&mut self.mode, Mode::None) {
+            Mode::Plain(out) => Ok(out),
+            Mode::Zstd(mut decoder) => match decoder.flush() {
+                Ok(()) => Ok(decoder.into_inner()),
+                Err(error) => {
+                    let refusal = decoder.get_mut().refusal(&error);
+                    self.mode = Mode::Zstd(decoder);
+                    Err(refusal)
+                }
+            },
+            Mode::None => Err(gone()),
+        }
+    }
+}
+
+impl<T> Out<T> {
+    fn refusal(&mut self, error: &io::Error) -> Refusal {
+        self.refused.take().unwrap_or_else(|| Refusal::Corrupt(format!("it does not decompress: {error}")))
+    }
+}
+
+fn decoder<T: Target>(out: Out<T>) -> Result<Decoder<'static, Out<T>>, Refusal> {
+    let fail = |error: io::Error| Refusal::Disk(format!("cannot decompress: {error}"));
+    let mut decoder = Decoder::new(out).map_err(fail)?;
+    decoder.window_log_max(MAX_WINDOW).map_err(fail)?;
+    Ok(decoder)
+}
+
+fn gone() -> Refusal {
+    Refusal::Disk("bug: the target of the download is gone".to_owned())
+}

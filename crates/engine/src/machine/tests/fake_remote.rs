@@ -367,12 +367,6 @@ impl Fake {
         self.remote.store().cache.insert(request.who.key, Cached { outputs, depfile });
         None
     }
-
-    /// Blobs of what an action's outputs are on disk or were, for evictions.
-    pub fn blobs_made_by(&self, action: usize, known: &dyn Fn(ArtifactId) -> Option<Content>) -> Vec<Digest> {
-        let outputs = self.model.action(ActionId::new(action)).outputs.iter();
-        outputs.filter_map(|&id| known(id)).flat_map(|content| blobs_of(&content)).collect()
-    }
 }
 
 fn from_cache(run: RunId, cached: &Cached) -> ExecutionReport {

@@ -4,7 +4,7 @@ use minibuild_core::{ArtifactKind, BlobSource, Level, Runner, StopReason};
 
 use super::bench::{Bench, chain};
 use super::fake::{End, outputs_of};
-use super::fake_remote::{Asked, Doing, RemoteEnd, blobs_of};
+use super::fake_remote::{Asked, Doing, RemoteEnd};
 use super::plan::{In, Spec, action, test};
 use super::session::{Ask, Session, ask, cache, remote};
 use crate::machine::{RemoteGoals, Strategy, Uploads};
@@ -349,24 +349,18 @@ fn a_side_that_goes_away_during_a_stop_is_no_failure() {
 
 #[test]
 fn what_cannot_be_run_there_runs_here_if_wanted() {
-    let go = |goals: RemoteGoals, strategy| {
+    for falls_back in [true, false] {
         let mut bench = chain(2);
-        let mut session = bench.begin(&ask(&[1]).with(goals).strategy(strategy).jobs(1));
+        let goals = RemoteGoals { falls_back, ..remote() };
+        let mut session = bench.begin(&ask(&[1]).with(goals).strategy(Strategy::Remote));
         answer_lookups(&mut session);
-        if strategy == Strategy::Dynamic {
-            // Local is busy with nothing: it starts there at once.
-            session.finish(|_| 0);
-            return (session.outcome().clone(), session.warnings().len());
-        }
         let run = the(&session, is_run);
         session.end_remote(run, RemoteEnd::Unreachable);
         session.finish(|_| 0);
-        (session.outcome().clone(), session.warnings().len())
-    };
-    let (outcome, warnings) = go(remote(), Strategy::Remote);
-    assert_eq!((outcome.counts.local, outcome.counts.remote, warnings, outcome.failed), (1, 1, 1, false));
-    let (outcome, _) = go(RemoteGoals { falls_back: false, ..remote() }, Strategy::Remote);
-    assert!(outcome.failed && outcome.remote_failed);
+        assert_eq!(session.outcome().remote_failed, !falls_back);
+        assert_eq!(counts(&session), if falls_back { (0, 0, 1, 1) } else { (0, 0, 0, 0) });
+        assert_eq!(session.warnings().len(), usize::from(falls_back));
+    }
 }
 
 #[test]
@@ -544,24 +538,19 @@ fn a_followed_link_is_sent_by_what_it_leads_to() {
 }
 
 #[test]
-fn a_hit_takes_no_time_and_teaches_none() {
+fn what_a_hit_took_elsewhere_is_no_time_of_this_build() {
     let mut bench = chain(1);
     bench.fake.behaviours[0].wall = 70;
-    let asked = ask(&[0]).with(cache()).minimal();
+    let asked = ask(&[0]).with(cache());
     assert_eq!(bench.built(&asked).outcome().critical_path.as_millis(), 70);
-    bench.edit(0, "1");
-    bench.build(&asked);
-    let path = path_of(&bench, 0);
-    bench.edit(0, "0");
-    bench.fake.disk.remove(&path);
-    let session = bench.built(&Ask { toplevel_bytes: true, ..asked });
-    assert_eq!(session.outcome().critical_path.as_millis(), 0);
+    bench.check_out_again();
+    let session = bench.built(&asked);
+    assert_eq!((counts(&session), session.outcome().critical_path.as_millis()), ((0, 1, 0, 0), 0));
 }
 
 #[test]
 fn no_remote_jobs_are_one() {
     let mut bench = chain(1);
-    let session = bench.built(&ask(&[0]).with(RemoteGoals { jobs: 1, ..remote() }).strategy(Strategy::Remote));
+    let session = bench.built(&ask(&[0]).with(RemoteGoals { jobs: 0, ..remote() }).strategy(Strategy::Remote));
     assert_eq!(counts(&session), (0, 0, 0, 1));
-    assert!(blobs_of(&session.machine.known[1].content.clone().expect("made")).len() == 1);
 }

@@ -14,9 +14,11 @@ mod server;
 mod services;
 mod shared;
 mod store;
+mod tls;
 
 pub use config::{Listen, ListenError, LogSink, ServerConfig};
 pub use counters::{ActionCount, Counts, MethodCount};
 pub use inject::{Fault, FaultKind, Inject, InjectError, Pretence};
 pub use server::{Running, Server, StartError};
 pub use store::StoreError;
+pub use tls::{TlsConfig, TlsError};

@@ -21,6 +21,7 @@ use proto::content_addressable_storage_server::ContentAddressableStorageServer;
 use proto::execution_server::ExecutionServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
@@ -35,6 +36,7 @@ use crate::services::{
 };
 use crate::shared::Shared;
 use crate::store::{Store, render};
+use crate::tls::{self, TlsError};
 
 /// Bytes of one message a client may send: a batch and a lot of digests around it.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -47,7 +49,7 @@ pub enum StartError {
     /// Others than this machine would reach it.
     #[error(
         "`{0}` can be reached by others than this machine, and nothing protects it\n\
-         hint: listen on 127.0.0.1, or allow it with `--insecure`"
+         hint: listen on 127.0.0.1, or protect it with `--tls-certificate`, or allow it with `--insecure`"
     )]
     Exposed(Listen),
     /// The address cannot be listened on.
@@ -56,6 +58,12 @@ pub enum StartError {
     /// The directory cannot be used.
     #[error("{}", render(.0))]
     Disk(#[from] DiskError),
+    /// The certificates are of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// TLS is for TCP.
+    #[error("`{0}` is reached without TLS\nhint: leave out `--tls-certificate`, or listen on a TCP address")]
+    TlsOnSocket(Listen),
     /// No threads.
     #[error("cannot start the threads of the server: {0}")]
     Threads(io::Error),
@@ -70,9 +78,7 @@ impl Server {
     /// # Errors
     /// A [`StartError`] saying what is in the way.
     pub fn start(config: ServerConfig) -> Result<Running, StartError> {
-        if !config.insecure && !config.listen.is_private() {
-            return Err(StartError::Exposed(config.listen));
-        }
+        let tls = acceptor(&config)?;
         let dir = absolute(&config.dir)?;
         let store = Arc::new(Store::open(&dir, config.size_limit)?);
         let work = dir.join("work");
@@ -82,7 +88,8 @@ impl Server {
         let workers = Arc::new(Workers::new(Arc::clone(&shared), work, config.helper, config.helper_args));
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("server").build();
         let runtime = runtime.map_err(StartError::Threads)?;
-        let (listener, address) = runtime.block_on(listen(config.listen))?;
+        let is_secure = tls.is_some();
+        let (listener, address) = runtime.block_on(listen(config.listen, tls))?;
         let (stop, stopped) = watch::channel(false);
         let routes = routes(&shared, &workers);
         let serve = std::thread::Builder::new().name("server".into()).spawn(move || {
@@ -91,13 +98,14 @@ impl Server {
             served
         });
         let serve = serve.map_err(StartError::Threads)?;
-        Ok(Running { address, shared, workers, stop, serve: Some(serve) })
+        Ok(Running { address, is_secure, shared, workers, stop, serve: Some(serve) })
     }
 }
 
 /// A server that runs until it is shut down or dropped.
 pub struct Running {
     address: Listen,
+    is_secure: bool,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     stop: watch::Sender<bool>,
@@ -105,9 +113,17 @@ pub struct Running {
 }
 
 impl Running {
-    /// Where it listens, the port as it turned out. Shown as `grpc://127.0.0.1:8980` or `unix:///path`.
+    /// Where it listens, the port as it turned out.
     pub fn address(&self) -> &Listen {
         &self.address
+    }
+
+    /// How clients name it: `grpc://127.0.0.1:8980`, `grpcs://127.0.0.1:8980` with TLS, or `unix:///path`.
+    pub fn url(&self) -> String {
+        match &self.address {
+            Listen::Tcp(address) if self.is_secure => format!("grpcs://{address}"),
+            address => address.to_string(),
+        }
     }
 
     /// What happened so far.
@@ -179,12 +195,23 @@ fn routes(shared: &Arc<Shared>, workers: &Arc<Workers>) -> Routes {
         .add_service(OperationsServer::new(OperationsService(share())))
 }
 
+/// What TLS needs, where it is wanted; it has to be where nothing else protects the server.
+fn acceptor(config: &ServerConfig) -> Result<Option<TlsAcceptor>, StartError> {
+    match (&config.tls, &config.listen) {
+        (Some(_), Listen::Unix(_)) => Err(StartError::TlsOnSocket(config.listen.clone())),
+        (Some(tls), Listen::Tcp(_)) => Ok(Some(tls::acceptor(tls)?)),
+        (None, listen) if config.insecure || listen.is_private() => Ok(None),
+        (None, listen) => Err(StartError::Exposed(listen.clone())),
+    }
+}
+
 enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, TlsAcceptor),
     Unix(UnixListener),
 }
 
-async fn listen(wanted: Listen) -> Result<(Listener, Listen), StartError> {
+async fn listen(wanted: Listen, tls: Option<TlsAcceptor>) -> Result<(Listener, Listen), StartError> {
     let fail = |wanted: &Listen| {
         let wanted = wanted.clone();
         |error| StartError::Listen(wanted, error)
@@ -193,7 +220,11 @@ async fn listen(wanted: Listen) -> Result<(Listener, Listen), StartError> {
         Listen::Tcp(address) => {
             let listener = TcpListener::bind(address).await.map_err(fail(&wanted))?;
             let address = listener.local_addr().map_err(fail(&wanted))?;
-            Ok((Listener::Tcp(listener), Listen::Tcp(address)))
+            let listener = match tls {
+                None => Listener::Tcp(listener),
+                Some(tls) => Listener::Tls(listener, tls),
+            };
+            Ok((listener, Listen::Tcp(address)))
         }
         Listen::Unix(path) => {
             let listener = bind_socket(path).map_err(fail(&wanted))?;
@@ -234,6 +265,9 @@ async fn serve(
         Listener::Tcp(listener) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             Box::pin(router.serve_with_incoming_shutdown(incoming, stop))
+        }
+        Listener::Tls(listener, acceptor) => {
+            Box::pin(router.serve_with_incoming_shutdown(tls::incoming(listener, acceptor), stop))
         }
         Listener::Unix(listener) => {
             Box::pin(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop))

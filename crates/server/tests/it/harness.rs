@@ -59,6 +59,11 @@ impl Fixture {
         self.server.as_ref().expect("runs")
     }
 
+    /// Makes calls over another connection from now on.
+    pub fn set_channel(&mut self, channel: Channel) {
+        self.channel = channel;
+    }
+
     /// Ends the server and starts another one in its directory.
     pub fn restart(&mut self, edit: impl FnOnce(&mut ServerConfig)) {
         self.server.take().expect("runs").shutdown();

@@ -6,3 +6,4 @@ mod cache;
 mod cas;
 mod execution;
 mod process;
+mod tls;

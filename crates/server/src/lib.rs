@@ -9,6 +9,8 @@ mod answer;
 mod config;
 mod counters;
 mod execution;
+mod faults;
+mod front;
 mod inject;
 mod server;
 mod services;

@@ -29,7 +29,9 @@ use tonic::transport::server::TcpIncoming;
 use crate::config::{Listen, ServerConfig};
 use crate::counters::{Counters, Counts};
 use crate::execution::{Board, Workers};
-use crate::inject::{Faults, Inject};
+use crate::faults::Faults;
+use crate::front;
+use crate::inject::Inject;
 use crate::services::{
     ActionCacheService, ByteStreamService, CapabilitiesService, CasService, ExecutionService, OperationsService,
     Uploads, http_router,
@@ -84,14 +86,14 @@ impl Server {
         let work = dir.join("work");
         minibuild_disk::remove_all(&work)?;
         let inject = config.inject.unwrap_or_default();
-        let shared = Arc::new(shared(store, config.workers, &inject, config.log));
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(shared(store, config.workers, &inject, config.log, stopped.clone()));
         let workers = Arc::new(Workers::new(Arc::clone(&shared), work, config.helper, config.helper_args));
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("server").build();
         let runtime = runtime.map_err(StartError::Threads)?;
         let is_secure = tls.is_some();
         let (listener, address) = runtime.block_on(listen(config.listen, tls))?;
-        let (stop, stopped) = watch::channel(false);
-        let routes = routes(&shared, &workers);
+        let routes = front::guard(routes(&shared, &workers), &shared);
         let serve = std::thread::Builder::new().name("server".into()).spawn(move || {
             let served = runtime.block_on(serve(listener, routes, stopped));
             runtime.shutdown_timeout(PATIENCE);
@@ -165,7 +167,13 @@ impl Drop for Running {
     }
 }
 
-fn shared(store: Arc<Store>, workers: usize, inject: &Inject, log: Option<crate::LogSink>) -> Shared {
+fn shared(
+    store: Arc<Store>,
+    workers: usize,
+    inject: &Inject,
+    log: Option<crate::LogSink>,
+    stopped: watch::Receiver<bool>,
+) -> Shared {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let prefix = format!("{:x}-{:x}", now.as_nanos(), std::process::id());
     Shared {
@@ -176,6 +184,7 @@ fn shared(store: Arc<Store>, workers: usize, inject: &Inject, log: Option<crate:
         pretence: inject.server.clone(),
         counters: Counters::default(),
         log,
+        stopped,
     }
 }
 

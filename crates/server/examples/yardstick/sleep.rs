@@ -29,7 +29,8 @@ pub async fn run(program: &str, actions: u64, seconds: u64, workers: u64) {
     let before = server.cost();
     let started = Instant::now();
     let runs = digests.iter().enumerate().map(|(n, digest)| execute(channels[n % CONNECTIONS].clone(), *digest));
-    let mut ends: Vec<Duration> = iter(runs).buffer_unordered(digests.len()).map(|()| started.elapsed()).collect().await;
+    let mut ends: Vec<Duration> =
+        iter(runs).buffer_unordered(digests.len()).map(|()| started.elapsed()).collect().await;
     let took = started.elapsed().as_secs_f64();
     ends.sort_unstable();
     let cost = server.cost();

@@ -1,7 +1,7 @@
 //! A blob up and down again: the least any client of this server needs for it.
 
-use std::time::{Duration, Instant};
 use crate::server::Server;
+use std::time::{Duration, Instant};
 
 /// Uploads `bytes` and downloads them.
 pub async fn run(program: &str, bytes: u64) {

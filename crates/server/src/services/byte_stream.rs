@@ -15,7 +15,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::cas::not_found;
 use super::upload::Upload;
 use crate::answer::{bad_name, blocking, store_error};
-use crate::inject::{FaultKind, Occasion};
+use crate::faults::{Cut, Occasion};
+use crate::inject::FaultKind;
 use crate::shared::Shared;
 
 /// Bytes in one message of a download.
@@ -36,7 +37,7 @@ impl ByteStream for ByteStreamService {
         let shared = Arc::clone(&self.0);
         let work = async {
             let download = blocking(move || Download::open(shared, &name, &request)).await?;
-            let pieces = try_unfold(download, |download| blocking(move || download.next()));
+            let pieces = try_unfold(download, Download::go_on);
             Ok(Box::pin(pieces) as Self::ReadStream)
         };
         self.0.call("Read", &instance, work).await
@@ -72,10 +73,11 @@ struct Download {
     file: File,
     at: u64,
     end: u64,
+    /// Where the blob ends: what a fault wants to come behind it is zero.
+    file_end: u64,
     packer: Option<zstd::stream::write::Encoder<'static, Vec<u8>>>,
     wrong_byte: Option<u64>,
-    /// Bytes until the stream breaks, and how.
-    breaks: Option<(u64, i32)>,
+    cut: Option<Cut>,
 }
 
 impl Download {
@@ -99,18 +101,24 @@ impl Download {
             ),
         };
         let occasion = Occasion { method: "Read", digest: Some(digest), command: None };
-        let breaks = shared.faults.strike(FaultKind::Break, occasion).map(|s| (s.fault.bytes, s.code()));
+        let cut = shared.faults.cut(occasion);
         let wrong_byte = shared.corrupt_byte("Read", &digest);
-        Ok(Self { shared, file, at, end, packer, wrong_byte, breaks })
+        let wrong = shared.wrong_length("Read", &digest);
+        let file_end = end.saturating_sub(wrong.missing).max(at);
+        let end = file_end.saturating_add(wrong.extra);
+        Ok(Self { shared, file, at, end, file_end, packer, wrong_byte, cut })
     }
 
     /// The next message, `None` at the end.
+    async fn go_on(self) -> Result<Option<(bytestream::ReadResponse, Self)>, Status> {
+        match self.cut {
+            Some(Cut { left: 0, end }) => self.shared.cut_off(end).await,
+            _ => blocking(move || self.next()).await,
+        }
+    }
+
     fn next(mut self) -> Result<Option<(bytestream::ReadResponse, Self)>, Status> {
         loop {
-            if self.breaks.is_some_and(|(bytes, _)| bytes == 0) {
-                let code = self.breaks.map_or(Code::Unavailable, |(_, code)| Code::from(code));
-                return Err(Status::new(code, "injected"));
-            }
             let is_last = self.at >= self.end;
             let data = match (self.read_piece()?, self.packer.take()) {
                 (piece, None) => piece,
@@ -128,18 +136,19 @@ impl Download {
     }
 
     fn read_piece(&mut self) -> Result<Vec<u8>, Status> {
-        let most = self.breaks.as_ref().map_or(PIECE, |(bytes, _)| PIECE.min(*bytes));
+        let most = self.cut.as_ref().map_or(PIECE, |cut| PIECE.min(cut.left));
         let length = most.min(self.end - self.at);
         let mut piece = vec![0; usize::try_from(length).unwrap_or(0)];
+        let in_file = usize::try_from(length.min(self.file_end.saturating_sub(self.at))).unwrap_or(0);
         self.file
-            .read_exact_at(&mut piece, self.at)
+            .read_exact_at(&mut piece[..in_file], self.at)
             .map_err(|e| Status::data_loss(format!("cannot read the blob: {e}")))?;
         let wrong = self.wrong_byte.and_then(|at| at.checked_sub(self.at)).and_then(|at| usize::try_from(at).ok());
         if let Some(byte) = wrong.and_then(|at| piece.get_mut(at)) {
             *byte ^= 1;
         }
-        if let Some((bytes, _)) = &mut self.breaks {
-            *bytes -= length;
+        if let Some(cut) = &mut self.cut {
+            cut.left -= length;
         }
         self.at += length;
         Ok(piece)
@@ -157,7 +166,7 @@ impl Download {
             // Nothing is left to take the packer's place: the next call finds an empty piece and ends.
             return packer.finish().map_err(fail);
         }
-        if self.breaks.is_some() {
+        if self.cut.is_some() {
             // What a broken stream has sent can be unpacked up to there.
             std::io::Write::flush(&mut packer).map_err(fail)?;
         }
@@ -214,6 +223,7 @@ impl ByteStreamService {
     ) -> Result<bytestream::WriteResponse, Status> {
         let shared = &self.0;
         self.check(&name)?;
+        shared.check_full("Write", &name.blob.digest)?;
         if shared.store.has(name.blob.function, &name.blob.digest) {
             return Ok(committed(&name));
         }
@@ -225,14 +235,16 @@ impl ByteStreamService {
         let upload = shared.uploads.get(&name);
         let owner = self.begin(&upload, &name, offset).await?;
         let occasion = Occasion { method: "Write", digest: Some(name.blob.digest), command: None };
-        let breaks = shared.faults.strike(FaultKind::Break, occasion).map(|s| (s.fault.bytes, s.code()));
-        let mut incoming = Incoming { next: offset, received: 0, buffer: Vec::new(), breaks };
+        let cut = shared.faults.cut(occasion);
+        let mut incoming = Incoming { next: offset, received: 0, buffer: Vec::new(), cut };
         let mut message = Some(first);
         while let Some(request) = message {
             let is_last = incoming.take(request, &name)?;
-            if is_last || incoming.buffer.len() >= WRITE || incoming.is_broken() {
+            if is_last || incoming.buffer.len() >= WRITE || incoming.is_cut() {
                 self.store(&upload, owner, std::mem::take(&mut incoming.buffer), &name).await?;
-                incoming.check_broken()?;
+                if let Some(cut) = incoming.cut.filter(|_| incoming.is_cut()) {
+                    return shared.cut_off(cut.end).await;
+                }
             }
             if is_last {
                 return self.finish(upload, owner, name).await;
@@ -285,7 +297,11 @@ impl ByteStreamService {
                 return Err(error);
             }
         }
-        Ok(committed(&name))
+        let mut answer = committed(&name);
+        if self.0.strikes(FaultKind::Lie, "Write", &name.blob.digest) {
+            answer.committed_size -= 1;
+        }
+        Ok(answer)
     }
 
     fn end_unless_taken_over(&self, error: &Status, name: &UploadName) {
@@ -302,7 +318,7 @@ struct Incoming {
     /// Bytes since then, as they were sent.
     received: u64,
     buffer: Vec<u8>,
-    breaks: Option<(u64, i32)>,
+    cut: Option<Cut>,
 }
 
 impl Incoming {
@@ -326,17 +342,10 @@ impl Incoming {
         } else {
             self.buffer.extend_from_slice(&request.data);
         }
-        Ok(request.finish_write && !self.is_broken())
+        Ok(request.finish_write && !self.is_cut())
     }
 
-    fn is_broken(&self) -> bool {
-        self.breaks.is_some_and(|(bytes, _)| self.received >= bytes)
-    }
-
-    fn check_broken(&self) -> Result<(), Status> {
-        match self.breaks {
-            Some((_, code)) if self.is_broken() => Err(Status::new(Code::from(code), "injected")),
-            _ => Ok(()),
-        }
+    fn is_cut(&self) -> bool {
+        self.cut.is_some_and(|cut| self.received >= cut.left)
     }
 }

@@ -1,11 +1,15 @@
 //! Keeps the writing of executable files and the start of processes apart.
 //!
 //! A process that starts holds every descriptor of this one until its exec, and a file that somebody has open for
-//! writing cannot be run. Any number may write, any number may start, but never both kinds at once. Those who start
+//! writing cannot be run. Any number may write, a few may start, but never both kinds at once. Those who start
 //! go first: there are only as many of them as workers, so that writers do not wait for ever. It knows neither files
 //! nor processes.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Starts at once. Each waits for its process's exec, so that one alone gets a small share of a busy machine; many
+/// cost more processor time than they win, since all copy one table of descriptors and pages.
+const MOST_STARTING: usize = 4;
 
 /// See the module.
 #[derive(Default)]
@@ -17,8 +21,8 @@ pub(crate) struct Apart {
 #[derive(Default)]
 struct State {
     writing: usize,
-    /// Those who wait for it too.
     starting: usize,
+    waiting_to_start: usize,
 }
 
 /// Held while one writes or starts.
@@ -34,7 +38,7 @@ impl Apart {
 
     /// Waits until nobody starts a process.
     pub(crate) fn writing(&self) -> Guard<'_> {
-        let state = self.changed.wait_while(self.lock(), |state| state.starting > 0);
+        let state = self.changed.wait_while(self.lock(), |state| state.starting + state.waiting_to_start > 0);
         state.unwrap_or_else(PoisonError::into_inner).writing += 1;
         Guard { apart: self, leave: |state| state.writing -= 1 }
     }
@@ -42,8 +46,11 @@ impl Apart {
     /// Waits until nobody writes.
     pub(crate) fn starting(&self) -> Guard<'_> {
         let mut state = self.lock();
+        state.waiting_to_start += 1;
+        let is_busy = |state: &mut State| state.writing > 0 || state.starting >= MOST_STARTING;
+        state = self.changed.wait_while(state, is_busy).unwrap_or_else(PoisonError::into_inner);
+        state.waiting_to_start -= 1;
         state.starting += 1;
-        drop(self.changed.wait_while(state, |state| state.writing > 0).unwrap_or_else(PoisonError::into_inner));
         Guard { apart: self, leave: |state| state.starting -= 1 }
     }
 }

@@ -12,9 +12,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use minibuild_disk::DiskError;
-use minibuild_reapi::proto::bytestream::byte_stream_server::ByteStreamServer;
 use minibuild_reapi::proto::execution as proto;
 use minibuild_reapi::proto::longrunning::operations_server::OperationsServer;
+use minibuild_reapi::transfer::ByteStreamServer;
 use proto::action_cache_server::ActionCacheServer;
 use proto::capabilities_server::CapabilitiesServer;
 use proto::content_addressable_storage_server::ContentAddressableStorageServer;
@@ -42,6 +42,8 @@ use crate::tls::{self, TlsError};
 
 /// Bytes of one message a client may send: a batch and a lot of digests around it.
 const MAX_MESSAGE: usize = 16 << 20;
+/// Bytes of one HTTP/2 frame a client may send: fewer and larger ones cost less than the default of 16 KiB.
+const FRAME: u32 = 1 << 20;
 /// How long calls may go on after a shutdown was asked for.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -192,12 +194,12 @@ fn shared(
 fn routes(shared: &Arc<Shared>, workers: &Arc<Workers>) -> Routes {
     let share = || Arc::clone(shared);
     let cas = ContentAddressableStorageServer::new(CasService(share()));
-    let bytes = ByteStreamServer::new(ByteStreamService(share()));
+    let bytes = ByteStreamServer::new(ByteStreamService(share()), MAX_MESSAGE);
     let cache = ActionCacheServer::new(ActionCacheService(share()));
     let execution = ExecutionService { shared: share(), workers: Arc::clone(workers) };
     Routes::from(http_router(share()))
         .add_service(cas.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
-        .add_service(bytes.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(bytes)
         .add_service(cache.max_decoding_message_size(MAX_MESSAGE))
         .add_service(CapabilitiesServer::new(CapabilitiesService(share())))
         .add_service(ExecutionServer::new(execution))
@@ -265,6 +267,7 @@ async fn serve(
         .accept_http1(true)
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
+        .max_frame_size(FRAME)
         .add_routes(routes);
     let stop = async move {
         // An error means that nobody is left to say so.

@@ -47,7 +47,10 @@ impl Server {
 
     pub async fn connect(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address");
-        let endpoint = endpoint.initial_stream_window_size(8 << 20).initial_connection_window_size(16 << 20);
+        let endpoint = endpoint
+            .initial_stream_window_size(8 << 20)
+            .initial_connection_window_size(16 << 20)
+            .max_frame_size(1 << 20);
         endpoint.connect().await.expect("connects")
     }
 

@@ -2,14 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use bytestream::byte_stream_server::ByteStream;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::try_unfold;
 use minibuild_reapi::proto::bytestream;
+use minibuild_reapi::transfer::{ByteStream, ReadResponse, ReadStream, WriteRequest};
 use minibuild_reapi::{BlobName, Compressor, UploadName};
-use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::cas::not_found;
@@ -24,13 +23,14 @@ const PIECE: u64 = 1 << 20;
 /// Uploads are written to disk in pieces of at least this many bytes.
 const WRITE: usize = 512 << 10;
 
+/// Or where so many small pieces came.
+const MOST_PIECES: usize = 1024;
+
 pub(crate) struct ByteStreamService(pub(crate) Arc<Shared>);
 
 #[tonic::async_trait]
 impl ByteStream for ByteStreamService {
-    type ReadStream = Pin<Box<dyn Stream<Item = Result<bytestream::ReadResponse, Status>> + Send>>;
-
-    async fn read(&self, request: Request<bytestream::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+    async fn read(&self, request: Request<bytestream::ReadRequest>) -> Result<Response<ReadStream>, Status> {
         let request = request.into_inner();
         let name = BlobName::parse(&request.resource_name).map_err(bad_name)?;
         let instance = name.instance.clone();
@@ -38,14 +38,14 @@ impl ByteStream for ByteStreamService {
         let work = async {
             let download = blocking(move || Download::open(shared, &name, &request)).await?;
             let pieces = try_unfold(download, Download::go_on);
-            Ok(Box::pin(pieces) as Self::ReadStream)
+            Ok(Box::pin(pieces) as ReadStream)
         };
         self.0.call("Read", &instance, work).await
     }
 
     async fn write(
         &self,
-        request: Request<Streaming<bytestream::WriteRequest>>,
+        request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<bytestream::WriteResponse>, Status> {
         let mut stream = request.into_inner();
         let Some(first) = stream.message().await? else {
@@ -78,6 +78,7 @@ struct Download {
     packer: Option<zstd::stream::write::Encoder<'static, Vec<u8>>>,
     wrong_byte: Option<u64>,
     cut: Option<Cut>,
+    buffer: BytesMut,
 }
 
 impl Download {
@@ -106,23 +107,23 @@ impl Download {
         let wrong = shared.wrong_length("Read", &digest);
         let file_end = end.saturating_sub(wrong.missing).max(at);
         let end = file_end.saturating_add(wrong.extra);
-        Ok(Self { shared, file, at, end, file_end, packer, wrong_byte, cut })
+        Ok(Self { shared, file, at, end, file_end, packer, wrong_byte, cut, buffer: BytesMut::new() })
     }
 
     /// The next message, `None` at the end.
-    async fn go_on(self) -> Result<Option<(bytestream::ReadResponse, Self)>, Status> {
+    async fn go_on(self) -> Result<Option<(ReadResponse, Self)>, Status> {
         match self.cut {
             Some(Cut { left: 0, end }) => self.shared.cut_off(end).await,
             _ => blocking(move || self.next()).await,
         }
     }
 
-    fn next(mut self) -> Result<Option<(bytestream::ReadResponse, Self)>, Status> {
+    fn next(mut self) -> Result<Option<(ReadResponse, Self)>, Status> {
         loop {
             let is_last = self.at >= self.end;
             let data = match (self.read_piece()?, self.packer.take()) {
                 (piece, None) => piece,
-                (piece, Some(packer)) => self.pack(packer, &piece, is_last)?,
+                (piece, Some(packer)) => Bytes::from(self.pack(packer, &piece, is_last)?),
             };
             if data.is_empty() {
                 if is_last {
@@ -131,14 +132,16 @@ impl Download {
                 continue;
             }
             self.shared.counters.of_method("Read", |count| count.bytes_out += data.len() as u64);
-            return Ok(Some((bytestream::ReadResponse { data }, self)));
+            return Ok(Some((ReadResponse { data }, self)));
         }
     }
 
-    fn read_piece(&mut self) -> Result<Vec<u8>, Status> {
+    fn read_piece(&mut self) -> Result<Bytes, Status> {
         let most = self.cut.as_ref().map_or(PIECE, |cut| PIECE.min(cut.left));
         let length = most.min(self.end - self.at);
-        let mut piece = vec![0; usize::try_from(length).unwrap_or(0)];
+        // The same memory each time, unless the piece before is still under way.
+        self.buffer.resize(usize::try_from(length).unwrap_or(0), 0);
+        let mut piece = self.buffer.split();
         let in_file = usize::try_from(length.min(self.file_end.saturating_sub(self.at))).unwrap_or(0);
         self.file
             .read_exact_at(&mut piece[..in_file], self.at)
@@ -151,7 +154,7 @@ impl Download {
             cut.left -= length;
         }
         self.at += length;
-        Ok(piece)
+        Ok(piece.freeze())
     }
 
     fn pack(
@@ -218,8 +221,8 @@ impl ByteStreamService {
     async fn receive(
         &self,
         name: UploadName,
-        first: bytestream::WriteRequest,
-        mut stream: Streaming<bytestream::WriteRequest>,
+        first: WriteRequest,
+        mut stream: Streaming<WriteRequest>,
     ) -> Result<bytestream::WriteResponse, Status> {
         let shared = &self.0;
         self.check(&name)?;
@@ -236,12 +239,12 @@ impl ByteStreamService {
         let owner = self.begin(&upload, &name, offset).await?;
         let occasion = Occasion { method: "Write", digest: Some(name.blob.digest), command: None };
         let cut = shared.faults.cut(occasion);
-        let mut incoming = Incoming { next: offset, received: 0, buffer: Vec::new(), cut };
+        let mut incoming = Incoming { next: offset, received: 0, pieces: Vec::new(), held: 0, cut };
         let mut message = Some(first);
         while let Some(request) = message {
             let is_last = incoming.take(request, &name)?;
-            if is_last || incoming.buffer.len() >= WRITE || incoming.is_cut() {
-                self.store(&upload, owner, std::mem::take(&mut incoming.buffer), &name).await?;
+            if is_last || incoming.is_enough() || incoming.is_cut() {
+                self.store(&upload, owner, incoming.let_go(), &name).await?;
                 if let Some(cut) = incoming.cut.filter(|_| incoming.is_cut()) {
                     return shared.cut_off(cut.end).await;
                 }
@@ -252,7 +255,7 @@ impl ByteStreamService {
             message = stream.message().await?;
         }
         // The stream ended, the upload did not.
-        self.store(&upload, owner, incoming.buffer, &name).await?;
+        self.store(&upload, owner, incoming.let_go(), &name).await?;
         let committed = shared.uploads.committed(&name).unwrap_or(0);
         Ok(bytestream::WriteResponse { committed_size: i64::try_from(committed).unwrap_or(i64::MAX) })
     }
@@ -272,13 +275,20 @@ impl ByteStreamService {
         blocking(move || upload.begin(&store, &name, offset)).await
     }
 
-    async fn store(&self, upload: &Arc<Upload>, owner: u64, bytes: Vec<u8>, name: &UploadName) -> Result<(), Status> {
-        if bytes.is_empty() {
+    async fn store(
+        &self,
+        upload: &Arc<Upload>,
+        owner: u64,
+        pieces: Vec<Bytes>,
+        name: &UploadName,
+    ) -> Result<(), Status> {
+        let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if total == 0 {
             return Ok(());
         }
-        self.0.counters.of_method("Write", |count| count.bytes_in += bytes.len() as u64);
+        self.0.counters.of_method("Write", |count| count.bytes_in += total);
         let upload = Arc::clone(upload);
-        let written = blocking(move || upload.write(owner, &bytes)).await;
+        let written = blocking(move || pieces.iter().try_for_each(|piece| upload.write(owner, piece))).await;
         written.inspect_err(|error| self.end_unless_taken_over(error, name))
     }
 
@@ -317,13 +327,15 @@ struct Incoming {
     next: u64,
     /// Bytes since then, as they were sent.
     received: u64,
-    buffer: Vec<u8>,
+    pieces: Vec<Bytes>,
+    /// Bytes of the pieces.
+    held: usize,
     cut: Option<Cut>,
 }
 
 impl Incoming {
     /// Takes one message; whether it is the last.
-    fn take(&mut self, request: bytestream::WriteRequest, name: &UploadName) -> Result<bool, Status> {
+    fn take(&mut self, request: WriteRequest, name: &UploadName) -> Result<bool, Status> {
         let expected = self.next.saturating_add(self.received);
         if u64::try_from(request.write_offset) != Ok(expected) {
             return Err(Status::invalid_argument(format!(
@@ -337,12 +349,19 @@ impl Incoming {
             return Err(Status::invalid_argument("a message of the upload names another resource"));
         }
         self.received = self.received.saturating_add(request.data.len() as u64);
-        if self.buffer.is_empty() {
-            self.buffer = request.data;
-        } else {
-            self.buffer.extend_from_slice(&request.data);
-        }
+        self.held += request.data.len();
+        self.pieces.push(request.data);
         Ok(request.finish_write && !self.is_cut())
+    }
+
+    /// Many small pieces count too: each takes memory of its own.
+    fn is_enough(&self) -> bool {
+        self.held >= WRITE || self.pieces.len() >= MOST_PIECES
+    }
+
+    fn let_go(&mut self) -> Vec<Bytes> {
+        self.held = 0;
+        std::mem::take(&mut self.pieces)
     }
 
     fn is_cut(&self) -> bool {

@@ -140,8 +140,7 @@ fn t11_another_download_mode_runs_nothing() {
 
 #[test]
 fn t21_two_consumers_make_one_download() {
-    let mut bench =
-        Bench::new(1, vec![only_remote(&[Source(0)]), only_here(&[Out(0, 0)]), only_here(&[Out(0, 0)])]);
+    let mut bench = Bench::new(1, vec![only_remote(&[Source(0)]), only_here(&[Out(0, 0)]), only_here(&[Out(0, 0)])]);
     let session = bench.built(&ask(&[1, 2]).with(remote()).jobs(2).minimal());
     assert_eq!((session.fetched.len(), counts(&session)), (1, (0, 0, 2, 1)));
 }
@@ -191,7 +190,8 @@ fn t38_an_evicted_input_of_a_remote_action_heals() {
 
 #[test]
 fn t41_a_chain_of_ten_all_evicted_heals_in_one_build() {
-    for asked in [ask(&[9]).remotely(), ask(&[9]).with(remote()), ask(&[9]).with(remote()).strategy(Strategy::Dynamic)] {
+    for asked in [ask(&[9]).remotely(), ask(&[9]).with(remote()), ask(&[9]).with(remote()).strategy(Strategy::Dynamic)]
+    {
         let mut bench = chain(10);
         bench.build(&ask(&[9]).remotely().minimal());
         bench.evict_all();

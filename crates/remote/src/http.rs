@@ -87,10 +87,10 @@ impl HttpCache {
     pub(crate) fn new(config: HttpConfig) -> Self {
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(MOST).build(config.connector.clone());
         Self {
-            config,
             client,
             turns: Semaphore::new(MOST),
-            breaker: Mutex::default(),
+            breaker: Mutex::new(Breaker::new(config.timeout)),
+            config,
             began: Instant::now(),
             present: Mutex::default(),
             has_no_head: AtomicBool::new(false),

@@ -31,6 +31,7 @@ mod links;
 mod lookup;
 mod metadata;
 mod notice;
+mod outage;
 mod result;
 mod shared;
 mod side;

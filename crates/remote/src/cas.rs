@@ -42,8 +42,8 @@ use presence::Presence;
 
 /// Room in a message around one blob.
 const OVERHEAD: u64 = 160;
-/// Larger blobs have a stream of their own, whatever the server's limit.
-const SMALL: u64 = 1 << 20;
+/// Larger blobs have a stream of their own, whatever the server's limit: it can be resumed and compressed.
+const SMALL: u64 = 256 << 10;
 /// Streams at once in each direction: with what each holds in memory, some 64 MiB together.
 const STREAMS: usize = 16;
 /// Batches at once, of each kind.

@@ -3,6 +3,7 @@
 //! Reads the command line and starts one task. What a task does lies in its module; this file knows only their
 //! names.
 
+mod bench;
 mod ci;
 mod dist;
 mod step;
@@ -17,6 +18,10 @@ usage: cargo xtask TASK
   ci [--no-test]   everything a change must pass: format, lints, documentation, tidy, tests
   test             all tests: unit, scenario and doc tests, then the examples
   tidy             checks on the repository itself (crate edges, module docs, pure crates, ...)
+  bench-read [BYTES]
+                   a blob up to the embedded server and down again: a yardstick for minibuild's own transfers
+  bench-sleep [ACTIONS [SECONDS [WORKERS]]]
+                   actions that only sleep on the embedded server: what is beyond the sleeping is overhead
   dist             the static release binary; prints its path
 ";
 
@@ -29,6 +34,8 @@ fn main() -> ExitCode {
         ["ci", "--no-test"] => ci::run_ci(&root, false),
         ["test"] => ci::run_tests(&root),
         ["tidy"] => tidy::run(&root),
+        ["bench-read", rest @ ..] => bench::run(&root, &[&["transfer"], rest].concat()),
+        ["bench-sleep", rest @ ..] => bench::run(&root, &[&["sleep"], rest].concat()),
         ["dist"] => dist::run(&root),
         _ => {
             eprint!("{USAGE}");

@@ -68,6 +68,11 @@ impl Report {
         for (name, passed, took) in &self.rows {
             eprintln!("{}", summary_line(name, *passed, *took));
         }
+        self.passed()
+    }
+
+    /// Whether all steps so far passed.
+    pub fn passed(&self) -> bool {
         self.rows.iter().all(|(_, passed, _)| *passed)
     }
 }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -25,6 +25,10 @@ use crate::spawn::{Standing, spawn};
 /// Pids of all helpers of this process that were not waited for. Whatever other child is found in a session that
 /// is not ours was left by a helper that died.
 static HELPERS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Taken for reading while a helper starts, for writing while orphans are looked for: a helper that is not in the
+/// list yet is none. Helpers start beside each other, since each waits for the exec of its process.
+static STARTING: RwLock<()> = RwLock::new(());
 
 /// How long the death of orphans is waited for.
 const ORPHANS_GIVE_UP: Duration = Duration::from_secs(60);
@@ -52,10 +56,10 @@ impl Helper {
         let program = c_string(program.as_os_str())?;
         // Orphans of a helper that dies come to us, so that they can be killed.
         nix::sys::prctl::set_child_subreaper(true)?;
-        let mut helpers = helpers();
+        let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
         let stdio = [Some(theirs.as_fd()), Some(lock.unwrap_or(null.as_fd())), None];
         let pid = spawn(&program, &argv, &[], stdio, Standing::NewSession)?;
-        helpers.insert(pid.as_raw());
+        helpers().insert(pid.as_raw());
         Ok(Self { pid, socket: Arc::new(ours) })
     }
 
@@ -110,7 +114,7 @@ fn kill_orphans(deadline: Instant) -> Vec<String> {
     let session = procs::look(own).map_or(0, |process| process.session);
     loop {
         let orphans: Vec<_> = {
-            // Held over the look, so that a helper being started is never taken for an orphan.
+            let _none_starts = STARTING.write().unwrap_or_else(PoisonError::into_inner);
             let helpers = helpers();
             let foreign = |p: &procs::Proc| p.session != session && !helpers.contains(&p.pid);
             procs::children_of(own).into_iter().filter(foreign).collect()

@@ -111,6 +111,15 @@ pub struct ServeArgs {
     /// Listen where others than this machine reach it, without TLS.
     #[arg(long)]
     pub insecure: bool,
+    /// Speak TLS, with this certificate and those that lead from it to an authority (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The key of the certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// Take only clients with a certificate of these authorities (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Faults for tests, as TOML.
     #[arg(long, value_name = "FILE")]
     pub inject: Option<PathBuf>,

@@ -1,10 +1,10 @@
 //! `serve`: the embedded Remote Execution API server as a program of its own. Needs no workspace.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use minibuild_server::{Inject, Running, Server, ServerConfig, StartError};
+use minibuild_server::{Inject, Running, Server, ServerConfig, StartError, TlsConfig};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -41,7 +41,8 @@ fn start(args: &ServeArgs) -> Result<(Running, Signals), (u8, String)> {
     let workers = args.workers.unwrap_or_else(workspace::cores);
     let mut config = ServerConfig::new(listen, dir, workers);
     config.insecure = args.insecure;
-    config.inject = args.inject.as_ref().map(read_inject).transpose().map_err(bad_input)?;
+    config.tls = read_tls(args).map_err(bad_input)?;
+    config.inject = args.inject.as_deref().map(read_inject).transpose().map_err(bad_input)?;
     if args.log {
         config.log = Some(Arc::new(|line| eprintln!("{line}")));
     }
@@ -49,18 +50,28 @@ fn start(args: &ServeArgs) -> Result<(Running, Signals), (u8, String)> {
     let signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| failed(format!("signals cannot be caught: {e}")))?;
     let server = Server::start(config).map_err(|e| match e {
-        StartError::Exposed(_) => bad_input(e.to_string()),
+        StartError::Exposed(_) | StartError::Tls(_) | StartError::TlsOnSocket(_) => bad_input(e.to_string()),
         _ => failed(e.to_string()),
     })?;
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "listening on {}", server.address())
+    writeln!(stdout, "listening on {}", server.url())
         .and_then(|()| stdout.flush())
         .map_err(|e| failed(format!("the address cannot be told on stdout: {e}")))?;
     Ok((server, signals))
 }
 
-fn read_inject(path: &PathBuf) -> Result<Inject, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("`{}` cannot be read: {e}", path.display()))?;
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|e| format!("`{}` cannot be read: {e}", path.display()))
+}
+
+fn read_tls(args: &ServeArgs) -> Result<Option<TlsConfig>, String> {
+    let (Some(certificate), Some(key)) = (&args.tls_certificate, &args.tls_key) else { return Ok(None) };
+    let client_authorities = args.tls_client_ca.as_deref().map(read).transpose()?;
+    Ok(Some(TlsConfig { certificates: read(certificate)?, key: read(key)?, client_authorities }))
+}
+
+fn read_inject(path: &Path) -> Result<Inject, String> {
+    let text = String::from_utf8(read(path)?).map_err(|e| format!("`{}`: {e}", path.display()))?;
     Inject::parse(&text).map_err(|e| format!("`{}`: {e}", path.display()))
 }
 

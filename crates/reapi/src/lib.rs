@@ -12,6 +12,7 @@ mod merkle;
 pub mod proto;
 mod resource;
 pub mod status;
+pub mod transfer;
 mod tree_message;
 mod wire;
 

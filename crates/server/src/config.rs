@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::inject::Inject;
+use crate::tls::TlsConfig;
 
 /// Takes one line about each call; never called for a server that is not to tell.
 pub type LogSink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -26,6 +27,8 @@ pub struct ServerConfig {
     pub size_limit: u64,
     /// Whether it may listen where others than this machine reach it, without TLS.
     pub insecure: bool,
+    /// With it connections over TCP are TLS ones.
+    pub tls: Option<TlsConfig>,
     /// The program of the workers' helpers: `/proc/self/exe` for the binary itself.
     pub helper: PathBuf,
     /// Its first arguments: `__slot`.
@@ -48,6 +51,7 @@ impl ServerConfig {
             workers,
             size_limit: Self::DEFAULT_SIZE_LIMIT,
             insecure: false,
+            tls: None,
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
             inject: None,

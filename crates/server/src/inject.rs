@@ -1,14 +1,8 @@
 //! Faults for tests and benchmarks: what goes wrong, where and how often.
 //!
-//! Deterministic: whether a fault strikes depends on the seed, its place in the list and how often it could have
-//! struck, never on time. It does not know what the calls are for.
+//! The file that says so; what is made of it is in `faults`. It does not know what the calls are for.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
-use minibuild_core::Digest;
+use axum::http::HeaderName;
 use serde::Deserialize;
 
 /// All faults of a server, as a TOML file gives them.
@@ -45,6 +39,12 @@ pub struct Pretence {
     /// No resumption of uploads: a partial one is refused and forgotten.
     #[serde(default)]
     pub no_resume: bool,
+    /// Results are taken and given out as they come: with bad paths, trees that are none, blobs that are not there.
+    #[serde(default)]
+    pub unchecked: bool,
+    /// Headers each call has to have, as `authorization=Bearer abc`; without them it is UNAUTHENTICATED.
+    #[serde(default)]
+    pub require: Vec<String>,
 }
 
 /// One kind of fault and when it strikes.
@@ -83,7 +83,7 @@ pub struct Fault {
     pub code: Option<String>,
     /// The advice of `error` when to try again.
     pub retry_ms: Option<u64>,
-    /// Bytes that pass before `break`; messages for streams of operations.
+    /// Bytes that pass before `break` and `hang`; messages for streams of operations. Bytes of `short` and `long`.
     #[serde(default)]
     pub bytes: u64,
     /// Exit code of `fail`.
@@ -108,6 +108,20 @@ pub enum FaultKind {
     Evict,
     /// The server forgets the operation when its stream begins.
     Forget,
+    /// There is no answer, or no more of it, as long as the server runs.
+    Hang,
+    /// The answer is no message of its kind.
+    Garbage,
+    /// The answer comes from something else: HTTP 502 with a page for people.
+    Proxy,
+    /// A blob that is read ends too early, as if that were its end.
+    Short,
+    /// A blob that is read has more bytes than its digest says, all zero; compressed it is a bomb.
+    Long,
+    /// The server says what is not so, see the design.
+    Lie,
+    /// Blobs are refused: the store is full.
+    Full,
     /// An action starts later.
     Slow,
     /// An action fails instead of being run.
@@ -136,6 +150,11 @@ impl Inject {
                 return Err(InjectError("a `probability` lies between 0 and 1".into()));
             }
         }
+        if let Some(bad) = inject.server.require.iter().find(|header| split_header(header).is_none()) {
+            // Its value may be a password.
+            let name = bad.split('=').next().unwrap_or_default();
+            return Err(InjectError(format!("the header that starts with `{name}` is not NAME=VALUE")));
+        }
         match &inject.server.digest_function {
             Some(name) if name != "sha256" && name != "blake3" => {
                 Err(InjectError(format!("`{name}` is no digest function here")))
@@ -145,136 +164,14 @@ impl Inject {
     }
 }
 
-/// What a fault may look at.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Occasion<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) digest: Option<Digest>,
-    pub(crate) command: Option<&'a str>,
+/// Name and value of a header that is required.
+pub(crate) fn split_header(text: &str) -> Option<(HeaderName, &str)> {
+    let (name, value) = text.split_once('=')?;
+    Some((name.parse().ok()?, value))
 }
 
-/// The faults at work.
-pub(crate) struct Faults {
-    seed: u64,
-    faults: Vec<Armed>,
-}
-
-struct Armed {
-    fault: Fault,
-    seen: AtomicU64,
-    struck: AtomicU64,
-    done: Mutex<HashSet<Digest>>,
-}
-
-/// A fault that struck.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Strike<'a> {
-    pub(crate) fault: &'a Fault,
-    /// A number that is as good as random.
-    dice: u64,
-}
-
-impl Strike<'_> {
-    /// How long a `latency` or `slow` lasts.
-    pub(crate) fn duration(&self) -> Duration {
-        let jitter = if self.fault.jitter_ms == 0 { 0 } else { self.dice % (self.fault.jitter_ms + 1) };
-        Duration::from_millis(self.fault.ms.saturating_add(jitter))
-    }
-
-    /// The code of an error.
-    pub(crate) fn code(&self) -> i32 {
-        self.fault.code.as_deref().and_then(code_number).unwrap_or(14)
-    }
-
-    /// Which byte of `size` is wrong.
-    pub(crate) fn byte(&self, size: u64) -> u64 {
-        if size == 0 { 0 } else { self.dice % size }
-    }
-}
-
-impl Faults {
-    pub(crate) fn new(inject: &Inject) -> Self {
-        let arm = |fault: &Fault| Armed {
-            fault: fault.clone(),
-            seen: AtomicU64::new(0),
-            struck: AtomicU64::new(0),
-            done: Mutex::default(),
-        };
-        Self { seed: inject.seed, faults: inject.faults.iter().map(arm).collect() }
-    }
-
-    /// Whether there is any fault of a kind, so that nothing needs to be prepared for it otherwise.
-    pub(crate) fn has(&self, kind: FaultKind) -> bool {
-        self.faults.iter().any(|armed| armed.fault.kind == kind)
-    }
-
-    /// The faults of a kind that strike now.
-    pub(crate) fn strikes<'a>(
-        &'a self,
-        kind: FaultKind,
-        occasion: Occasion<'a>,
-    ) -> impl Iterator<Item = Strike<'a>> + 'a {
-        let of_kind = self.faults.iter().enumerate().filter(move |(_, armed)| armed.fault.kind == kind);
-        of_kind.filter_map(move |(number, armed)| armed.strike(self.seed, number as u64, &occasion))
-    }
-
-    /// The first of them.
-    pub(crate) fn strike<'a>(&'a self, kind: FaultKind, occasion: Occasion<'a>) -> Option<Strike<'a>> {
-        self.strikes(kind, occasion).next()
-    }
-}
-
-impl Armed {
-    fn strike(&self, seed: u64, number: u64, occasion: &Occasion<'_>) -> Option<Strike<'_>> {
-        if !applies(&self.fault, occasion) {
-            return None;
-        }
-        let seen = self.seen.fetch_add(1, Ordering::Relaxed);
-        let dice = mix(seed ^ mix(number) ^ mix(seen.wrapping_add(0x9e37)));
-        if !is_due(&self.fault, seen, dice) || !self.is_first(occasion) {
-            return None;
-        }
-        let struck = self.struck.fetch_add(1, Ordering::Relaxed);
-        let is_over = self.fault.times > 0 && struck >= self.fault.times;
-        if is_over { None } else { Some(Strike { fault: &self.fault, dice: mix(dice) }) }
-    }
-
-    fn is_first(&self, occasion: &Occasion<'_>) -> bool {
-        match occasion.digest {
-            Some(digest) if self.fault.once => self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(digest),
-            _ => true,
-        }
-    }
-}
-
-fn applies(fault: &Fault, occasion: &Occasion<'_>) -> bool {
-    // Saying that a blob is missing is no harm; who wants it to happen there says so.
-    let by_default = fault.kind != FaultKind::Lost || occasion.method != "FindMissingBlobs";
-    let method = fault.method.as_deref().map_or(by_default, |method| method == occasion.method);
-    let digest = fault.digest.as_deref();
-    let digest = digest.is_none_or(|prefix| occasion.digest.is_some_and(|digest| digest.hex().starts_with(prefix)));
-    let command = fault.command.as_deref();
-    method && digest && command.is_none_or(|text| occasion.command.is_some_and(|command| command.contains(text)))
-}
-
-/// `seen` counts from 0.
-fn is_due(fault: &Fault, seen: u64, dice: u64) -> bool {
-    if seen < fault.after || (fault.every > 1 && !(seen - fault.after).is_multiple_of(fault.every)) {
-        return false;
-    }
-    // 32 bits are exact in a double.
-    fault.probability.is_none_or(|p| f64::from(u32::try_from(dice >> 32).unwrap_or(0)) < p * f64::from(u32::MAX))
-}
-
-/// Spreads every bit over all: the finisher of SplitMix64.
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn code_number(name: &str) -> Option<i32> {
+/// The number of a gRPC code.
+pub(crate) fn code_number(name: &str) -> Option<i32> {
     const CODES: [&str; 17] = [
         "OK",
         "CANCELLED",
@@ -301,61 +198,6 @@ fn code_number(name: &str) -> Option<i32> {
 mod tests {
     use super::*;
 
-    fn strikes(text: &str, occasions: &[Occasion<'_>]) -> Vec<bool> {
-        let inject = Inject::parse(&format!("seed = 7\n[[fault]]\n{text}")).expect("parses");
-        let faults = Faults::new(&inject);
-        let kind = inject.faults[0].kind;
-        occasions.iter().map(|occasion| faults.strike(kind, *occasion).is_some()).collect()
-    }
-
-    #[test]
-    fn faults_strike_when_told() {
-        let read = Occasion { method: "Read", ..Default::default() };
-        let check = |text: &str, expected: &str| {
-            let got = strikes(text, &[read; 8]);
-            let got: String = got.iter().map(|struck| if *struck { 'x' } else { '.' }).collect();
-            assert_eq!(got, expected, "{text}");
-        };
-        check("kind = 'error'", "xxxxxxxx");
-        check("kind = 'error'\nmethod = 'Write'", "........");
-        check("kind = 'error'\nmethod = 'Read'\nafter = 2", "..xxxxxx");
-        check("kind = 'error'\nevery = 3", "x..x..x.");
-        check("kind = 'error'\nevery = 3\nafter = 1\ntimes = 2", ".x..x...");
-        check("kind = 'error'\nprobability = 0.0", "........");
-        check("kind = 'error'\nprobability = 1.0", "xxxxxxxx");
-        let half = strikes("kind = 'error'\nprobability = 0.5", &[read; 200]);
-        assert!((60..140).contains(&half.iter().filter(|struck| **struck).count()));
-        assert_eq!(half, strikes("kind = 'error'\nprobability = 0.5", &[read; 200]), "the same each time");
-    }
-
-    #[test]
-    fn faults_of_blobs_and_commands() {
-        let digest = minibuild_core::DigestFunction::Sha256.digest(b"x");
-        let blob = Occasion { method: "Read", digest: Some(digest), command: None };
-        let other = Occasion { digest: Some(minibuild_core::DigestFunction::Sha256.digest(b"y")), ..blob };
-        let prefix = format!("kind = 'lost'\ndigest = '{}'", &digest.hex()[..8]);
-        assert_eq!(strikes(&prefix, &[blob, other, blob]), [true, false, true]);
-        assert_eq!(strikes("kind = 'lost'\nonce = true", &[blob, blob, other, other]), [true, false, true, false]);
-        let find = Occasion { method: "FindMissingBlobs", ..blob };
-        assert_eq!(strikes("kind = 'lost'", &[find, blob]), [false, true]);
-        assert_eq!(strikes("kind = 'lost'\nmethod = 'FindMissingBlobs'", &[find, blob]), [true, false]);
-        let action = Occasion { method: "", digest: None, command: Some("cc -c x.c") };
-        assert_eq!(strikes("kind = 'slow'\ncommand = 'x.c'", &[action, blob]), [true, false]);
-    }
-
-    #[test]
-    fn lengths_of_latency() {
-        let inject = Inject::parse("[[fault]]\nkind = 'latency'\nms = 10\njitter_ms = 5").expect("parses");
-        let faults = Faults::new(&inject);
-        let mut seen = HashSet::new();
-        for _ in 0..100 {
-            let strike = faults.strike(FaultKind::Latency, Occasion::default()).expect("strikes");
-            seen.insert(strike.duration().as_millis());
-            assert!(strike.byte(4) < 4 && strike.byte(0) == 0);
-        }
-        assert_eq!(seen, (10..=15).collect());
-    }
-
     #[test]
     fn files_that_are_none() {
         for (text, part) in [
@@ -363,6 +205,8 @@ mod tests {
             ("[[fault]]\nkind = 'nothing'", "unknown variant"),
             ("[[fault]]\nkind = 'error'\ncode = 'BAD'", "`BAD` is no gRPC code"),
             ("[[fault]]\nkind = 'error'\nprobability = 2.0", "between 0 and 1"),
+            ("[server]\nrequire = ['no header']", "`no header` is not NAME=VALUE"),
+            ("[server]\nrequire = ['a b=secret']", "`a b` is not NAME=VALUE"),
             ("[server]\ndigest_function = 'md5'", "no digest function"),
             ("[[fault]]", "missing field"),
         ] {

@@ -9,14 +9,18 @@ mod answer;
 mod config;
 mod counters;
 mod execution;
+mod faults;
+mod front;
 mod inject;
 mod server;
 mod services;
 mod shared;
 mod store;
+mod tls;
 
 pub use config::{Listen, ListenError, LogSink, ServerConfig};
 pub use counters::{ActionCount, Counts, MethodCount};
 pub use inject::{Fault, FaultKind, Inject, InjectError, Pretence};
 pub use server::{Running, Server, StartError};
 pub use store::StoreError;
+pub use tls::{TlsConfig, TlsError};

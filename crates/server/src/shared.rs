@@ -10,18 +10,29 @@ use minibuild_core::{Digest, DigestFunction};
 use minibuild_reapi::decode;
 use minibuild_reapi::proto::{execution as proto, rpc};
 use minibuild_reapi::status::with_retry_delay;
-use tonic::{Response, Status};
+use tokio::sync::watch;
+use tonic::{Code, Response, Status};
 
 use crate::answer::{bad_message, to_grpc};
 use crate::config::LogSink;
 use crate::counters::Counters;
 use crate::execution::Board;
-use crate::inject::{FaultKind, Faults, Occasion, Pretence};
+use crate::faults::{CutEnd, Faults, Occasion};
+use crate::inject::{FaultKind, Pretence};
 use crate::services::Uploads;
 use crate::store::Store;
 
 /// Leaves room for what is around the blobs in a message of 4 MiB, the most that gRPC takes by default.
 const BATCH_LIMIT: u64 = (4 << 20) - (64 << 10);
+
+/// What faults make of the length of a blob.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WrongLength {
+    /// Bytes left out at its end.
+    pub(crate) missing: u64,
+    /// Zero bytes after it.
+    pub(crate) extra: u64,
+}
 
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
@@ -31,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) pretence: Pretence,
     pub(crate) counters: Counters,
     pub(crate) log: Option<LogSink>,
+    /// True when the server goes down.
+    pub(crate) stopped: watch::Receiver<bool>,
 }
 
 impl Shared {
@@ -60,6 +73,9 @@ impl Shared {
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
+        if self.faults.hangs(occasion) {
+            return self.hang().await;
+        }
         if self.faults.strike(FaultKind::Evict, occasion).is_some() {
             self.store.evict_all();
         }
@@ -75,6 +91,21 @@ impl Shared {
                 Err(Status::invalid_argument(format!("instance name `{instance}` is not served here")))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What a fault wants never to be answered ends with the server.
+    pub(crate) async fn hang<T>(&self) -> Result<T, Status> {
+        // An error means that nobody is left to say so.
+        let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
+        Err(Status::unavailable("the server is going down"))
+    }
+
+    /// What a stream that was cut off ends with.
+    pub(crate) async fn cut_off<T>(&self, end: CutEnd) -> Result<T, Status> {
+        match end {
+            CutEnd::Fails(code) => Err(Status::new(Code::from(code), "injected")),
+            CutEnd::Hangs => self.hang().await,
         }
     }
 
@@ -131,6 +162,27 @@ impl Shared {
                 self.store.drop_blob(function, digest);
             }
         }
+    }
+
+    /// Whether a fault of this kind strikes a blob.
+    pub(crate) fn strikes(&self, kind: FaultKind, method: &'static str, digest: &Digest) -> bool {
+        let occasion = Occasion { method, digest: Some(*digest), command: None };
+        self.faults.strike(kind, occasion).is_some()
+    }
+
+    /// Refuses a blob for which a fault says that there is no room.
+    pub(crate) fn check_full(&self, method: &'static str, digest: &Digest) -> Result<(), Status> {
+        match self.strikes(FaultKind::Full, method, digest) {
+            true => Err(Status::resource_exhausted("injected: the store is full")),
+            false => Ok(()),
+        }
+    }
+
+    /// How much longer, or shorter, a blob is read than it is.
+    pub(crate) fn wrong_length(&self, method: &'static str, digest: &Digest) -> WrongLength {
+        let occasion = Occasion { method, digest: Some(*digest), command: None };
+        let bytes = |kind| self.faults.strike(kind, occasion).map_or(0, |strike| strike.fault.bytes);
+        WrongLength { missing: bytes(FaultKind::Short), extra: bytes(FaultKind::Long) }
     }
 
     /// Which byte of a blob that is read has to be wrong.

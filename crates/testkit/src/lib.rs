@@ -4,6 +4,7 @@
 //! its test fails. Nothing here sleeps: waiting is for a descriptor to become readable, with a deadline. It does not
 //! know what any scenario is about, and reads events by types of its own, so that a renamed field fails the tests.
 
+mod certificate;
 mod event;
 mod gate;
 mod peers;
@@ -15,6 +16,7 @@ mod snapshot;
 mod stream;
 mod workspace;
 
+pub use certificate::{Authority, Certificate, Validity};
 pub use event::{Actions, Event, Output};
 pub use gate::Gate;
 pub use nix::sys::signal::Signal;

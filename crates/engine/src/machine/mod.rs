@@ -493,7 +493,7 @@ impl Machine {
             running: self.running.len() as u64,
             queued: self.queued,
             fetching: self.fetching.len() as u64,
-            uploading: self.uploading as u64,
+            uploading: self.uploading.len() as u64,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the machine in a fake world. Each failure names a plan and a course of events that can be replayed.
 
+mod bench;
 mod checks;
 mod fake;
 mod fake_remote;
@@ -8,4 +9,5 @@ mod input_root;
 mod interleavings;
 mod plan;
 mod rules;
+mod rules_remote;
 mod session;

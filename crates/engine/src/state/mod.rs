@@ -586,10 +586,15 @@ mod tests {
         assert_eq!(state.forget_undeclared(name.path, is_a), []);
         state.record_result(name, result("1"), Duration::ZERO, 0);
         let made: Vec<WsPath> = result("1").outputs.iter().map(|output| output.path.clone()).collect();
+        state.record_file(&made[0], file("1"));
         state.flush().expect("flushes");
         let pending = state.pending();
         state.record_begun(name, made.iter().cloned());
         assert_eq!(state.pending(), pending, "what it made before is known to be its own");
+        state.forget_file(made[0].as_str());
+        state.record_begun(name, made.iter().cloned());
+        let begun = state.action(name.path).map(|record| record.begun.contains(&made[0]));
+        assert_eq!(begun, Some(true), "it was made elsewhere");
         assert_eq!(state.forget_undeclared(name.path, |p| !made.contains(p)), made);
         assert_eq!(state.action(name.path).map(|record| record.results.len()), Some(0));
     }

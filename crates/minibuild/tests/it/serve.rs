@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use minibuild_testkit::Signal;
+use minibuild_testkit::{Authority, Signal, Validity};
 
 use crate::workspace;
 
@@ -27,6 +27,27 @@ fn it_tells_its_address_answers_and_ends_at_a_signal() {
         assert_eq!(run.stdout, line, "one line and no more");
         assert_eq!(run.stderr, "");
     }
+}
+
+#[test]
+fn with_a_certificate_it_speaks_tls() {
+    let ws = workspace();
+    let authority = Authority::new("authority");
+    let issued = authority.issue(&["localhost"], Validity::Now);
+    ws.write("cert.pem", &issued.certificate);
+    ws.write("key.pem", &issued.key);
+    ws.write("ca.pem", &authority.pem());
+    let files = ["--tls-certificate", "cert.pem", "--tls-key", "key.pem", "--tls-client-ca", "ca.pem"];
+    let listen = ["serve", "--dir", "../home/server", "--listen", "0.0.0.0:0"];
+    let mut server = ws.invoke(&[&listen[..], &files].concat()).without_events().start();
+    let line = server.wait_for_stdout("\n");
+    assert!(line.starts_with("listening on grpcs://0.0.0.0:"), "{line}");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(0).stderr, "");
+    ws.run(&[&listen[..], &files[..2]].concat()).code(2).says(&["--tls-key"]);
+    ws.run(&[&listen[..], &["--tls-client-ca", "ca.pem"]].concat()).code(2).says(&["--tls-certificate"]);
+    let swapped = ["--tls-certificate", "key.pem", "--tls-key", "cert.pem"];
+    ws.run(&[&listen[..], &swapped].concat()).code(2).says(&["the server's certificate is not usable"]);
 }
 
 #[test]

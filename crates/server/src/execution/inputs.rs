@@ -162,7 +162,7 @@ fn place(store: &Store, function: DigestFunction, file: &InputFile, to: &Path, c
         return Ok(());
     }
     // Another file system, or too many links to one file.
-    let _no_spawn = store.no_spawn.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _writing = store.apart.writing();
     fs::copy(&from, to).map_err(|e| disk("copy", &from, e))?;
     Ok(fs::set_permissions(to, Permissions::from_mode(mode)).map_err(|e| disk("set the mode of", to, e))?)
 }

@@ -22,7 +22,8 @@ use super::board::{Job, failed};
 use super::inputs::{Inputs, read_inputs};
 use super::outputs::collect;
 use crate::answer::{store_error, to_message};
-use crate::inject::{FaultKind, Occasion};
+use crate::faults::Occasion;
+use crate::inject::FaultKind;
 use crate::services::record;
 use crate::shared::Shared;
 use crate::store::{Ingest, disk};
@@ -190,7 +191,7 @@ impl Worker {
     fn command(&mut self, job: &Job) -> Result<CommandReport, Status> {
         {
             let store = Arc::clone(&self.shared.store);
-            let _no_writing = store.no_spawn.write().unwrap_or_else(PoisonError::into_inner);
+            let _starting = store.apart.starting();
             self.runner.prepare().map_err(|e| Status::unavailable(format!("cannot start a helper process: {e}")))?;
         }
         let cwd = self.root.join(job.command.working_directory.as_path());

@@ -2,20 +2,20 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use bytestream::byte_stream_server::ByteStream;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::try_unfold;
 use minibuild_reapi::proto::bytestream;
+use minibuild_reapi::transfer::{ByteStream, ReadResponse, ReadStream, WriteRequest};
 use minibuild_reapi::{BlobName, Compressor, UploadName};
-use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::cas::not_found;
 use super::upload::Upload;
 use crate::answer::{bad_name, blocking, store_error};
-use crate::inject::{FaultKind, Occasion};
+use crate::faults::{Cut, Occasion};
+use crate::inject::FaultKind;
 use crate::shared::Shared;
 
 /// Bytes in one message of a download.
@@ -23,28 +23,29 @@ const PIECE: u64 = 1 << 20;
 /// Uploads are written to disk in pieces of at least this many bytes.
 const WRITE: usize = 512 << 10;
 
+/// Or where so many small pieces came.
+const MOST_PIECES: usize = 1024;
+
 pub(crate) struct ByteStreamService(pub(crate) Arc<Shared>);
 
 #[tonic::async_trait]
 impl ByteStream for ByteStreamService {
-    type ReadStream = Pin<Box<dyn Stream<Item = Result<bytestream::ReadResponse, Status>> + Send>>;
-
-    async fn read(&self, request: Request<bytestream::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+    async fn read(&self, request: Request<bytestream::ReadRequest>) -> Result<Response<ReadStream>, Status> {
         let request = request.into_inner();
         let name = BlobName::parse(&request.resource_name).map_err(bad_name)?;
         let instance = name.instance.clone();
         let shared = Arc::clone(&self.0);
         let work = async {
             let download = blocking(move || Download::open(shared, &name, &request)).await?;
-            let pieces = try_unfold(download, |download| blocking(move || download.next()));
-            Ok(Box::pin(pieces) as Self::ReadStream)
+            let pieces = try_unfold(download, Download::go_on);
+            Ok(Box::pin(pieces) as ReadStream)
         };
         self.0.call("Read", &instance, work).await
     }
 
     async fn write(
         &self,
-        request: Request<Streaming<bytestream::WriteRequest>>,
+        request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<bytestream::WriteResponse>, Status> {
         let mut stream = request.into_inner();
         let Some(first) = stream.message().await? else {
@@ -72,10 +73,12 @@ struct Download {
     file: File,
     at: u64,
     end: u64,
+    /// Where the blob ends: what a fault wants to come behind it is zero.
+    file_end: u64,
     packer: Option<zstd::stream::write::Encoder<'static, Vec<u8>>>,
     wrong_byte: Option<u64>,
-    /// Bytes until the stream breaks, and how.
-    breaks: Option<(u64, i32)>,
+    cut: Option<Cut>,
+    buffer: BytesMut,
 }
 
 impl Download {
@@ -99,22 +102,28 @@ impl Download {
             ),
         };
         let occasion = Occasion { method: "Read", digest: Some(digest), command: None };
-        let breaks = shared.faults.strike(FaultKind::Break, occasion).map(|s| (s.fault.bytes, s.code()));
+        let cut = shared.faults.cut(occasion);
         let wrong_byte = shared.corrupt_byte("Read", &digest);
-        Ok(Self { shared, file, at, end, packer, wrong_byte, breaks })
+        let wrong = shared.wrong_length("Read", &digest);
+        let file_end = end.saturating_sub(wrong.missing).max(at);
+        let end = file_end.saturating_add(wrong.extra);
+        Ok(Self { shared, file, at, end, file_end, packer, wrong_byte, cut, buffer: BytesMut::new() })
     }
 
     /// The next message, `None` at the end.
-    fn next(mut self) -> Result<Option<(bytestream::ReadResponse, Self)>, Status> {
+    async fn go_on(self) -> Result<Option<(ReadResponse, Self)>, Status> {
+        match self.cut {
+            Some(Cut { left: 0, end }) => self.shared.cut_off(end).await,
+            _ => blocking(move || self.next()).await,
+        }
+    }
+
+    fn next(mut self) -> Result<Option<(ReadResponse, Self)>, Status> {
         loop {
-            if self.breaks.is_some_and(|(bytes, _)| bytes == 0) {
-                let code = self.breaks.map_or(Code::Unavailable, |(_, code)| Code::from(code));
-                return Err(Status::new(code, "injected"));
-            }
             let is_last = self.at >= self.end;
             let data = match (self.read_piece()?, self.packer.take()) {
                 (piece, None) => piece,
-                (piece, Some(packer)) => self.pack(packer, &piece, is_last)?,
+                (piece, Some(packer)) => Bytes::from(self.pack(packer, &piece, is_last)?),
             };
             if data.is_empty() {
                 if is_last {
@@ -123,26 +132,29 @@ impl Download {
                 continue;
             }
             self.shared.counters.of_method("Read", |count| count.bytes_out += data.len() as u64);
-            return Ok(Some((bytestream::ReadResponse { data }, self)));
+            return Ok(Some((ReadResponse { data }, self)));
         }
     }
 
-    fn read_piece(&mut self) -> Result<Vec<u8>, Status> {
-        let most = self.breaks.as_ref().map_or(PIECE, |(bytes, _)| PIECE.min(*bytes));
+    fn read_piece(&mut self) -> Result<Bytes, Status> {
+        let most = self.cut.as_ref().map_or(PIECE, |cut| PIECE.min(cut.left));
         let length = most.min(self.end - self.at);
-        let mut piece = vec![0; usize::try_from(length).unwrap_or(0)];
+        // The same memory each time, unless the piece before is still under way.
+        self.buffer.resize(usize::try_from(length).unwrap_or(0), 0);
+        let mut piece = self.buffer.split();
+        let in_file = usize::try_from(length.min(self.file_end.saturating_sub(self.at))).unwrap_or(0);
         self.file
-            .read_exact_at(&mut piece, self.at)
+            .read_exact_at(&mut piece[..in_file], self.at)
             .map_err(|e| Status::data_loss(format!("cannot read the blob: {e}")))?;
         let wrong = self.wrong_byte.and_then(|at| at.checked_sub(self.at)).and_then(|at| usize::try_from(at).ok());
         if let Some(byte) = wrong.and_then(|at| piece.get_mut(at)) {
             *byte ^= 1;
         }
-        if let Some((bytes, _)) = &mut self.breaks {
-            *bytes -= length;
+        if let Some(cut) = &mut self.cut {
+            cut.left -= length;
         }
         self.at += length;
-        Ok(piece)
+        Ok(piece.freeze())
     }
 
     fn pack(
@@ -157,7 +169,7 @@ impl Download {
             // Nothing is left to take the packer's place: the next call finds an empty piece and ends.
             return packer.finish().map_err(fail);
         }
-        if self.breaks.is_some() {
+        if self.cut.is_some() {
             // What a broken stream has sent can be unpacked up to there.
             std::io::Write::flush(&mut packer).map_err(fail)?;
         }
@@ -209,11 +221,12 @@ impl ByteStreamService {
     async fn receive(
         &self,
         name: UploadName,
-        first: bytestream::WriteRequest,
-        mut stream: Streaming<bytestream::WriteRequest>,
+        first: WriteRequest,
+        mut stream: Streaming<WriteRequest>,
     ) -> Result<bytestream::WriteResponse, Status> {
         let shared = &self.0;
         self.check(&name)?;
+        shared.check_full("Write", &name.blob.digest)?;
         if shared.store.has(name.blob.function, &name.blob.digest) {
             return Ok(committed(&name));
         }
@@ -225,14 +238,16 @@ impl ByteStreamService {
         let upload = shared.uploads.get(&name);
         let owner = self.begin(&upload, &name, offset).await?;
         let occasion = Occasion { method: "Write", digest: Some(name.blob.digest), command: None };
-        let breaks = shared.faults.strike(FaultKind::Break, occasion).map(|s| (s.fault.bytes, s.code()));
-        let mut incoming = Incoming { next: offset, received: 0, buffer: Vec::new(), breaks };
+        let cut = shared.faults.cut(occasion);
+        let mut incoming = Incoming { next: offset, received: 0, pieces: Vec::new(), held: 0, cut };
         let mut message = Some(first);
         while let Some(request) = message {
             let is_last = incoming.take(request, &name)?;
-            if is_last || incoming.buffer.len() >= WRITE || incoming.is_broken() {
-                self.store(&upload, owner, std::mem::take(&mut incoming.buffer), &name).await?;
-                incoming.check_broken()?;
+            if is_last || incoming.is_enough() || incoming.is_cut() {
+                self.store(&upload, owner, incoming.let_go(), &name).await?;
+                if let Some(cut) = incoming.cut.filter(|_| incoming.is_cut()) {
+                    return shared.cut_off(cut.end).await;
+                }
             }
             if is_last {
                 return self.finish(upload, owner, name).await;
@@ -240,7 +255,7 @@ impl ByteStreamService {
             message = stream.message().await?;
         }
         // The stream ended, the upload did not.
-        self.store(&upload, owner, incoming.buffer, &name).await?;
+        self.store(&upload, owner, incoming.let_go(), &name).await?;
         let committed = shared.uploads.committed(&name).unwrap_or(0);
         Ok(bytestream::WriteResponse { committed_size: i64::try_from(committed).unwrap_or(i64::MAX) })
     }
@@ -260,13 +275,20 @@ impl ByteStreamService {
         blocking(move || upload.begin(&store, &name, offset)).await
     }
 
-    async fn store(&self, upload: &Arc<Upload>, owner: u64, bytes: Vec<u8>, name: &UploadName) -> Result<(), Status> {
-        if bytes.is_empty() {
+    async fn store(
+        &self,
+        upload: &Arc<Upload>,
+        owner: u64,
+        pieces: Vec<Bytes>,
+        name: &UploadName,
+    ) -> Result<(), Status> {
+        let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if total == 0 {
             return Ok(());
         }
-        self.0.counters.of_method("Write", |count| count.bytes_in += bytes.len() as u64);
+        self.0.counters.of_method("Write", |count| count.bytes_in += total);
         let upload = Arc::clone(upload);
-        let written = blocking(move || upload.write(owner, &bytes)).await;
+        let written = blocking(move || pieces.iter().try_for_each(|piece| upload.write(owner, piece))).await;
         written.inspect_err(|error| self.end_unless_taken_over(error, name))
     }
 
@@ -285,7 +307,11 @@ impl ByteStreamService {
                 return Err(error);
             }
         }
-        Ok(committed(&name))
+        let mut answer = committed(&name);
+        if self.0.strikes(FaultKind::Lie, "Write", &name.blob.digest) {
+            answer.committed_size -= 1;
+        }
+        Ok(answer)
     }
 
     fn end_unless_taken_over(&self, error: &Status, name: &UploadName) {
@@ -301,13 +327,15 @@ struct Incoming {
     next: u64,
     /// Bytes since then, as they were sent.
     received: u64,
-    buffer: Vec<u8>,
-    breaks: Option<(u64, i32)>,
+    pieces: Vec<Bytes>,
+    /// Bytes of the pieces.
+    held: usize,
+    cut: Option<Cut>,
 }
 
 impl Incoming {
     /// Takes one message; whether it is the last.
-    fn take(&mut self, request: bytestream::WriteRequest, name: &UploadName) -> Result<bool, Status> {
+    fn take(&mut self, request: WriteRequest, name: &UploadName) -> Result<bool, Status> {
         let expected = self.next.saturating_add(self.received);
         if u64::try_from(request.write_offset) != Ok(expected) {
             return Err(Status::invalid_argument(format!(
@@ -321,22 +349,22 @@ impl Incoming {
             return Err(Status::invalid_argument("a message of the upload names another resource"));
         }
         self.received = self.received.saturating_add(request.data.len() as u64);
-        if self.buffer.is_empty() {
-            self.buffer = request.data;
-        } else {
-            self.buffer.extend_from_slice(&request.data);
-        }
-        Ok(request.finish_write && !self.is_broken())
+        self.held += request.data.len();
+        self.pieces.push(request.data);
+        Ok(request.finish_write && !self.is_cut())
     }
 
-    fn is_broken(&self) -> bool {
-        self.breaks.is_some_and(|(bytes, _)| self.received >= bytes)
+    /// Many small pieces count too: each takes memory of its own.
+    fn is_enough(&self) -> bool {
+        self.held >= WRITE || self.pieces.len() >= MOST_PIECES
     }
 
-    fn check_broken(&self) -> Result<(), Status> {
-        match self.breaks {
-            Some((_, code)) if self.is_broken() => Err(Status::new(Code::from(code), "injected")),
-            _ => Ok(()),
-        }
+    fn let_go(&mut self) -> Vec<Bytes> {
+        self.held = 0;
+        std::mem::take(&mut self.pieces)
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut.is_some_and(|cut| self.received >= cut.left)
     }
 }

@@ -113,7 +113,8 @@ impl CasService {
             digests.iter().for_each(|digest| self.0.maybe_lose("FindMissingBlobs", function, digest));
         }
         let missing = self.0.store.missing(function, digests.into_iter());
-        let missing_blob_digests = missing.iter().map(decode::digest_message).collect();
+        let is_told = |digest: &&Digest| !self.0.strikes(FaultKind::Lie, "FindMissingBlobs", digest);
+        let missing_blob_digests = missing.iter().filter(is_told).map(decode::digest_message).collect();
         Ok(proto::FindMissingBlobsResponse { missing_blob_digests })
     }
 }
@@ -139,6 +140,10 @@ fn store_one(
     blob: &proto::batch_update_blobs_request::Request,
 ) -> Result<(), Status> {
     let digest = shared.digest(blob.digest.as_ref(), function)?;
+    shared.check_full("BatchUpdateBlobs", &digest)?;
+    if shared.strikes(FaultKind::Lie, "BatchUpdateBlobs", &digest) {
+        return Ok(());
+    }
     match Compressor::try_from(blob.compressor) {
         Ok(Compressor::Identity) => shared.store.put(function, &digest, &blob.data).map_err(store_error),
         Ok(Compressor::Zstd) if !shared.pretence.no_zstd => {
@@ -176,6 +181,13 @@ fn read_one(shared: &Shared, function: DigestFunction, digest: &Digest, zstd: bo
         Ok(None) => return ReadReply { status: Some(to_message(&not_found(digest))), ..reply },
         Err(error) => return ReadReply { status: Some(to_message(&store_error(error))), ..reply },
     };
+    if shared.strikes(FaultKind::Lie, "BatchReadBlobs", digest) {
+        reply.digest = Some(decode::digest_message(&Digest { size: digest.size + 1, ..*digest }));
+    }
+    let wrong = shared.wrong_length("BatchReadBlobs", digest);
+    let length =
+        (data.len() as u64).saturating_sub(wrong.missing).saturating_add(wrong.extra.min(shared.batch_limit()));
+    data.resize(usize::try_from(length).unwrap_or(0), 0);
     let wrong = shared.corrupt_byte("BatchReadBlobs", digest).and_then(|at| usize::try_from(at).ok());
     if let Some(byte) = wrong.and_then(|at| data.get_mut(at)) {
         *byte ^= 1;

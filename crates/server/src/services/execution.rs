@@ -14,12 +14,13 @@ use minibuild_reapi::status::missing_blobs;
 use proto::execution_server::Execution;
 use proto::execution_stage::Value as StageValue;
 use tokio_stream::Stream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::action_cache::lookup;
 use crate::answer::{bad_message, blocking, store_error, to_grpc};
 use crate::execution::{Job, Stage, Watch, Workers};
-use crate::inject::{FaultKind, Occasion};
+use crate::faults::Occasion;
+use crate::inject::FaultKind;
 use crate::shared::Shared;
 
 pub(crate) struct ExecutionService {
@@ -66,8 +67,7 @@ impl ExecutionService {
         if self.shared.faults.strike(FaultKind::Forget, occasion).is_some() {
             self.shared.board.forget(&watch.name);
         }
-        let strike = self.shared.faults.strike(FaultKind::Break, occasion);
-        let breaks = strike.map(|strike| (strike.fault.bytes, strike.code()));
+        let cut = self.shared.faults.cut(occasion);
         let stages = unfold(Some((watch, true)), |state| async move {
             let (mut watch, is_first) = state?;
             if !is_first && watch.stage.changed().await.is_err() {
@@ -79,12 +79,13 @@ impl ExecutionService {
             let is_done = matches!(stage, Stage::Done(_));
             Some((Ok(operation), if is_done { None } else { Some((watch, false)) }))
         });
-        match breaks {
+        match cut {
             None => Box::pin(stages),
-            Some((messages, code)) => {
-                let most = usize::try_from(messages).unwrap_or(usize::MAX);
-                let end = Err(Status::new(Code::from(code), "injected"));
-                Box::pin(stages.take(most).chain(tokio_stream::once(end)))
+            Some(cut) => {
+                let most = usize::try_from(cut.left).unwrap_or(usize::MAX);
+                let shared = Arc::clone(&self.shared);
+                let end = async move { shared.cut_off(cut.end).await };
+                Box::pin(stages.take(most).chain(futures_util::stream::once(end)))
             }
         }
     }

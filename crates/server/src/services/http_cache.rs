@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 
 use super::action_cache::{checked, lookup, record};
 use crate::answer::{blocking, store_error};
+use crate::front::is_grpc;
 use crate::shared::Shared;
 use crate::store::{Ingest, Space};
 
@@ -60,9 +61,7 @@ impl Place {
 }
 
 async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let is_grpc =
-        request.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc {
+    if is_grpc(request.headers()) {
         return Status::unimplemented("this service is not served here").into_http::<Body>();
     }
     let Some(place) = Place::parse(request.uri().path()) else {
@@ -142,6 +141,7 @@ fn blob_body(shared: &Arc<Shared>, file: File, digest: Digest) -> Body {
 }
 
 async fn put_blob(shared: &Arc<Shared>, place: Place, body: Body) -> Result<Response, Status> {
+    shared.check_full("HTTP PUT", &Digest { hash: place.hash, size: 0 })?;
     let store = Arc::clone(&shared.store);
     let mut ingest = blocking(move || Ingest::new(&store, place.function, store.limit()).map_err(store_error)).await?;
     let mut stream = body.into_data_stream();
@@ -174,13 +174,15 @@ async fn get_result(shared: &Arc<Shared>, place: Place, method: &'static str) ->
 async fn put_result(shared: &Arc<Shared>, place: Place, body: Body) -> Result<Response, Status> {
     let bytes = axum::body::to_bytes(body, MAX_RESULT).await;
     let bytes = bytes.map_err(|e| Status::invalid_argument(format!("the upload broke off: {e}")))?;
-    let store = Arc::clone(&shared.store);
+    let shared = Arc::clone(shared);
     blocking(move || {
         let bad = |e: minibuild_reapi::DecodeError| Status::invalid_argument(e.to_string());
         let result: proto::ActionResult = read("ActionResult", &bytes).map_err(bad)?;
-        checked(&result, place.function)?;
+        if !shared.pretence.unchecked {
+            checked(&result, place.function)?;
+        }
         let action = Digest { hash: place.hash, size: 0 };
-        record(&store, place.function, &action, &result).map_err(store_error)
+        record(&shared.store, place.function, &action, &result).map_err(store_error)
     })
     .await?;
     Ok(StatusCode::OK.into_response())

@@ -8,6 +8,7 @@
 mod files;
 mod index;
 mod ingest;
+mod spawning;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minibuild_core::{Digest, DigestFunction};
@@ -26,6 +27,7 @@ use files::{Found, executable_path, is_sealed, make_dir, remove_file, scan, seal
 use index::{Index, Pin};
 pub(crate) use index::{Key, Space};
 pub(crate) use ingest::Ingest;
+use spawning::Apart;
 
 const FUNCTIONS: [(DigestFunction, &str); 2] = [(DigestFunction::Sha256, "sha256"), (DigestFunction::Blake3, "blake3")];
 const SPACES: [(Space, &str); 2] = [(Space::Cas, "cas"), (Space::Results, "ac")];
@@ -68,9 +70,8 @@ pub(crate) struct Store {
     limit: u64,
     index: Mutex<Index>,
     counter: AtomicU64,
-    /// Writing an executable file and starting a process at once would leave the file open in that process, and
-    /// then it could not be run: whoever starts helpers takes this for writing.
-    pub(crate) no_spawn: RwLock<()>,
+    /// Between who writes files that are to be run and who starts helpers.
+    pub(crate) apart: Apart,
     /// Held as long as the store is in use.
     lock: Arc<OwnedFd>,
 }
@@ -99,7 +100,7 @@ impl Store {
             limit,
             index: Mutex::new(Index::new(limit)),
             counter: AtomicU64::new(0),
-            no_spawn: RwLock::new(()),
+            apart: Apart::default(),
             lock,
         };
         store.rebuild(found)?;
@@ -325,7 +326,7 @@ impl Store {
         }
         let temp = self.temp();
         let copied = {
-            let _no_spawn = self.no_spawn.read().unwrap_or_else(PoisonError::into_inner);
+            let _writing = self.apart.writing();
             fs::copy(&plain, &temp)
         };
         match copied {

@@ -93,7 +93,7 @@ fn results_outlive_a_restart() {
 }
 
 /// One exchange of HTTP/1.1; status and body.
-fn http(server: &Fixture, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
+pub fn http(server: &Fixture, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let answer = raw_http(server, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\n"), body);
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
     let status = std::str::from_utf8(&answer[9..12]).expect("text").parse().expect("a number");

@@ -17,7 +17,7 @@ use proto::content_addressable_storage_client::ContentAddressableStorageClient;
 use proto::execution_client::ExecutionClient;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 pub const F: DigestFunction = DigestFunction::Sha256;
 
@@ -59,6 +59,11 @@ impl Fixture {
         self.server.as_ref().expect("runs")
     }
 
+    /// Makes calls over another connection from now on.
+    pub fn set_channel(&mut self, channel: Channel) {
+        self.channel = channel;
+    }
+
     /// Ends the server and starts another one in its directory.
     pub fn restart(&mut self, edit: impl FnOnce(&mut ServerConfig)) {
         self.server.take().expect("runs").shutdown();
@@ -94,9 +99,20 @@ impl Fixture {
     }
 
     pub fn capabilities(&self, instance_name: &str) -> Result<proto::ServerCapabilities, Status> {
-        let mut client = CapabilitiesClient::new(self.channel.clone());
         let request = proto::GetCapabilitiesRequest { instance_name: instance_name.to_owned() };
-        self.runtime.block_on(client.get_capabilities(request)).map(|answer| answer.into_inner())
+        self.capabilities_of(Request::new(request))
+    }
+
+    pub fn capabilities_client(&self) -> CapabilitiesClient<Channel> {
+        CapabilitiesClient::new(self.channel.clone())
+    }
+
+    pub fn capabilities_of(
+        &self,
+        request: Request<proto::GetCapabilitiesRequest>,
+    ) -> Result<proto::ServerCapabilities, Status> {
+        let answer = self.runtime.block_on(self.capabilities_client().get_capabilities(request));
+        answer.map(|answer| answer.into_inner())
     }
 
     /// Stores a blob by a batch of one.

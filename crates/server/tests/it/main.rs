@@ -5,4 +5,6 @@ mod harness;
 mod cache;
 mod cas;
 mod execution;
+mod faults;
 mod process;
+mod tls;

@@ -9,8 +9,10 @@ use std::path::Path;
 use minibuild_core::{ActionId, ArtifactKind};
 
 use super::fake::{End, Fake, outputs_of};
+use super::fake_remote::{Asked, Doing, RemoteEnd};
 use super::plan::{In, Plan, Spec, action, test};
-use super::session::{Ask, Session, ask, state_dir};
+use super::session::{Ask, Session, ask, cache, remote, state_dir};
+use crate::machine::Strategy;
 
 use In::{Out, Set, Source};
 
@@ -18,7 +20,32 @@ use In::{Out, Set, Source};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Move {
     Ends(usize, End),
+    EndsRemote(Doing, RemoteEnd),
     Interrupt,
+}
+
+/// Whether it goes as it should.
+fn is_trouble(step: &Move) -> bool {
+    match step {
+        Move::Ends(_, end) => matches!(end, End::Failure | End::ChangedInput),
+        Move::EndsRemote(_, end) => !matches!(end, RemoteEnd::ByItself | RemoteEnd::Stopped),
+        Move::Interrupt => true,
+    }
+}
+
+/// What can happen to something remote now.
+fn remote_moves(session: &Session<'_>, doing: Doing) -> Vec<Move> {
+    let mut ends = vec![RemoteEnd::ByItself, RemoteEnd::Unreachable];
+    if matches!(doing, Doing::Run(_) | Doing::Fetch(_)) {
+        ends.push(RemoteEnd::Failure);
+    }
+    if session.can_be_lost(doing) {
+        ends.push(RemoteEnd::Lost);
+    }
+    if session.is_told_to_stop(doing) {
+        ends.push(RemoteEnd::Stopped);
+    }
+    ends.into_iter().map(|end| Move::EndsRemote(doing, end)).collect()
 }
 
 /// What can happen now. A third interrupt is like the second.
@@ -36,6 +63,9 @@ fn moves(session: &Session<'_>, so_far: &[Move]) -> Vec<Move> {
     }
     if so_far.iter().filter(|m| **m == Move::Interrupt).count() < 2 {
         moves.push(Move::Interrupt);
+    }
+    for doing in session.fake.remote.doing() {
+        moves.extend(remote_moves(session, doing));
     }
     moves
 }
@@ -58,7 +88,33 @@ fn picture(session: &Session<'_>) -> String {
     for (action, run) in &session.fake.runs {
         let _ = write!(text, "{action:?} {:?}", run.stop);
     }
+    if session.ask.remote.is_some() {
+        picture_remote(session, &mut text);
+    }
     text
+}
+
+fn picture_remote(session: &Session<'_>, text: &mut String) {
+    let (machine, remote) = (&session.machine, &session.fake.remote);
+    let mut missed: Vec<_> = machine.missed.iter().collect();
+    missed.sort_unstable();
+    let mut local_only: Vec<_> = machine.local_only.iter().collect();
+    local_only.sort_unstable();
+    let _ = write!(text, "{missed:?} {local_only:?} {:?} {}", machine.runners, remote.fetches_stopped);
+    for known in &machine.known {
+        let _ = write!(text, "{} {}", known.is_remote, known.fetch.is_some());
+    }
+    let lookups: Vec<_> = machine.lookups.iter().map(|(a, l)| (a, l.generation == machine.generation)).collect();
+    let _ = write!(text, "{lookups:?} {:?} {:?}", remote.lookups.keys(), remote.uploads.keys());
+    for (run, state) in &remote.runs {
+        let _ = write!(text, "{run:?} {:?}", state.stop);
+    }
+    for fetch in remote.fetches.values() {
+        let _ = write!(text, "{} {:?}", fetch.path, fetch.content);
+    }
+    for store in remote.stores.values() {
+        let _ = write!(text, "{:?} {:?}", store.blobs, store.cache);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +135,8 @@ struct Situation<'a> {
     fake: &'a Fake,
     dir: &'a Path,
     ask: Ask,
+    /// How much may go wrong in one way.
+    most_trouble: usize,
 }
 
 impl Situation<'_> {
@@ -99,8 +157,10 @@ impl Situation<'_> {
                 self.build_after(&way);
                 continue;
             }
-            assert!(!session.running().is_empty(), "nothing runs, and the build is not over: {way:?}");
-            open.extend(moves(&session, &way).into_iter().map(|next| [&way[..], &[next]].concat()));
+            assert!(!session.doing().is_empty(), "nothing is under way, and the build is not over: {way:?}");
+            let has_luck = way.iter().filter(|step| is_trouble(step)).count() < self.most_trouble;
+            let next = moves(&session, &way).into_iter().filter(|step| has_luck || !is_trouble(step));
+            open.extend(next.map(|next| [&way[..], &[next]].concat()));
         }
         explored
     }
@@ -111,6 +171,7 @@ impl Situation<'_> {
         for step in way {
             match *step {
                 Move::Ends(action, end) => session.end(action, end),
+                Move::EndsRemote(doing, end) => session.end_remote(doing, end),
                 Move::Interrupt => session.interrupt(),
             }
         }
@@ -133,7 +194,8 @@ impl Situation<'_> {
         let outcome = session.outcome();
         assert!(!outcome.failed && !outcome.tests_failed, "the build after {way:?} fails");
         let session = Session::begin(&mut fake, dir.path(), &self.ask);
-        assert!(session.outcome.is_some(), "the second build after {way:?} starts {:?}", session.running());
+        assert!(session.outcome.is_some(), "the second build after {way:?} starts {:?}", session.doing());
+        assert_eq!(session.fake.remote.asked, Asked::default(), "the second build after {way:?} asks");
     }
 }
 
@@ -146,11 +208,11 @@ fn check(name: &str, plan: Plan, targets: &[usize], meddle: impl Fn(&mut Fake)) 
     for &(jobs, keep_going, toplevel_bytes) in all_ways.iter().skip(if is_long { 0 } else { 3 }) {
         let ask = Ask { keep_going, toplevel_bytes, ..ask(targets).jobs(jobs) };
         let dir = state_dir();
-        all.add(&Situation { fake: &fake, dir: dir.path(), ask: ask.clone() }.explore());
+        all.add(&Situation { fake: &fake, dir: dir.path(), ask: ask.clone(), most_trouble: usize::MAX }.explore());
         let mut fake = fake.clone();
         Session::begin(&mut fake, dir.path(), &ask).finish(|_| 0);
         meddle(&mut fake);
-        all.add(&Situation { fake: &fake, dir: dir.path(), ask }.explore());
+        all.add(&Situation { fake: &fake, dir: dir.path(), ask, most_trouble: usize::MAX }.explore());
     }
     println!("{name}: {} states, {} ends", all.states, all.ends);
     assert!(all.ends > 100);
@@ -216,4 +278,77 @@ fn every_way_tests_and_an_exclusive_one_can_go() {
     let alone = Spec { exclusive: true, ..test(&[Out(0, 0)]) };
     let plan = Plan::new(2, vec![action(&[Source(0)]), test(&[Out(0, 0)]), alone, test(&[Source(1)])]);
     check("tests", plan, &[1, 2, 3], |fake| edit(fake, 0));
+}
+
+/// Explores builds with a remote side after `meddle` touched what a first one left, in each mode. Two things go wrong
+/// in each way, four in the long form.
+fn check_remote(name: &str, plan: Plan, asked: &Ask, meddle: impl Fn(&mut Fake)) {
+    let is_long = std::env::var_os("MINIBUILD_LONG").is_some();
+    let mut all = Explored::default();
+    for (keep_going, toplevel_bytes) in [(true, true), (false, false)] {
+        let ask = Ask { keep_going, toplevel_bytes, ..asked.clone() };
+        let mut fake = Fake::new(plan.clone());
+        let dir = state_dir();
+        Session::begin(&mut fake, dir.path(), &ask).finish(|_| 0);
+        meddle(&mut fake);
+        let most_trouble = if is_long { 4 } else { 2 };
+        all.add(&Situation { fake: &fake, dir: dir.path(), ask, most_trouble }.explore());
+    }
+    println!("{name}: {} states, {} ends", all.states, all.ends);
+    assert!(all.ends > 10);
+}
+
+#[test]
+fn every_way_a_remote_chain_can_go() {
+    let plan = Plan::new(2, vec![action(&[Source(0)]), action(&[Out(0, 0)]), action(&[Out(1, 0), Source(1)])]);
+    let asked = ask(&[1, 2]).remotely();
+    check_remote("chain, everything changed", plan.clone(), &asked, |fake| edit(fake, 0));
+    check_remote("chain, evicted", plan, &asked, |fake| {
+        fake.remote.evict(|_| true);
+        edit(fake, 1);
+    });
+}
+
+#[test]
+fn every_way_a_local_action_gets_remote_inputs() {
+    let there =
+        Spec { no_local: true, outputs: vec![ArtifactKind::File, ArtifactKind::Directory], ..action(&[Source(0)]) };
+    let here = |inputs: &[In]| Spec { no_remote: true, ..action(inputs) };
+    let plan = Plan::new(2, vec![there, here(&[Out(0, 0), Source(1)]), here(&[Out(0, 1), Source(1)])]);
+    let asked = ask(&[1, 2]).with(remote()).jobs(2);
+    check_remote("mixed", plan.clone(), &asked, |fake| {
+        delete(fake, 0);
+        edit(fake, 1);
+    });
+    check_remote("mixed, differs when it is made again", plan, &asked, |fake| {
+        fake.behaviours[0].random = true;
+        fake.remote.evict(|_| true);
+        delete(fake, 0);
+        edit(fake, 1);
+    });
+}
+
+#[test]
+fn every_way_a_cache_can_go() {
+    let plan = Plan::new(2, vec![action(&[Source(0)]), action(&[Source(1)]), action(&[Out(0, 0), Out(1, 0)])]);
+    let asked = ask(&[2]).with(cache()).jobs(2);
+    check_remote("cache", plan.clone(), &asked, |fake| {
+        delete(fake, 2);
+        edit(fake, 1);
+    });
+    check_remote("cache, evicted", plan, &asked, |fake| {
+        fake.remote.evict(|_| true);
+        (0..3).for_each(|action| delete(fake, action));
+    });
+}
+
+#[test]
+fn every_way_both_sides_can_go() {
+    let plan = Plan::new(2, vec![action(&[Source(0)]), action(&[Out(0, 0)]), action(&[Out(0, 0), Source(1)])]);
+    let asked = ask(&[1, 2]).with(remote()).strategy(Strategy::Dynamic);
+    check_remote("both sides", plan, &asked, |fake| {
+        fake.behaviours[0].random = true;
+        fake.remote.evict(|_| true);
+        edit(fake, 1);
+    });
 }

@@ -1,71 +1,14 @@
 //! One test for each rule the machine follows.
 
-use std::path::Path;
-
 use minibuild_core::{ActionId, ArtifactKind, ExecutorEvent, Runner, StopReason};
-use tempfile::TempDir;
 
-use super::fake::{End, Fake, outputs_of};
+use super::bench::{Bench, chain};
+use super::fake::{End, outputs_of};
 use super::plan::{In, Plan, Spec, action, source_path, test};
-use super::session::{Ask, Session, ask, state_dir};
+use super::session::{Ask, ask};
 use crate::machine::Event;
 
 use In::{Out, Set, Source};
-
-/// A workspace: disk and state.
-struct Bench {
-    fake: Fake,
-    dir: TempDir,
-}
-
-impl Bench {
-    fn new(sources: usize, actions: Vec<Spec>) -> Self {
-        Self::of(Plan::new(sources, actions))
-    }
-
-    fn of(plan: Plan) -> Self {
-        Self { fake: Fake::new(plan), dir: state_dir() }
-    }
-
-    fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn begin(&mut self, ask: &Ask) -> Session<'_> {
-        Session::begin(&mut self.fake, self.dir.path(), ask)
-    }
-
-    /// Builds to the end, first come first served; gives what was started.
-    fn build(&mut self, ask: &Ask) -> Vec<usize> {
-        self.built(ask).started
-    }
-
-    fn built(&mut self, ask: &Ask) -> Session<'_> {
-        let mut session = self.begin(ask);
-        session.finish(|_| 0);
-        session
-    }
-
-    fn edit(&mut self, source: usize, text: &str) {
-        self.fake.write(&source_path(source), text.to_owned());
-    }
-
-    fn delete(&mut self, action: usize) {
-        for path in outputs_of(&self.fake.model, action) {
-            self.fake.disk.remove(path.as_str());
-        }
-    }
-
-    fn has(&self, action: usize) -> bool {
-        outputs_of(&self.fake.model, action).iter().all(|path| self.fake.disk.contains_key(path.as_str()))
-    }
-}
-
-/// Action 0 reads source 0, each further one reads the one before.
-fn chain(length: usize) -> Bench {
-    let link = |i: usize| action(&[if i == 0 { Source(0) } else { Out(i - 1, 0) }]);
-    Bench::new(1, (0..length).map(link).collect())
-}
 
 #[test]
 fn a_second_build_starts_nothing() {

@@ -1,0 +1,104 @@
+//! Clients of the calls that carry blobs.
+//!
+//! They know what a call is named and of which kind it is. Connections, headers and limits are of who makes them.
+
+use futures_core::Stream;
+use tonic::client::{Grpc, GrpcService};
+use tonic::codegen::{Body, Bytes, StdError, http::uri::PathAndQuery};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::{BatchReadBlobsResponse, BatchUpdateBlobsRequest, ReadResponse, WriteRequest};
+use crate::proto::bytestream::{ReadRequest, WriteResponse};
+use crate::proto::execution::{BatchReadBlobsRequest, BatchUpdateBlobsResponse};
+
+/// `google.bytestream.ByteStream`, what of it carries blobs.
+#[derive(Clone, Debug)]
+pub struct ByteStreamClient<T>(Grpc<T>);
+
+/// `ContentAddressableStorage`, what of it carries blobs.
+#[derive(Clone, Debug)]
+pub struct CasClient<T>(Grpc<T>);
+
+impl<T> ByteStreamClient<T>
+where
+    T: GrpcService<tonic::body::Body>,
+    T::Error: Into<StdError>,
+    T::ResponseBody: Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as Body>::Error: Into<StdError> + Send,
+{
+    /// Calls over a connection.
+    pub fn new(connection: T) -> Self {
+        Self(Grpc::new(connection))
+    }
+
+    /// Reads a blob in pieces.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn read(&mut self, request: Request<ReadRequest>) -> Result<Response<Streaming<ReadResponse>>, Status> {
+        ready(&mut self.0).await?;
+        let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Read");
+        self.0.server_streaming(request, path, ProstCodec::default()).await
+    }
+
+    /// Writes a blob in pieces.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn write(
+        &mut self,
+        request: Request<impl Stream<Item = WriteRequest> + Send + 'static>,
+    ) -> Result<Response<WriteResponse>, Status> {
+        ready(&mut self.0).await?;
+        let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Write");
+        self.0.client_streaming(request, path, ProstCodec::default()).await
+    }
+}
+
+impl<T> CasClient<T>
+where
+    T: GrpcService<tonic::body::Body>,
+    T::Error: Into<StdError>,
+    T::ResponseBody: Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as Body>::Error: Into<StdError> + Send,
+{
+    /// Calls over a connection; answers of more than `limit` bytes are refused.
+    pub fn new(connection: T, limit: usize) -> Self {
+        Self(Grpc::new(connection).max_decoding_message_size(limit))
+    }
+
+    /// Stores several blobs.
+    ///
+    /// # Errors
+    /// The status of the call; each blob has one of its own.
+    pub async fn batch_update_blobs(
+        &mut self,
+        request: Request<BatchUpdateBlobsRequest>,
+    ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
+        ready(&mut self.0).await?;
+        let path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs";
+        self.0.unary(request, PathAndQuery::from_static(path), ProstCodec::default()).await
+    }
+
+    /// Reads several blobs.
+    ///
+    /// # Errors
+    /// The status of the call; each blob has one of its own.
+    pub async fn batch_read_blobs(
+        &mut self,
+        request: Request<BatchReadBlobsRequest>,
+    ) -> Result<Response<BatchReadBlobsResponse>, Status> {
+        ready(&mut self.0).await?;
+        let path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs";
+        self.0.unary(request, PathAndQuery::from_static(path), ProstCodec::default()).await
+    }
+}
+
+async fn ready<T>(grpc: &mut Grpc<T>) -> Result<(), Status>
+where
+    T: GrpcService<tonic::body::Body>,
+    T::Error: Into<StdError>,
+{
+    grpc.ready().await.map_err(|error| Status::unavailable(format!("the connection is not ready: {}", error.into())))
+}

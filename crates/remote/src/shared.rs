@@ -16,7 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::executor::Executor;
 use crate::fetch::Fetches;
 use crate::grpc::Grpc;
-use crate::{ConfigError, RemoteConfig, http_open};
+use crate::{ConfigError, RemoteConfig, http};
 
 /// Look-ups under way at a time.
 const MOST_LOOKUPS: usize = 512;
@@ -108,7 +108,7 @@ fn endpoints(config: &RemoteConfig, sink: &Sink) -> Result<(Cache, Option<Execut
             let executor = Executor::new(Arc::clone(&both.grpc), None);
             Ok((Cache::Grpc(both), Some(executor)))
         }
-        (None, Some(Endpoint::Http(http))) => Ok((Cache::Http(Box::new(http_open::open(config, &http, sink)?)), None)),
+        (None, Some(Endpoint::Http(http))) => Ok((Cache::Http(Box::new(http::open(config, &http, sink)?)), None)),
         (None, Some(cache)) => Ok((Cache::Grpc(open(&cache)?), None)),
         (None, None) => Err(ConfigError::Endpoint { url: String::new(), why: "neither executor nor cache is given" }),
     }

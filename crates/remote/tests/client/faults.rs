@@ -239,14 +239,15 @@ fn corrupt_blobs_are_read_again_and_then_given_up() {
 
 #[test]
 fn stopped_fetches_are_answered_and_leave_nothing() {
-    let fixture = Fixture::with_faults(&fault("latency", "method = \"Read\"\nms = 60000"));
+    let slow = |method: &str| fault("latency", &format!("method = \"{method}\"\nms = 60000"));
+    let fixture = Fixture::with_faults(&(slow("Read") + &slow("BatchReadBlobs")));
     let mut client = fixture.client();
     let task = Task::new("mkdir -p minibuild-out/bin; head -c 300000 /dev/zero > minibuild-out/bin/out")
         .output(OUT, ArtifactKind::File);
     let report = client.run(&task);
     let ids: Vec<_> =
         (0..200).map(|_| client.start_fetch(&report.outputs[0], minibuild_core::Urgency::Background)).collect();
-    fixture.wait_for("the transfer", |counts| counts.calls("Read") > 0);
+    fixture.wait_for("the transfer", |counts| counts.calls("Read") + counts.calls("BatchReadBlobs") > 0);
     client.remote().stop_fetches();
     for id in ids {
         assert_eq!(client.fetched(id), FetchOutcome::Stopped);

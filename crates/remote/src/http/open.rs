@@ -11,13 +11,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::codegen::http::{HeaderMap, HeaderValue, header};
 
+use super::HttpCache;
+use super::call::HttpConfig;
+use super::connect::Connector;
 use crate::answer::Sink;
 use crate::channel::{read, system_authorities};
 use crate::credentials::Credentials;
 use crate::endpoint::HttpEndpoint;
 use crate::headers::Headers;
-use crate::http::{HttpCache, HttpConfig};
-use crate::http_connect::Connector;
 use crate::{ConfigError, RemoteConfig, Tls};
 
 /// The cache at an endpoint.

@@ -20,11 +20,11 @@ use tonic::codegen::http::Uri;
 
 /// Makes connections to one place, whatever address is asked for.
 #[derive(Clone)]
-pub(crate) struct Connector {
-    pub(crate) host: Arc<str>,
-    pub(crate) port: u16,
-    pub(crate) tls: Option<(TlsConnector, ServerName<'static>)>,
-    pub(crate) timeout: Duration,
+pub(super) struct Connector {
+    pub(super) host: Arc<str>,
+    pub(super) port: u16,
+    pub(super) tls: Option<(TlsConnector, ServerName<'static>)>,
+    pub(super) timeout: Duration,
 }
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -32,7 +32,7 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// A connection.
-pub(crate) struct Line(Box<dyn Io>);
+pub(super) struct Line(Box<dyn Io>);
 
 impl Connector {
     async fn connect(self) -> io::Result<TokioIo<Line>> {

@@ -6,11 +6,13 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures_util::stream::try_unfold;
+use futures_util::stream::{try_unfold, unfold};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt as _, Empty, StreamBody};
 use hyper::body::Frame;
 use minibuild_core::{Digest, DigestFunction, Hasher};
 
@@ -18,15 +20,42 @@ use minibuild_core::{Digest, DigestFunction, Hasher};
 const PIECE: usize = 256 << 10;
 
 /// A body of a request.
-pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// How many bytes of a body were taken by the connection.
+#[derive(Clone, Default)]
+pub(super) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// No body.
+pub(super) fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
 
 /// The body with these bytes.
-pub(crate) fn of_bytes(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+pub(super) fn of_bytes(bytes: Bytes, progress: Progress) -> Body {
+    let pieces = unfold((bytes, progress), |(mut bytes, progress)| async move {
+        if bytes.is_empty() {
+            return None;
+        }
+        let piece = bytes.split_to(bytes.len().min(PIECE));
+        progress.add(piece.len());
+        Some((Ok(Frame::data(piece)), (bytes, progress)))
+    });
+    StreamBody::new(pieces).boxed_unsync()
 }
 
 /// The error of a file that is not the blob.
-pub(crate) fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let is_ours = |e: &io::Error| e.get_ref().is_some_and(|inner| inner.is::<Changed>());
@@ -43,8 +72,8 @@ pub(crate) fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
 struct Changed;
 
 /// The body with the content of a file.
-pub(crate) fn of_file(path: PathBuf, digest: Digest, function: DigestFunction) -> Body {
-    let begin = Reading { path, file: None, digest, left: digest.size, hasher: Some(function.hasher()) };
+pub(super) fn of_file(path: PathBuf, digest: Digest, function: DigestFunction, progress: Progress) -> Body {
+    let begin = Reading { path, file: None, digest, left: digest.size, hasher: Some(function.hasher()), progress };
     let pieces = try_unfold(begin, |reading| async move {
         if reading.left == 0 {
             return Ok(None);
@@ -63,6 +92,7 @@ struct Reading {
     digest: Digest,
     left: u64,
     hasher: Option<Hasher>,
+    progress: Progress,
 }
 
 impl Reading {
@@ -78,6 +108,7 @@ impl Reading {
             hasher.update(&piece);
         }
         self.left -= length as u64;
+        self.progress.add(length);
         if self.left == 0 && self.hasher.take().is_none_or(|hasher| hasher.finish() != self.digest) {
             return Err(io::Error::other(Changed));
         }

@@ -3,40 +3,28 @@
 //! What follows from what is decided in `attempts`; here it is carried out. It does not know why the action runs, nor
 //! what its report leads to.
 
-use std::sync::{Mutex, PoisonError};
+mod operation;
+
 use std::time::Duration;
 
 use minibuild_core::{Blob, Digest, ExecutionReport, ExecutionStatus, Level, RemoteRequest, RemoteStage};
 use minibuild_reapi::decode::{digest_message, function_number};
-use minibuild_reapi::proto::longrunning::{self, operation};
+use minibuild_reapi::proto::longrunning::{self, operation::Result as Done};
 use minibuild_reapi::proto::{Message as _, execution as proto, rpc};
 use proto::execution_stage::Value as StageValue;
 use tokio::time::Instant;
 use tonic::Code;
 
+pub(crate) use self::operation::Operation;
+use self::operation::{broken_or_refused, is_about_the_action, remarks, rpc_status, stage_of, text, until};
 use crate::answer::Answer;
 use crate::assemble::{Flawed, Parts, Wanted, assemble};
 use crate::attempts::{Attempts, Ending, Pause, Step, code};
 use crate::backoff::Backoff;
 use crate::cache::EnsureFailure;
-use crate::error;
 use crate::executor::{NoStream, Operations, is_broken};
 use crate::notice::{self, QueueNotices};
 use crate::shared::Shared;
-
-/// The server's name of an execution, once it is known.
-#[derive(Default)]
-pub(crate) struct Operation(Mutex<Option<String>>);
-
-impl Operation {
-    pub(crate) fn name(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, name: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = name;
-    }
-}
 
 /// How a step went.
 enum Outcome {
@@ -315,8 +303,8 @@ impl Execution<'_> {
         self.notices.goes_on();
         let unknown = |message: &str| rpc::Status { code: code::UNKNOWN, message: message.to_owned(), details: vec![] };
         match operation.result {
-            Some(operation::Result::Error(status)) => Ending::Refused(status).into(),
-            Some(operation::Result::Response(any)) => match proto::ExecuteResponse::decode(&*any.value) {
+            Some(Done::Error(status)) => Ending::Refused(status).into(),
+            Some(Done::Response(any)) => match proto::ExecuteResponse::decode(&*any.value) {
                 Ok(response) => self.response(response).await,
                 Err(error) => {
                     Ending::Refused(unknown(&format!("the server sent no `ExecuteResponse`: {error}"))).into()
@@ -425,58 +413,4 @@ impl Execution<'_> {
             _ => String::new(),
         }
     }
-}
-
-/// A moment, or never.
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether an error in a stream is about the action; others are about the stream.
-fn is_about_the_action(status: &rpc::Status) -> bool {
-    matches!(status.code, code::FAILED_PRECONDITION | code::INVALID_ARGUMENT)
-}
-
-/// An error in a stream that had told something.
-fn broken_or_refused(status: &tonic::Status, had_news: bool) -> Ending {
-    let refused = rpc_status(status);
-    if !is_broken(status) && is_about_the_action(&refused) {
-        return Ending::Refused(refused);
-    }
-    Ending::Broken { why: text(status), had_news }
-}
-
-fn text(status: &tonic::Status) -> String {
-    crate::attempts::status_text(&rpc_status(status))
-}
-
-/// The status with its details, which travel in a trailer.
-fn rpc_status(status: &tonic::Status) -> rpc::Status {
-    rpc::Status { code: status.code().into(), message: error::text_of(status), details: error::details(status).details }
-}
-
-fn stage_of(operation: &longrunning::Operation) -> Option<StageValue> {
-    let metadata = operation.metadata.as_ref()?;
-    let metadata = proto::ExecuteOperationMetadata::decode(&*metadata.value).ok()?;
-    StageValue::try_from(metadata.stage).ok()
-}
-
-/// What a server says about a failure besides its logs.
-fn remarks(response: &proto::ExecuteResponse) -> String {
-    let mut text = String::new();
-    if !response.message.is_empty() {
-        text = format!("{}\n", response.message.trim_end());
-    }
-    let mut logs: Vec<&String> = response.server_logs.keys().collect();
-    logs.sort();
-    for name in logs {
-        let digest = response.server_logs.get(name).and_then(|log| log.digest.as_ref());
-        if let Some(digest) = digest {
-            text.push_str(&format!("(server log `{name}`: {}/{})\n", digest.hash, digest.size_bytes));
-        }
-    }
-    text
 }

@@ -1,0 +1,313 @@
+//! Requests to an HTTP cache: retries, outages, time limits, headers.
+//!
+//! It does not know blobs or results.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use minibuild_core::{DigestFunction, Level, RemoteEvent};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tonic::Code;
+use tonic::codegen::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+
+use super::body::{self, Body, Progress};
+use super::connect::Connector;
+use crate::answer::Sink;
+use crate::backoff::{Backoff, mix};
+use crate::breaker::{Allowed, Breaker, Change};
+use crate::credentials::Credentials;
+
+/// Requests under way at a time.
+pub(super) const MOST: usize = 32;
+
+/// What a cache is made of.
+pub(super) struct HttpConfig {
+    pub(super) connector: Connector,
+    /// Scheme, host, port and path, without a slash at the end; as in requests.
+    pub(super) base: String,
+    /// The same as it may be shown.
+    pub(super) shown: String,
+    /// Sent with every request; secrets among them.
+    pub(super) headers: HeaderMap,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) function: DigestFunction,
+    /// Longest time without progress.
+    pub(super) timeout: Duration,
+    pub(super) retries: u32,
+    pub(super) workspace: PathBuf,
+    pub(super) sink: Sink,
+}
+
+/// How a request failed.
+#[derive(Debug)]
+pub(super) enum HttpError {
+    /// A status that is no success and will not change.
+    Status(StatusCode),
+    /// The file to be sent is not the blob, or cannot be read.
+    Changed,
+    /// No answer; says why.
+    Broken(String),
+}
+
+/// What takes the pieces of an answer, and says whether it takes more.
+pub(super) type Take<'a> = &'a mut (dyn FnMut(Bytes) -> bool + Send);
+
+/// One server.
+pub(super) struct Caller {
+    pub(super) config: HttpConfig,
+    client: Client<Connector, Body>,
+    turns: Semaphore,
+    breaker: Mutex<Breaker>,
+    began: Instant,
+    calls: AtomicU64,
+    /// Version of the credentials used last.
+    version: AtomicU64,
+    /// One more than the version of the credentials that were refused last; 0 for none.
+    refused: AtomicU64,
+}
+
+impl Caller {
+    pub(super) fn new(config: HttpConfig) -> Self {
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(MOST).build(config.connector.clone());
+        Self {
+            config,
+            client,
+            turns: Semaphore::new(MOST),
+            breaker: Mutex::default(),
+            began: Instant::now(),
+            calls: AtomicU64::new(0),
+            version: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// The whole answer, at most one piece more than `limit` bytes.
+    ///
+    /// # Errors
+    /// An [`HttpError`], after retries.
+    pub(super) async fn get(&self, url: &str, limit: u64) -> Result<Bytes, HttpError> {
+        let mut tries = Tries::new(self);
+        loop {
+            let mut bytes = BytesMut::new();
+            let mut take = |piece: Bytes| {
+                bytes.extend_from_slice(&piece);
+                // One byte more is enough to see that it is something else.
+                bytes.len() as u64 <= limit
+            };
+            match self.get_pieces(url, &mut take).await {
+                Ok(()) => return Ok(bytes.freeze()),
+                Err(error) => tries.again(error).await?,
+            }
+        }
+    }
+
+    /// Sends `length` bytes.
+    ///
+    /// # Errors
+    /// An [`HttpError`], after retries.
+    pub(super) async fn put(&self, url: &str, length: u64, body: impl Fn(Progress) -> Body) -> Result<(), HttpError> {
+        self.call(Method::PUT, url, length, body).await
+    }
+
+    /// Whether there is something, without its bytes.
+    ///
+    /// # Errors
+    /// An [`HttpError`], after retries.
+    pub(super) async fn head(&self, url: &str) -> Result<(), HttpError> {
+        self.call(Method::HEAD, url, 0, |_| body::empty()).await
+    }
+
+    /// One request with retries, the answer to which says nothing but its status.
+    async fn call(
+        &self,
+        method: Method,
+        url: &str,
+        length: u64,
+        body: impl Fn(Progress) -> Body,
+    ) -> Result<(), HttpError> {
+        let mut tries = Tries::new(self);
+        loop {
+            match self.attempt(method.clone(), url, length, &body, &mut |_| true).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tries.again(error).await?,
+            }
+        }
+    }
+
+    /// One attempt at bytes, given piece by piece.
+    ///
+    /// # Errors
+    /// An [`HttpError`].
+    pub(super) async fn get_pieces(&self, url: &str, take: Take<'_>) -> Result<(), HttpError> {
+        self.attempt(Method::GET, url, 0, &|_| body::empty(), take).await
+    }
+
+    /// One request; the answer's body is given piece by piece until `take` has enough.
+    async fn attempt(
+        &self,
+        method: Method,
+        url: &str,
+        length: u64,
+        body: &impl Fn(Progress) -> Body,
+        take: Take<'_>,
+    ) -> Result<(), HttpError> {
+        if self.breaker().allows(self.began.elapsed()) == Allowed::No {
+            return Err(HttpError::Broken("it is given up for now, after failures".to_owned()));
+        }
+        // Closed never.
+        let _turn = self.turns.acquire().await;
+        let outcome = self.exchange(method, url, length, body, take).await;
+        let is_served = match &outcome {
+            Ok(()) | Err(HttpError::Changed) => true,
+            Err(HttpError::Status(status)) => !status.is_server_error(),
+            Err(HttpError::Broken(_)) => false,
+        };
+        if let Some(Change::Closed) = self.breaker().record(is_served, self.began.elapsed()) {
+            let text = format!("`{}` can be reached again", self.config.shown);
+            (self.config.sink)(RemoteEvent::Message { level: Level::Info, text });
+        }
+        outcome
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        url: &str,
+        length: u64,
+        body: &impl Fn(Progress) -> Body,
+        take: Take<'_>,
+    ) -> Result<(), HttpError> {
+        let progress = Progress::default();
+        let request = self.request(method, url, length, body(progress.clone())).await?;
+        let mut response = std::pin::pin!(self.client.request(request));
+        let response = loop {
+            let before = progress.bytes();
+            match timeout(self.config.timeout, &mut response).await {
+                Ok(Ok(response)) => break response,
+                Ok(Err(error)) if body::is_changed(&error) => return Err(HttpError::Changed),
+                Ok(Err(error)) => return Err(HttpError::Broken(source_text(&error))),
+                // An upload goes on as long as it moves.
+                Err(_) if progress.bytes() > before => {}
+                Err(_) => return Err(self.silent()),
+            }
+        };
+        if !response.status().is_success() {
+            return Err(HttpError::Status(response.status()));
+        }
+        self.take_body(response, take).await
+    }
+
+    async fn take_body(&self, mut response: Response<Incoming>, take: Take<'_>) -> Result<(), HttpError> {
+        loop {
+            match timeout(self.config.timeout, response.frame()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(frame))) => {
+                    if frame.into_data().is_ok_and(|piece| !take(piece)) {
+                        return Ok(());
+                    }
+                }
+                Ok(Some(Err(error))) => return Err(HttpError::Broken(source_text(&error))),
+                Err(_) => return Err(self.silent()),
+            }
+        }
+    }
+
+    async fn request(&self, method: Method, url: &str, length: u64, body: Body) -> Result<Request<Body>, HttpError> {
+        let is_upload = method == Method::PUT;
+        let request = Request::builder().method(method).uri(url).body(body);
+        let mut request = request.map_err(|_| HttpError::Broken("its address makes no request".to_owned()))?;
+        let headers = request.headers_mut();
+        headers.extend(self.config.headers.clone());
+        if let Some(credentials) = &self.config.credentials {
+            let refused = self.refused.load(Ordering::Relaxed).checked_sub(1);
+            let (extra, version) = credentials.headers(refused).await.map_err(HttpError::Broken)?;
+            self.version.store(version, Ordering::Relaxed);
+            extra.apply(headers);
+        }
+        if is_upload {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        }
+        Ok(request)
+    }
+
+    fn silent(&self) -> HttpError {
+        HttpError::Broken(format!("nothing came for {} s", self.config.timeout.as_secs_f32()))
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The retries of one request.
+pub(super) struct Tries<'a> {
+    caller: &'a Caller,
+    backoff: Backoff,
+    has_refreshed: bool,
+}
+
+impl<'a> Tries<'a> {
+    pub(super) fn new(caller: &'a Caller) -> Self {
+        let seed = mix(caller.calls.fetch_add(1, Ordering::Relaxed));
+        Self { caller, backoff: Backoff::new(caller.config.retries, seed), has_refreshed: false }
+    }
+
+    /// Waits until the next attempt, or gives the error back.
+    ///
+    /// # Errors
+    /// The same error, where another attempt is of no use.
+    pub(super) async fn again(&mut self, error: HttpError) -> Result<(), HttpError> {
+        if self.may_refresh(&error) {
+            return Ok(());
+        }
+        let may_pass = match &error {
+            HttpError::Changed => false,
+            HttpError::Broken(_) => true,
+            HttpError::Status(status) => {
+                let busy = matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+                busy || (status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED)
+            }
+        };
+        if !may_pass || self.caller.breaker().is_open() {
+            return Err(error);
+        }
+        match self.backoff.next(Code::Unavailable, None) {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Refused credentials are asked for anew, once.
+    fn may_refresh(&mut self, error: &HttpError) -> bool {
+        let is_refused = matches!(error, HttpError::Status(StatusCode::UNAUTHORIZED));
+        let may = is_refused && !self.has_refreshed && self.caller.config.credentials.is_some();
+        if may {
+            self.has_refreshed = true;
+            self.caller.refused.store(self.caller.version.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+        may
+    }
+}
+
+/// An error with what caused it; URLs with passwords never come here.
+fn source_text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    text
+}

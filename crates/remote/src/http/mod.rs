@@ -1,0 +1,299 @@
+//! A cache that is reached by HTTP: `/ac/HASH` and `/cas/HASH`, by GET, HEAD and PUT.
+//!
+//! Whoever serves them may know nothing of digests, so everything is verified here. It does not know why a blob or
+//! result is wanted.
+
+mod body;
+mod call;
+mod connect;
+mod open;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use minibuild_core::{Blob, BlobSource, Digest, DigestFunction, Level, RemoteEvent};
+use minibuild_reapi::proto::{Message as _, execution as proto};
+use tonic::codegen::http::StatusCode;
+
+use self::call::{Caller, HttpConfig, HttpError, Tries};
+pub(crate) use self::open::open;
+use crate::cache::{EnsureFailure, ReadFailure, StoreFailure, UploadCounts};
+
+/// A larger result is refused.
+const LARGEST_RESULT: u64 = 64 << 20;
+
+/// The cache.
+pub(crate) struct HttpCache {
+    caller: Caller,
+    present: Mutex<HashSet<Digest>>,
+    /// The server answers no HEAD.
+    has_no_head: AtomicBool,
+    has_told: AtomicBool,
+    sent_blobs: AtomicU64,
+    sent_bytes: AtomicU64,
+}
+
+impl HttpCache {
+    fn new(config: HttpConfig) -> Self {
+        Self {
+            caller: Caller::new(config),
+            present: Mutex::default(),
+            has_no_head: AtomicBool::new(false),
+            has_told: AtomicBool::new(false),
+            sent_blobs: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn config(&self) -> &HttpConfig {
+        &self.caller.config
+    }
+
+    /// The result stored under a key.
+    ///
+    /// # Errors
+    /// Why the cache could not be asked.
+    pub(crate) async fn result(&self, key: &Digest) -> Result<Option<proto::ActionResult>, String> {
+        let bytes = match self.caller.get(&self.url("ac", key), LARGEST_RESULT).await {
+            Ok(bytes) => bytes,
+            Err(HttpError::Status(StatusCode::NOT_FOUND)) => return Ok(None),
+            Err(error) => return Err(self.failed(&error)),
+        };
+        proto::ActionResult::decode(bytes).map(Some).map_err(|e| self.failed(&HttpError::Broken(e.to_string())))
+    }
+
+    /// Stores a result under a key.
+    ///
+    /// # Errors
+    /// Why it is not stored.
+    pub(crate) async fn store_result(&self, key: &Digest, result: &proto::ActionResult) -> Result<(), StoreFailure> {
+        let bytes = Bytes::from(result.encode_to_vec());
+        let length = bytes.len() as u64;
+        let put = self.caller.put(&self.url("ac", key), length, |p| body::of_bytes(bytes.clone(), p)).await;
+        put.map_err(|error| match self.is_denial(&error) {
+            true => StoreFailure::Denied(self.text(&error)),
+            false => StoreFailure::Failed(self.failed(&error)),
+        })
+    }
+
+    /// The bytes of a blob, verified.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub(crate) async fn read(&self, digest: Digest) -> Result<Bytes, ReadFailure> {
+        for _ in 0..2 {
+            let got = self.caller.get(&self.url("cas", &digest), digest.size).await;
+            let bytes = got.map_err(|error| self.read_failure(&digest, &error))?;
+            if self.config().function.digest(&bytes) == digest {
+                return Ok(bytes);
+            }
+        }
+        self.forget(&[digest]);
+        Err(ReadFailure::Corrupt)
+    }
+
+    /// A blob into a file, verified.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub(crate) async fn download(&self, digest: Digest, file: &File) -> Result<(), ReadFailure> {
+        for _ in 0..2 {
+            if self.download_once(digest, file).await? {
+                return Ok(());
+            }
+        }
+        self.forget(&[digest]);
+        Err(ReadFailure::Corrupt)
+    }
+
+    /// Whether what came is the blob.
+    async fn download_once(&self, digest: Digest, file: &File) -> Result<bool, ReadFailure> {
+        let disk = |e: io::Error| ReadFailure::Disk(format!("cannot write blob {digest}: {e}"));
+        let mut tries = Tries::new(&self.caller);
+        loop {
+            file.set_len(0).and_then(|()| (&*file).rewind()).map_err(disk)?;
+            let mut hasher = self.config().function.hasher();
+            let mut size = 0;
+            let mut write_error = None;
+            let url = self.url("cas", &digest);
+            let mut take = |piece: Bytes| {
+                size += piece.len() as u64;
+                hasher.update(&piece);
+                if size <= digest.size && write_error.is_none() {
+                    write_error = (&*file).write_all(&piece).err();
+                }
+                size <= digest.size && write_error.is_none()
+            };
+            let got = self.caller.get_pieces(&url, &mut take).await;
+            if let Some(error) = write_error {
+                return Err(disk(error));
+            }
+            match got {
+                Ok(()) => return Ok(hasher.finish() == digest),
+                Err(error) => tries.again(error).await.map_err(|error| self.read_failure(&digest, &error))?,
+            }
+        }
+    }
+
+    /// Sees to it that the cache has the blobs.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn ensure(
+        &self,
+        blobs: &[Blob],
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(), EnsureFailure> {
+        let absent: Vec<&Blob> = {
+            let present = self.present();
+            blobs.iter().filter(|blob| blob.digest.size > 0 && !present.contains(&blob.digest)).collect()
+        };
+        let all = absent.len() as u64;
+        let (mut done, mut lost, mut changed) = (0, Vec::new(), Vec::new());
+        let mut work = FuturesUnordered::new();
+        for blob in absent {
+            work.push(self.ensure_one(blob));
+        }
+        while let Some(outcome) = work.next().await {
+            match outcome {
+                Ok(()) => {}
+                Err(EnsureFailure::Lost(digests)) => lost.extend(digests),
+                Err(EnsureFailure::Changed(paths)) => changed.extend(paths),
+                Err(error) => return Err(error),
+            }
+            done += 1;
+            progress(done, all);
+        }
+        drop(work);
+        match (changed.is_empty(), lost.is_empty()) {
+            (false, _) => Err(EnsureFailure::Changed(changed)),
+            (true, false) => Err(EnsureFailure::Lost(lost)),
+            (true, true) => Ok(()),
+        }
+    }
+
+    async fn ensure_one(&self, blob: &Blob) -> Result<(), EnsureFailure> {
+        if !self.has(&blob.digest).await? {
+            self.put_blob(blob).await?;
+            self.sent_blobs.fetch_add(1, Ordering::Relaxed);
+            self.sent_bytes.fetch_add(blob.digest.size, Ordering::Relaxed);
+        }
+        self.present().insert(blob.digest);
+        Ok(())
+    }
+
+    /// Whether the cache says that it has a blob.
+    async fn has(&self, digest: &Digest) -> Result<bool, EnsureFailure> {
+        if self.has_no_head.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let url = self.url("cas", digest);
+        match self.caller.head(&url).await {
+            Ok(()) => Ok(true),
+            Err(HttpError::Status(StatusCode::NOT_FOUND)) => Ok(false),
+            Err(HttpError::Status(StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)) => {
+                self.has_no_head.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(error) => Err(self.ensure_failure(&error)),
+        }
+    }
+
+    async fn put_blob(&self, blob: &Blob) -> Result<(), EnsureFailure> {
+        let url = self.url("cas", &blob.digest);
+        let put = match &blob.source {
+            BlobSource::Bytes(bytes) => {
+                let bytes = Bytes::copy_from_slice(bytes);
+                self.caller.put(&url, blob.digest.size, |p| body::of_bytes(bytes.clone(), p)).await
+            }
+            BlobSource::File { path, .. } => {
+                let at = self.config().workspace.join(path.as_path());
+                let function = self.config().function;
+                self.caller.put(&url, blob.digest.size, |p| body::of_file(at.clone(), blob.digest, function, p)).await
+            }
+            BlobSource::Elsewhere => return Err(EnsureFailure::Lost(vec![blob.digest])),
+        };
+        match (put, &blob.source) {
+            (Ok(()), _) => Ok(()),
+            (Err(HttpError::Changed), BlobSource::File { path, .. }) => Err(EnsureFailure::Changed(vec![path.clone()])),
+            (Err(error), _) => Err(self.ensure_failure(&error)),
+        }
+    }
+
+    /// No longer believes that these are present.
+    pub(crate) fn forget(&self, digests: &[Digest]) {
+        let mut present = self.present();
+        digests.iter().for_each(|digest| {
+            present.remove(digest);
+        });
+    }
+
+    pub(crate) fn sent(&self) -> UploadCounts {
+        let (blobs, bytes) = (self.sent_blobs.load(Ordering::Relaxed), self.sent_bytes.load(Ordering::Relaxed));
+        UploadCounts { blobs, bytes }
+    }
+
+    fn present(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn url(&self, space: &str, digest: &Digest) -> String {
+        let function = match self.config().function {
+            DigestFunction::Sha256 => "",
+            DigestFunction::Blake3 => "blake3/",
+        };
+        format!("{}/{space}/{function}{}", self.config().base, digest.hex())
+    }
+
+    fn text(&self, error: &HttpError) -> String {
+        match error {
+            HttpError::Status(status) => format!("`{}`: {status}", self.config().shown),
+            HttpError::Changed => format!("`{}`: a file changed while it was sent", self.config().shown),
+            HttpError::Broken(why) => format!("`{}`: {why}", self.config().shown),
+        }
+    }
+
+    /// The text of an error that counts as one of the cache; the first is told.
+    fn failed(&self, error: &HttpError) -> String {
+        let text = self.text(error);
+        if !self.has_told.swap(true, Ordering::Relaxed) {
+            let text = format!("the cache fails, further failures are only counted: {text}");
+            (self.config().sink)(RemoteEvent::Message { level: Level::Warning, text });
+        }
+        text
+    }
+
+    fn is_denial(&self, error: &HttpError) -> bool {
+        let HttpError::Status(status) = error else { return false };
+        matches!(
+            *status,
+            StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_IMPLEMENTED
+        )
+    }
+
+    fn read_failure(&self, digest: &Digest, error: &HttpError) -> ReadFailure {
+        match error {
+            HttpError::Status(StatusCode::NOT_FOUND | StatusCode::GONE) => {
+                self.forget(&[*digest]);
+                ReadFailure::Lost
+            }
+            error => ReadFailure::Unreachable(self.failed(error)),
+        }
+    }
+
+    fn ensure_failure(&self, error: &HttpError) -> EnsureFailure {
+        if self.is_denial(error) {
+            return EnsureFailure::Denied(self.text(error));
+        }
+        EnsureFailure::Failed(self.failed(error))
+    }
+}

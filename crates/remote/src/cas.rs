@@ -42,8 +42,8 @@ use presence::Presence;
 
 /// Room in a message around one blob.
 const OVERHEAD: u64 = 160;
-/// Larger blobs have a stream of their own, whatever the server's limit.
-const SMALL: u64 = 1 << 20;
+/// Larger blobs have a stream of their own, whatever the server's limit: it can be resumed and compressed.
+const SMALL: u64 = 256 << 10;
 /// Streams at once in each direction: with what each holds in memory, some 64 MiB together.
 const STREAMS: usize = 16;
 /// Batches at once, of each kind.
@@ -185,7 +185,14 @@ impl GrpcCas {
         blobs: &[&Blob],
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), EnsureError> {
-        let limit = self.0.inner.grpc.capabilities().await.map_err(EnsureError::Call)?.batch_limit;
+        let capabilities = self.0.inner.grpc.capabilities().await.map_err(EnsureError::Call)?;
+        let limit = capabilities.batch_limit;
+        if let Some(most) = capabilities.max_blob_size
+            && let Some(blob) = blobs.iter().find(|blob| blob.digest.size > most)
+        {
+            let why = format!("blob {} is larger than the {most} bytes it takes", blob.digest);
+            return Err(EnsureError::Call(self.0.inner.grpc.refuse(Code::ResourceExhausted, "Write", why)));
+        }
         let total = blobs.len() as u64;
         progress(0, total);
         let waiters = self.board(who, blobs, limit);
@@ -327,6 +334,7 @@ impl GrpcCas {
     }
 
     /// Whether the server is known to have had a blob a short while ago.
+    #[cfg(test)]
     pub(crate) fn has_recently(&self, digest: &Digest) -> bool {
         digest.size == 0 || self.0.inner.presence().has(digest, self.0.inner.now())
     }

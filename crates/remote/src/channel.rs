@@ -2,7 +2,7 @@
 //!
 //! It does not know what is called.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,9 @@ const AUTHORITIES: [&str; 6] = [
 /// A number of connections that calls share.
 pub(crate) struct Pool {
     transport: Transport,
+    /// Whether connections are asked for signs of life while streams wait.
+    pings: AtomicBool,
+    timeout: Duration,
     /// As many are made while all that exist are in use.
     spread: usize,
     slots: Mutex<Vec<Slot>>,
@@ -62,8 +65,8 @@ impl Drop for Lease {
 impl Pool {
     /// A pool that begins with `spread` connections when there is use for them, and grows where servers would make
     /// streams wait.
-    pub(crate) fn new(transport: Transport, spread: usize) -> Self {
-        Self { transport, spread: spread.max(1), slots: Mutex::default() }
+    pub(crate) fn new(transport: Transport, spread: usize, timeout: Duration) -> Self {
+        Self { transport, pings: AtomicBool::new(true), timeout, spread: spread.max(1), slots: Mutex::default() }
     }
 
     /// The connection with the fewest calls, or a new one. Called in the runtime.
@@ -74,13 +77,30 @@ impl Pool {
         let slot = match best {
             Some(slot) if slot.calls.load(Ordering::Relaxed) < enough => slot.clone(),
             _ => {
-                let slot = Slot { channel: self.transport.connect_lazy(), calls: Arc::default() };
+                let slot = Slot { channel: self.transport().connect_lazy(), calls: Arc::default() };
                 slots.push(slot.clone());
                 slot
             }
         };
         slot.calls.fetch_add(1, Ordering::Relaxed);
         Lease(slot)
+    }
+
+    /// The server does not like to be asked whether it lives: new connections leave it alone.
+    pub(crate) fn calm_down(&self) {
+        if self.pings.swap(false, Ordering::Relaxed) {
+            self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    /// A peer that is gone is noticed while streams wait: half the time to ask, half to answer.
+    fn transport(&self) -> Transport {
+        let transport = self.transport.clone();
+        if !self.pings.load(Ordering::Relaxed) {
+            return transport;
+        }
+        let half = (self.timeout / 2).max(Duration::from_millis(100));
+        transport.http2_keep_alive_interval(half).keep_alive_timeout(half)
     }
 }
 
@@ -104,10 +124,7 @@ pub(crate) fn transport(endpoint: &Endpoint, tls: &Tls, timeout: Duration) -> Re
         .tcp_nodelay(true)
         .tcp_keepalive(Some(timeout.max(Duration::from_secs(1))))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        // A peer that is gone is noticed while streams wait: half the time to ask, half to answer.
-        .http2_keep_alive_interval((timeout / 2).max(Duration::from_millis(100)))
-        .keep_alive_timeout((timeout / 2).max(Duration::from_millis(100)));
+        .initial_connection_window_size(CONNECTION_WINDOW);
     if !encrypted {
         return Ok(transport);
     }

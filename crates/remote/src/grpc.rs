@@ -2,11 +2,11 @@
 //!
 //! It does not know what the calls are for.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use minibuild_core::{DigestFunction, Level, RemoteEvent, Requester};
+use minibuild_core::{DigestFunction, Requester};
 use minibuild_reapi::proto::execution as proto;
 use proto::capabilities_client::CapabilitiesClient;
 use tokio::sync::{OnceCell, Semaphore};
@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::backoff::{Backoff, mix};
-use crate::breaker::{Allowed, Breaker, Change};
+use crate::breaker::Allowed;
 use crate::capabilities::Capabilities;
 use crate::channel::{Lease, Pool, transport};
 use crate::config::RemoteConfig;
@@ -25,9 +25,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{self, CallError, ConfigError};
 use crate::headers::Headers;
 use crate::metadata;
-
-/// Takes what is to be told.
-pub(crate) type Tell = Arc<dyn Fn(RemoteEvent) + Send + Sync>;
+use crate::outage::{Outage, Tell};
 
 /// Bytes of one message that is read: servers send batches larger than they say.
 pub(crate) const MAX_MESSAGE: usize = 32 << 20;
@@ -49,11 +47,9 @@ pub(crate) struct Grpc {
     calls: Semaphore,
     timeout: Duration,
     retries: u32,
-    breaker: Mutex<Breaker>,
-    began: Instant,
+    outage: Arc<Outage>,
     seed: AtomicU64,
     capabilities: OnceCell<Arc<Capabilities>>,
-    tell: Tell,
 }
 
 /// How long a call may be silent.
@@ -80,6 +76,9 @@ struct Progress {
     last: AtomicU64,
     /// The best position an attempt reached.
     best: AtomicU64,
+    /// Whether the server said anything in this attempt.
+    is_heard: AtomicBool,
+    outage: Arc<Outage>,
 }
 
 impl Attempt {
@@ -93,12 +92,15 @@ impl Attempt {
         Request::from_parts(self.metadata.clone(), Default::default(), message)
     }
 
-    /// Something moved: the deadline begins anew.
-    pub(crate) fn moved(&self) {
+    /// Something came: the deadline begins anew, and the server serves.
+    pub(crate) fn heard(&self) {
         self.progress.moved();
+        if !self.progress.is_heard.swap(true, Ordering::Relaxed) {
+            self.progress.outage.succeeded();
+        }
     }
 
-    /// A function that says that something moved.
+    /// A function that says that something went out: the deadline begins anew.
     pub(crate) fn mover(&self) -> impl Fn() + Send + Sync + 'static {
         let progress = Arc::clone(&self.progress);
         move || progress.moved()
@@ -112,6 +114,12 @@ impl Attempt {
 }
 
 impl Progress {
+    /// An attempt begins.
+    fn begin(&self) {
+        self.moved();
+        self.is_heard.store(false, Ordering::Relaxed);
+    }
+
     fn moved(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
@@ -139,16 +147,14 @@ impl Grpc {
             invocation: config.invocation.clone(),
             headers: Headers::new(pairs)?,
             credentials,
-            short: Pool::new(transport.clone(), connections),
-            long: Pool::new(transport, 1),
+            short: Pool::new(transport.clone(), connections, config.timeout),
+            long: Pool::new(transport, 1, config.timeout),
             calls: Semaphore::new(CALLS * connections),
             timeout: config.timeout,
             retries: config.retries,
-            breaker: Mutex::default(),
-            began: Instant::now(),
+            outage: Arc::new(Outage::new(endpoint.to_string(), config.timeout, tell)),
             seed: AtomicU64::new(0),
             capabilities: OnceCell::new(),
-            tell,
         }))
     }
 
@@ -168,8 +174,9 @@ impl Grpc {
     }
 
     /// Whether it is given up for now.
+    #[cfg(test)]
     pub(crate) fn is_out(&self) -> bool {
-        self.breaker().is_open()
+        self.outage.is_open()
     }
 
     /// What it can do, asked once.
@@ -235,12 +242,12 @@ impl Grpc {
                 Patience::Usual => self.calls.acquire().await.ok(),
                 Patience::Endless => None,
             };
-            progress.moved();
+            progress.begin();
             let result = self.bounded(attempt(next), patience, &progress).await;
             drop(permit);
             match result {
                 Ok(answer) => {
-                    self.record(true);
+                    self.outage.succeeded();
                     return Ok(answer);
                 }
                 Err(status) => retries.wait(&status, &progress).await?,
@@ -282,7 +289,7 @@ impl Grpc {
         if patience == Patience::Endless {
             return attempt.await;
         }
-        let limit = if self.breaker().has_answered() { self.timeout } else { self.timeout.min(FIRST_ANSWER) };
+        let limit = if self.outage.has_answered() { self.timeout } else { self.timeout.min(FIRST_ANSWER) };
         let mut attempt = std::pin::pin!(attempt);
         loop {
             let deadline = progress.deadline(limit);
@@ -295,27 +302,6 @@ impl Grpc {
                 return Err(Status::deadline_exceeded(format!("nothing came for {} s", limit.as_secs_f32())));
             }
         }
-    }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn record(&self, ok: bool) {
-        let change = self.breaker().record(ok, self.began.elapsed());
-        self.announce(change, None);
-    }
-
-    fn announce(&self, change: Option<Change>, why: Option<&str>) {
-        let (level, text) = match change {
-            None => return,
-            Some(Change::Opened) => {
-                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-                (Level::Warning, format!("`{}` cannot be reached{why}; going on without it", self.endpoint))
-            }
-            Some(Change::Closed) => (Level::Info, format!("`{}` can be reached again", self.endpoint)),
-        };
-        (self.tell)(RemoteEvent::Message { level, text });
     }
 }
 
@@ -338,7 +324,13 @@ struct Retries<'a> {
 impl<'a> Retries<'a> {
     fn new(grpc: &'a Grpc, method: &'static str) -> Self {
         let seed = mix(grpc.seed.fetch_add(1, Ordering::Relaxed));
-        let progress = Progress { began: Instant::now(), last: AtomicU64::new(0), best: AtomicU64::new(0) };
+        let progress = Progress {
+            began: Instant::now(),
+            last: AtomicU64::new(0),
+            best: AtomicU64::new(0),
+            is_heard: AtomicBool::new(false),
+            outage: Arc::clone(&grpc.outage),
+        };
         Self {
             grpc,
             method,
@@ -354,7 +346,7 @@ impl<'a> Retries<'a> {
 
     /// Asks the breaker.
     fn admit(&mut self) -> Result<(), CallError> {
-        let allowed = self.grpc.breaker().allows(self.grpc.began.elapsed());
+        let allowed = self.grpc.outage.allows();
         match allowed {
             Allowed::No => {
                 Err(self.error(Code::Unavailable, "it is given up for now, after failures".to_owned(), None))
@@ -371,8 +363,14 @@ impl<'a> Retries<'a> {
     async fn wait(&mut self, status: &Status, progress: &Progress) -> Result<(), CallError> {
         let is_outage = error::is_outage(status.code());
         let text = error::text_of(status);
-        let change = self.grpc.breaker().record(!is_outage, self.grpc.began.elapsed());
-        self.grpc.announce(change, Some(&text));
+        if asks_for_calm(&text) {
+            self.grpc.short.calm_down();
+            self.grpc.long.calm_down();
+        }
+        match is_outage {
+            true => self.grpc.outage.failed(&text),
+            false => self.grpc.outage.succeeded(),
+        }
         if self.may_refresh(status.code()) {
             return Ok(());
         }
@@ -382,7 +380,7 @@ impl<'a> Retries<'a> {
             self.backoff.progressed();
         }
         let pause = self.backoff.next(status.code(), error::advised_delay(status));
-        let given_up = is_outage && (self.is_probe || self.grpc.breaker().is_open());
+        let given_up = is_outage && (self.is_probe || self.grpc.outage.is_open());
         match pause.filter(|_| !given_up && !self.is_hopeless(status.code())) {
             Some(pause) => {
                 tokio::time::sleep(pause).await;
@@ -390,8 +388,7 @@ impl<'a> Retries<'a> {
             }
             None => {
                 if is_outage {
-                    let change = self.grpc.breaker().gave_up(self.grpc.began.elapsed());
-                    self.grpc.announce(change, Some(&text));
+                    self.grpc.outage.gave_up(&text);
                 }
                 Err(self.error(status.code(), text, Some(status)))
             }
@@ -400,7 +397,7 @@ impl<'a> Retries<'a> {
 
     /// A server that takes connections and never said a word will not begin to.
     fn is_hopeless(&self, code: Code) -> bool {
-        code == Code::DeadlineExceeded && !self.grpc.breaker().has_answered()
+        code == Code::DeadlineExceeded && !self.grpc.outage.has_answered()
     }
 
     /// Refused credentials are asked for anew, once.
@@ -417,6 +414,11 @@ impl<'a> Retries<'a> {
         let endpoint = self.grpc.endpoint.clone();
         CallError { code, message, missing, endpoint, method: self.method, attempts: self.attempts }
     }
+}
+
+/// Whether a server closed the connection because it was pinged too often, as some do after the third time.
+fn asks_for_calm(text: &str) -> bool {
+    ["too_many_pings", "excessive load", "ENHANCE_YOUR_CALM"].iter().any(|part| text.contains(part))
 }
 
 /// What a credential helper is told.

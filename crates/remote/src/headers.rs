@@ -56,11 +56,6 @@ impl Headers {
             map.append(name.clone(), value.clone());
         }
     }
-
-    /// Names and values, for HTTP.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.0.iter()
-    }
 }
 
 impl fmt::Debug for Headers {

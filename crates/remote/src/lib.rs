@@ -28,6 +28,7 @@ mod links;
 mod lookup;
 mod metadata;
 mod notice;
+mod outage;
 mod result;
 mod shared;
 mod side;

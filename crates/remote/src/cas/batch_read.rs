@@ -93,12 +93,7 @@ fn deliver(wanted: HashMap<Digest, Vec<oneshot::Sender<Delivery>>>, answer: Resu
 fn is_about_size_or_one(code: Code) -> bool {
     matches!(
         code,
-        Code::InvalidArgument
-            | Code::OutOfRange
-            | Code::ResourceExhausted
-            | Code::Unimplemented
-            | Code::NotFound
-            | Code::FailedPrecondition
+        Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented | Code::NotFound | Code::FailedPrecondition
     )
 }
 

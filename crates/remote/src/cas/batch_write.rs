@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use minibuild_core::{Blob, Digest, DigestFunction, Requester};
 use minibuild_reapi::decode::{digest, digest_message, function_number};
 use minibuild_reapi::proto::execution as proto;
@@ -22,6 +23,8 @@ use crate::grpc::{Grpc, MAX_MESSAGE};
 
 /// Blobs in one batch.
 const MOST: usize = 2_000;
+/// Blobs at once that are sent alone.
+const SINGLY: usize = 16;
 
 /// A small blob to be sent.
 pub(super) struct Parcel {
@@ -83,30 +86,32 @@ async fn send(inner: &Inner, batch: Vec<Loaded>) {
     let who = Arc::clone(&first.parcel.who);
     let answer = call(&inner.grpc, &who, &batch).await;
     match answer {
-        Err(error) if batch.len() > 1 && is_about_one(error.code) => {
-            for loaded in batch {
-                send_alone(inner, loaded).await;
-            }
-        }
+        Err(error) if batch.len() > 1 && is_about_one(error.code) => send_singly(inner, batch).await,
         Err(error) => batch.into_iter().for_each(|loaded| land(inner, loaded, Err(SendError::Call(error.clone())))),
-        Ok(answers) => {
+        Ok(mut answers) => {
+            let mut left = Vec::new();
             for loaded in batch {
-                match answers.get(&loaded.parcel.blob.digest) {
+                match answers.remove(&loaded.parcel.blob.digest) {
                     Some(Ok(())) => land(inner, loaded, Ok(())),
                     Some(Err(error)) if !is_worth_retrying(error.code) => {
-                        let outcome = judge(inner, &loaded, error.clone()).await;
+                        let outcome = judge(inner, &loaded, error).await;
                         land(inner, loaded, outcome);
                     }
-                    _ => send_alone(inner, loaded).await,
+                    _ => left.push(loaded),
                 }
             }
+            send_singly(inner, left).await;
         }
     }
 }
 
+async fn send_singly(inner: &Inner, batch: Vec<Loaded>) {
+    futures_util::stream::iter(batch).for_each_concurrent(SINGLY, |loaded| send_alone(inner, loaded)).await;
+}
+
 /// Whether one blob of a batch may be the reason why it was refused.
 fn is_about_one(code: Code) -> bool {
-    matches!(code, Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted | Code::FailedPrecondition)
+    matches!(code, Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition)
 }
 
 async fn send_alone(inner: &Inner, loaded: Loaded) {

@@ -131,7 +131,7 @@ impl<T: Target> Transfer<T> {
         loop {
             match stream.message().await {
                 Ok(Some(message)) => {
-                    attempt.moved();
+                    attempt.heard();
                     self.push(message.data).await?;
                 }
                 Ok(None) => return Ok(self.drain().await?),
@@ -224,11 +224,13 @@ impl<T: Target> Transfer<T> {
     async fn finish(&mut self) -> Result<T, Refusal> {
         self.drain().await?;
         let sink = self.sink.take().ok_or_else(|| Refusal::Disk("bug: the target is gone".to_owned()))?;
-        let (sink, refusal) = match sink.finish() {
-            Ok(target) => return Ok(target),
-            Err(failed) => failed,
-        };
-        self.sink = Some(sink);
-        Err(refusal)
+        match sink.finish() {
+            Ok(target) => Ok(target),
+            Err(failed) => {
+                let (sink, refusal) = *failed;
+                self.sink = Some(sink);
+                Err(refusal)
+            }
+        }
     }
 }

@@ -40,8 +40,8 @@ pub(super) struct Sink<T: Target> {
 }
 
 enum Mode<T: Target> {
-    Plain(Out<T>),
-    Zstd(Box<Decoder<'static, Out<T>>>),
+    Plain(Box<Out<T>>),
+    Zstd(Box<Decoder<'static, Box<Out<T>>>>),
     /// Only while one becomes another.
     None,
 }
@@ -90,7 +90,7 @@ impl<T: Target> Sink<T> {
     /// A sink for a blob; `target` is empty.
     pub(super) fn new(target: T, digest: Digest, function: DigestFunction) -> Self {
         let out = Out { target, hasher: function.hasher(), function, digest, written: 0, refused: None };
-        Self { mode: Mode::Plain(out) }
+        Self { mode: Mode::Plain(Box::new(out)) }
     }
 
     /// A new stream begins, at the position this gives: all that came before and could be unpacked stays.
@@ -112,9 +112,9 @@ impl<T: Target> Sink<T> {
     }
 
     /// Everything came: whether it is the blob.
-    pub(super) fn finish(mut self) -> Result<T, (Self, Refusal)> {
+    pub(super) fn finish(mut self) -> Result<T, Box<(Self, Refusal)>> {
         match self.take_out() {
-            Err(refusal) => Err((self, refusal)),
+            Err(refusal) => Err(Box::new((self, refusal))),
             Ok(mut out) => {
                 let hasher = std::mem::replace(&mut out.hasher, out.function.hasher());
                 let seen = hasher.finish();
@@ -125,7 +125,7 @@ impl<T: Target> Sink<T> {
                     true => format!("its hash is {}", seen.hex()),
                     false => format!("it has {} bytes only", seen.size),
                 };
-                Err((Self { mode: Mode::Plain(out) }, Refusal::Corrupt(why)))
+                Err(Box::new((Self { mode: Mode::Plain(out) }, Refusal::Corrupt(why))))
             }
         }
     }
@@ -146,7 +146,7 @@ impl<T: Target> Sink<T> {
     }
 
     /// The end of a stream, with what the unpacker still holds.
-    fn take_out(&mut self) -> Result<Out<T>, Refusal> {
+    fn take_out(&mut self) -> Result<Box<Out<T>>, Refusal> {
         match std::mem::replace(&mut self.mode, Mode::None) {
             Mode::Plain(out) => Ok(out),
             Mode::Zstd(mut decoder) => match decoder.flush() {
@@ -168,7 +168,7 @@ impl<T> Out<T> {
     }
 }
 
-fn decoder<T: Target>(out: Out<T>) -> Result<Decoder<'static, Out<T>>, Refusal> {
+fn decoder<T: Target>(out: Box<Out<T>>) -> Result<Decoder<'static, Box<Out<T>>>, Refusal> {
     let fail = |error: io::Error| Refusal::Disk(format!("cannot decompress: {error}"));
     let mut decoder = Decoder::new(out).map_err(fail)?;
     decoder.window_log_max(MAX_WINDOW).map_err(fail)?;

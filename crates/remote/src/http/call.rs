@@ -78,10 +78,10 @@ impl Caller {
     pub(super) fn new(config: HttpConfig) -> Self {
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(MOST).build(config.connector.clone());
         Self {
-            config,
             client,
             turns: Semaphore::new(MOST),
-            breaker: Mutex::default(),
+            breaker: Mutex::new(Breaker::new(config.timeout)),
+            config,
             began: Instant::now(),
             calls: AtomicU64::new(0),
             version: AtomicU64::new(0),

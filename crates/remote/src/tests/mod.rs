@@ -1,6 +1,9 @@
 //! The transport and the storage against servers: the embedded one with and without faults, and worse ones.
 
+mod credentials;
 mod downloads;
+mod fake;
 mod faults;
 mod harness;
+mod hostile;
 mod uploads;

@@ -157,12 +157,7 @@ impl Console {
     }
 
     /// Draws the bar, or prints a line now and then.
-    pub fn progress(
-        &mut self,
-        now: Duration,
-        progress: Progress,
-        running: &dyn Fn() -> Vec<RunningAction>,
-    ) {
+    pub fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>) {
         let every = if self.bar.is_some() { DRAW_EVERY } else { LINE_EVERY };
         if now.saturating_sub(self.last) < every || (self.bar.is_none() && !self.plain) {
             return;

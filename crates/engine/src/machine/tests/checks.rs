@@ -74,7 +74,8 @@ impl Session<'_> {
             let (plain, discoverable) = self.fake.inputs(action);
             let is_open =
                 matches!(machine.status_of(action), Status::Queued | Status::AwaitingInputs | Status::Reopened);
-            is_open && plain.iter().chain(&discoverable).any(|&input| input == id)
+            is_open
+                && plain.iter().chain(&discoverable).any(|&input| input == id)
                 && machine.sides(action).is_ok_and(|sides| sides.here)
         };
         assert!(self.actions().any(|action| waits(&action)), "nobody needs `{}`", request.path);

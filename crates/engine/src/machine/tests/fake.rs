@@ -12,8 +12,8 @@ use minibuild_core::{
 use minibuild_reapi::tree_root;
 
 use super::fake_remote::Remote;
-use crate::machine::RemoteGoals;
 use super::plan::{Behaviour, Plan, path, source_path};
+use crate::machine::RemoteGoals;
 
 /// A file, or a tree in one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,9 +212,7 @@ impl Fake {
         let status = match end {
             End::Stopped => ExecutionStatus::Stopped(run.stop.expect("it was told to stop")),
             End::Failure => ExecutionStatus::Exited(3),
-            End::ByItself | End::ChangedInput | End::LeftProcess => {
-                ExecutionStatus::Exited(i32::from(behaviour.fails))
-            }
+            End::ByItself | End::ChangedInput | End::LeftProcess => ExecutionStatus::Exited(i32::from(behaviour.fails)),
         };
         let succeeded = status == ExecutionStatus::Exited(0);
         let text_of = |id: ArtifactId| run.inputs[self.model.artifact(id).path.as_str()].text.clone();

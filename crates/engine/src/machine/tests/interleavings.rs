@@ -311,7 +311,8 @@ fn every_way_a_remote_chain_can_go() {
 
 #[test]
 fn every_way_a_local_action_gets_remote_inputs() {
-    let there = Spec { no_local: true, outputs: vec![ArtifactKind::File, ArtifactKind::Directory], ..action(&[Source(0)]) };
+    let there =
+        Spec { no_local: true, outputs: vec![ArtifactKind::File, ArtifactKind::Directory], ..action(&[Source(0)]) };
     let here = |inputs: &[In]| Spec { no_remote: true, ..action(inputs) };
     let plan = Plan::new(2, vec![there, here(&[Out(0, 0), Source(1)]), here(&[Out(0, 1), Source(1)])]);
     let asked = ask(&[1, 2]).with(remote()).jobs(2);

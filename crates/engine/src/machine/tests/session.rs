@@ -16,8 +16,8 @@ use super::fake::{End, Fake};
 use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
 use crate::machine::{
-    Event, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies, Strategy, Uploads,
-    Wanted, World,
+    Event, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies, Strategy,
+    Uploads, Wanted, World,
 };
 use crate::state::{FileRecord, State};
 
@@ -209,8 +209,8 @@ impl<'a> Session<'a> {
 
     /// Ends a run.
     pub fn end(&mut self, action: usize, end: End) {
-        self.is_mixed |= end == End::ChangedInput;
         let report = self.fake.end(ActionId::new(action), end);
+        self.is_mixed |= !report.changed_inputs.is_empty();
         if !report.changed_inputs.is_empty() || !report.killed.is_empty() {
             self.fake.remote.unclean.insert(report.run);
         }

@@ -367,7 +367,7 @@ impl Task {
         }
         .encode();
         blobs.extend([bytes(&command), bytes(&action)]);
-        blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
+        blobs.sort_by_key(|blob| blob.digest);
         blobs.dedup_by(|a, b| a.digest == b.digest);
         RemoteRequest {
             run: run_id(),

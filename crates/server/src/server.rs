@@ -34,7 +34,7 @@ use crate::front;
 use crate::inject::Inject;
 use crate::services::{
     ActionCacheService, ByteStreamService, CapabilitiesService, CasService, ExecutionService, OperationsService,
-    Uploads, http_router,
+    http_router,
 };
 use crate::shared::Shared;
 use crate::store::{Store, render};
@@ -181,7 +181,7 @@ fn shared(
     Shared {
         store,
         board: Arc::new(Board::new(workers, prefix)),
-        uploads: Uploads::default(),
+        uploads: Arc::default(),
         faults: Faults::new(inject),
         pretence: inject.server.clone(),
         counters: Counters::default(),

@@ -37,7 +37,7 @@ pub(crate) struct WrongLength {
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) board: Arc<Board>,
-    pub(crate) uploads: Uploads,
+    pub(crate) uploads: Arc<Uploads>,
     pub(crate) faults: Faults,
     pub(crate) pretence: Pretence,
     pub(crate) counters: Counters,

@@ -9,6 +9,7 @@ use minibuild_reapi::status::missing_blobs;
 use proto::action_cache_server::ActionCache;
 use tonic::{Request, Response, Status};
 
+use super::inline::Inline;
 use crate::answer::{bad_message, blocking, store_error, to_grpc};
 use crate::inject::FaultKind;
 use crate::shared::Shared;
@@ -22,14 +23,17 @@ impl ActionCache for ActionCacheService {
         &self,
         request: Request<proto::GetActionResultRequest>,
     ) -> Result<Response<proto::ActionResult>, Status> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         let instance = request.instance_name.clone();
         let shared = Arc::clone(&self.0);
+        let inline = Inline::of_lookup(&mut request);
         let work = blocking(move || {
             let function = shared.function(request.digest_function)?;
             let action = shared.digest(request.action_digest.as_ref(), function)?;
             let found = lookup(&shared, "GetActionResult", function, &action)?;
-            found.ok_or_else(|| Status::not_found(format!("there is no result of action {action}")))
+            let mut found = found.ok_or_else(|| Status::not_found(format!("there is no result of action {action}")))?;
+            inline.fill(&shared.store, function, &mut found);
+            Ok(found)
         });
         self.0.call("GetActionResult", &instance, work).await
     }

@@ -5,7 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
 use futures_util::stream::try_unfold;
+use minibuild_core::Digest;
 use minibuild_reapi::proto::bytestream;
 use minibuild_reapi::transfer::{ByteStream, ReadResponse, ReadStream, WriteRequest};
 use minibuild_reapi::{BlobName, Compressor, UploadName};
@@ -23,6 +25,8 @@ const PIECE: u64 = 1 << 20;
 /// Uploads are written to disk in pieces of at least this many bytes.
 const WRITE: usize = 512 << 10;
 
+/// What came of uploads whose streams broke may take one part in so many of the store's limit.
+const ABANDONED: u64 = 4;
 /// Or where so many small pieces came.
 const MOST_PIECES: usize = 1024;
 
@@ -37,8 +41,7 @@ impl ByteStream for ByteStreamService {
         let shared = Arc::clone(&self.0);
         let work = async {
             let download = blocking(move || Download::open(shared, &name, &request)).await?;
-            let pieces = try_unfold(download, Download::go_on);
-            Ok(Box::pin(pieces) as ReadStream)
+            Ok(Box::pin(download.pieces()) as ReadStream)
         };
         self.0.call("Read", &instance, work).await
     }
@@ -68,8 +71,9 @@ impl ByteStream for ByteStreamService {
 }
 
 /// A blob being read.
-struct Download {
+pub(super) struct Download {
     shared: Arc<Shared>,
+    method: &'static str,
     file: File,
     at: u64,
     end: u64,
@@ -91,23 +95,38 @@ impl Download {
         shared.maybe_lose("Read", function, &digest);
         let file = shared.store.open_blob(function, &digest).map_err(store_error)?;
         let file = file.ok_or_else(|| not_found(&digest))?;
-        let packer = match name.compressor {
+        if name.compressor == Compressor::Zstd && shared.pretence.no_zstd {
+            return Err(Status::invalid_argument("this compressor is not served here"));
+        }
+        Self::begin(shared, "Read", (file, digest), name.compressor, (at, end))
+    }
+
+    /// The bytes of a blob from here to there, for whatever kind of call.
+    pub(super) fn begin(
+        shared: Arc<Shared>,
+        method: &'static str,
+        (file, digest): (File, Digest),
+        compressor: Compressor,
+        (at, end): (u64, u64),
+    ) -> Result<Self, Status> {
+        let packer = match compressor {
             Compressor::Identity => None,
-            Compressor::Zstd if shared.pretence.no_zstd => {
-                return Err(Status::invalid_argument("this compressor is not served here"));
-            }
             Compressor::Zstd => Some(
                 zstd::stream::write::Encoder::new(Vec::new(), 1)
                     .map_err(|e| Status::internal(format!("cannot compress: {e}")))?,
             ),
         };
-        let occasion = Occasion { method: "Read", digest: Some(digest), command: None };
-        let cut = shared.faults.cut(occasion);
-        let wrong_byte = shared.corrupt_byte("Read", &digest);
-        let wrong = shared.wrong_length("Read", &digest);
+        let cut = shared.faults.cut(Occasion { method, digest: Some(digest), command: None });
+        let wrong_byte = shared.corrupt_byte(method, &digest);
+        let wrong = shared.wrong_length(method, &digest);
         let file_end = end.saturating_sub(wrong.missing).max(at);
         let end = file_end.saturating_add(wrong.extra);
-        Ok(Self { shared, file, at, end, file_end, packer, wrong_byte, cut, buffer: BytesMut::new() })
+        Ok(Self { shared, method, file, at, end, file_end, packer, wrong_byte, cut, buffer: BytesMut::new() })
+    }
+
+    /// All of it, piece by piece.
+    pub(super) fn pieces(self) -> impl Stream<Item = Result<ReadResponse, Status>> + Send + 'static {
+        try_unfold(self, Self::go_on)
     }
 
     /// The next message, `None` at the end.
@@ -131,7 +150,7 @@ impl Download {
                 }
                 continue;
             }
-            self.shared.counters.of_method("Read", |count| count.bytes_out += data.len() as u64);
+            self.shared.counters.of_method(self.method, |count| count.bytes_out += data.len() as u64);
             return Ok(Some((ReadResponse { data }, self)));
         }
     }
@@ -235,7 +254,7 @@ impl ByteStreamService {
         if offset > 0 && shared.pretence.no_resume {
             return Err(Status::unimplemented("uploads are not resumed here"));
         }
-        let upload = shared.uploads.get(&name);
+        let upload = shared.uploads.bring(&name, shared.store.limit() / ABANDONED);
         let owner = self.begin(&upload, &name, offset).await?;
         let occasion = Occasion { method: "Write", digest: Some(name.blob.digest), command: None };
         let cut = shared.faults.cut(occasion);
@@ -250,7 +269,7 @@ impl ByteStreamService {
                 }
             }
             if is_last {
-                return self.finish(upload, owner, name).await;
+                return self.finish(Arc::clone(&upload), owner, name).await;
             }
             message = stream.message().await?;
         }

@@ -17,6 +17,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::action_cache::lookup;
+use super::inline::Inline;
 use crate::answer::{bad_message, blocking, store_error, to_grpc};
 use crate::execution::{Job, Stage, Watch, Workers};
 use crate::faults::Occasion;
@@ -35,12 +36,13 @@ impl Execution for ExecutionService {
     type ExecuteStream = OperationStream;
 
     async fn execute(&self, request: Request<proto::ExecuteRequest>) -> Result<Response<OperationStream>, Status> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         let instance = request.instance_name.clone();
+        let inline = Inline::of_execute(&mut request);
         let (shared, workers) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
         let work = async {
             let watch = blocking(move || execute(&shared, &workers, &request)).await?;
-            Ok(self.stream("Execute", watch))
+            Ok(self.stream("Execute", watch, inline))
         };
         self.shared.call("Execute", &instance, work).await
     }
@@ -54,7 +56,7 @@ impl Execution for ExecutionService {
         let name = request.into_inner().name;
         let work = async {
             let watch = self.shared.board.watch(&name).ok_or_else(|| no_operation(&name))?;
-            Ok(self.stream("WaitExecution", watch))
+            Ok(self.stream("WaitExecution", watch, Inline::default()))
         };
         self.shared.call("WaitExecution", self.shared.any_instance(), work).await
     }
@@ -62,22 +64,27 @@ impl Execution for ExecutionService {
 
 impl ExecutionService {
     /// What is now, and every change up to the end.
-    fn stream(&self, method: &'static str, watch: Watch) -> OperationStream {
+    fn stream(&self, method: &'static str, watch: Watch, inline: Inline) -> OperationStream {
         let occasion = Occasion { method, digest: Some(watch.action), command: None };
         if self.shared.faults.strike(FaultKind::Forget, occasion).is_some() {
             self.shared.board.forget(&watch.name);
         }
         let cut = self.shared.faults.cut(occasion);
-        let stages = unfold(Some((watch, true)), |state| async move {
-            let (mut watch, is_first) = state?;
-            if !is_first && watch.stage.changed().await.is_err() {
-                // The operation was forgotten while it ran.
-                return None;
+        let (shared, inline) = (Arc::clone(&self.shared), Arc::new(inline));
+        let stages = unfold(Some((watch, true)), move |state| {
+            let (shared, inline) = (Arc::clone(&shared), Arc::clone(&inline));
+            async move {
+                let (mut watch, is_first) = state?;
+                if !is_first && watch.stage.changed().await.is_err() {
+                    // The operation was forgotten while it ran.
+                    return None;
+                }
+                let stage = watch.stage.borrow_and_update().clone();
+                let stage = with_contents(shared, watch.function, inline, stage).await;
+                let operation = operation(&watch, &stage);
+                let is_done = matches!(stage, Stage::Done(_));
+                Some((Ok(operation), if is_done { None } else { Some((watch, false)) }))
             }
-            let stage = watch.stage.borrow_and_update().clone();
-            let operation = operation(&watch, &stage);
-            let is_done = matches!(stage, Stage::Done(_));
-            Some((Ok(operation), if is_done { None } else { Some((watch, false)) }))
         });
         match cut {
             None => Box::pin(stages),
@@ -89,6 +96,22 @@ impl ExecutionService {
             }
         }
     }
+}
+
+/// The end of a run, with the contents the request wants to come along.
+async fn with_contents(shared: Arc<Shared>, function: DigestFunction, inline: Arc<Inline>, stage: Stage) -> Stage {
+    let response = match &stage {
+        Stage::Done(response) if !inline.is_nothing() && response.result.is_some() => Arc::clone(response),
+        _ => return stage,
+    };
+    let filled = blocking(move || {
+        let mut response = (*response).clone();
+        if let Some(result) = &mut response.result {
+            inline.fill(&shared.store, function, result);
+        }
+        Ok(Stage::Done(Arc::new(response)))
+    });
+    filled.await.unwrap_or(stage)
 }
 
 /// Answers from the action cache or queues the action.

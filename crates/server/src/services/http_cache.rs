@@ -3,29 +3,29 @@
 //! It serves the same store as the gRPC services, so what one protocol put the other gets. `blake3/` before the hash
 //! names the other digest function.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
-use futures_util::stream::try_unfold;
 use minibuild_core::{Digest, DigestFunction};
+use minibuild_reapi::Compressor;
 use minibuild_reapi::proto::{Message, execution as proto, read};
 use tonic::{Code, Status};
 
 use super::action_cache::{checked, lookup, record};
+use super::byte_stream::Download;
+use super::upload::Sink;
 use crate::answer::{blocking, store_error};
 use crate::front::is_grpc;
 use crate::shared::Shared;
 use crate::store::{Ingest, Space};
 
-/// Bytes read from disk at a time.
-const PIECE: u64 = 1 << 20;
+/// The size of an upload before it was compressed, as other caches of this protocol name it.
+const SIZE: HeaderName = HeaderName::from_static("x-digest-sizebytes");
 /// A result larger than this is none.
 const MAX_RESULT: usize = 64 << 20;
 
@@ -73,12 +73,13 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         Method::PUT => "HTTP PUT",
         _ => return StatusCode::METHOD_NOT_ALLOWED.into_response(),
     };
+    let coding = Coding::of(request.headers());
     let body = request.into_body();
     let work = async {
         match (method, place.space) {
-            ("HTTP PUT", Space::Cas) => put_blob(&shared, place, body).await,
+            ("HTTP PUT", Space::Cas) => put_blob(&shared, place, coding, body).await,
             ("HTTP PUT", Space::Results) => put_result(&shared, place, body).await,
-            (_, Space::Cas) => get_blob(&shared, place, method).await,
+            (_, Space::Cas) => get_blob(&shared, place, coding, method).await,
             (_, Space::Results) => get_result(&shared, place, method).await,
         }
     };
@@ -101,7 +102,53 @@ fn http_code(code: Code) -> StatusCode {
     }
 }
 
-async fn get_blob(shared: &Arc<Shared>, place: Place, method: &'static str) -> Result<Response, Status> {
+/// How a blob goes over the line, as headers say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Coding {
+    /// Whether the client takes zstd.
+    accepts_zstd: bool,
+    /// Whether what it sends is zstd; an error of the client where it is something else.
+    sends_zstd: bool,
+    is_unknown: bool,
+    /// The size as it says, uncompressed.
+    size: Option<u64>,
+}
+
+impl Coding {
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let is_zstd = |item: &str| {
+            let (name, weight) = item.split_once(';').unwrap_or((item, ""));
+            name.trim().eq_ignore_ascii_case("zstd") && !matches!(weight.trim(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000")
+        };
+        let sent = text(header::CONTENT_ENCODING).trim().to_ascii_lowercase();
+        Self {
+            accepts_zstd: text(header::ACCEPT_ENCODING).split(',').any(is_zstd),
+            sends_zstd: sent == "zstd",
+            is_unknown: !matches!(&*sent, "" | "identity" | "zstd"),
+            size: headers.get(SIZE).and_then(|value| value.to_str().ok()?.parse().ok()),
+        }
+    }
+
+    /// How an upload comes, and how long it may be: what is compressed has to say that before.
+    fn of_upload(self, shared: &Shared) -> Result<(Compressor, u64), Status> {
+        if self.is_unknown || (self.sends_zstd && shared.pretence.no_zstd) {
+            return Err(Status::invalid_argument("this `Content-Encoding` is not served here"));
+        }
+        match (self.sends_zstd, self.size) {
+            (true, Some(size)) => Ok((Compressor::Zstd, size)),
+            (true, None) => Err(Status::invalid_argument("a compressed upload needs `X-Digest-SizeBytes`")),
+            (false, size) => Ok((Compressor::Identity, size.unwrap_or(shared.store.limit()))),
+        }
+    }
+}
+
+async fn get_blob(
+    shared: &Arc<Shared>,
+    place: Place,
+    coding: Coding,
+    method: &'static str,
+) -> Result<Response, Status> {
     let owner = Arc::clone(shared);
     let found = blocking(move || {
         let digest = owner.store.digest_of(place.function, place.hash);
@@ -111,51 +158,38 @@ async fn get_blob(shared: &Arc<Shared>, place: Place, method: &'static str) -> R
         Ok(file.map(|file| (file, digest)))
     });
     let (file, digest) = found.await?.ok_or_else(|| Status::not_found("there is no such blob"))?;
-    let body = if method == "HTTP HEAD" { Body::empty() } else { blob_body(shared, file, digest) };
-    Ok(([(header::CONTENT_LENGTH, digest.size)], body).into_response())
+    if method == "HTTP HEAD" {
+        return Ok(([(header::CONTENT_LENGTH, digest.size)], Body::empty()).into_response());
+    }
+    let packs = coding.accepts_zstd && !shared.pretence.no_zstd;
+    let compressor = if packs { Compressor::Zstd } else { Compressor::Identity };
+    let download = Download::begin(Arc::clone(shared), method, (file, digest), compressor, (0, digest.size))?;
+    let body = Body::from_stream(download.pieces().map(|piece| piece.map(|message| message.data)));
+    // How long it is compressed nobody knows before.
+    Ok(match packs {
+        true => ([(header::CONTENT_ENCODING, "zstd")], body).into_response(),
+        false => ([(header::CONTENT_LENGTH, digest.size)], body).into_response(),
+    })
 }
 
-fn blob_body(shared: &Arc<Shared>, file: File, digest: Digest) -> Body {
-    let wrong = shared.corrupt_byte("HTTP GET", &digest);
-    let shared = Arc::clone(shared);
-    let state = (shared, Arc::new(file), 0);
-    Body::from_stream(try_unfold(state, move |(shared, file, at)| async move {
-        if at >= digest.size {
-            return Ok::<_, Status>(None);
-        }
-        let length = PIECE.min(digest.size - at);
-        let from = Arc::clone(&file);
-        let mut piece = blocking(move || {
-            let mut piece = vec![0; usize::try_from(length).unwrap_or(0)];
-            from.read_exact_at(&mut piece, at).map_err(|e| Status::data_loss(e.to_string()))?;
-            Ok(piece)
-        })
-        .await?;
-        let wrong = wrong.and_then(|wrong| wrong.checked_sub(at)).and_then(|at| usize::try_from(at).ok());
-        if let Some(byte) = wrong.and_then(|at| piece.get_mut(at)) {
-            *byte ^= 1;
-        }
-        shared.counters.of_method("HTTP GET", |count| count.bytes_out += length);
-        Ok(Some((Bytes::from(piece), (shared, file, at + length))))
-    }))
-}
-
-async fn put_blob(shared: &Arc<Shared>, place: Place, body: Body) -> Result<Response, Status> {
+async fn put_blob(shared: &Arc<Shared>, place: Place, coding: Coding, body: Body) -> Result<Response, Status> {
     shared.check_full("HTTP PUT", &Digest { hash: place.hash, size: 0 })?;
+    let (compressor, limit) = coding.of_upload(shared)?;
     let store = Arc::clone(&shared.store);
-    let mut ingest = blocking(move || Ingest::new(&store, place.function, store.limit()).map_err(store_error)).await?;
+    let begin = move || Sink::new(Ingest::new(&store, place.function, limit).map_err(store_error)?, compressor);
+    let mut sink = blocking(begin).await?;
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|e| Status::invalid_argument(format!("the upload broke off: {e}")))?;
         shared.counters.of_method("HTTP PUT", |count| count.bytes_in += piece.len() as u64);
-        ingest = blocking(move || {
-            ingest.write(&piece).map_err(store_error)?;
-            Ok(ingest)
-        })
-        .await?;
+        sink = blocking(move || sink.write(&piece).map(|()| sink)).await?;
     }
-    let expected = Digest { hash: place.hash, size: ingest.written() };
-    blocking(move || ingest.finish(Some(&expected)).map_err(store_error)).await?;
+    blocking(move || {
+        let ingest = sink.finish()?;
+        let expected = Digest { hash: place.hash, size: ingest.written() };
+        ingest.finish(Some(&expected)).map_err(store_error)
+    })
+    .await?;
     Ok(StatusCode::OK.into_response())
 }
 

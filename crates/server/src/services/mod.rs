@@ -6,6 +6,7 @@ mod capabilities;
 mod cas;
 mod execution;
 mod http_cache;
+mod inline;
 mod upload;
 
 pub(crate) use action_cache::{ActionCacheService, record};

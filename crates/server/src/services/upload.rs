@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minibuild_reapi::{Compressor, UploadName};
@@ -29,7 +30,33 @@ struct Table {
 
 /// One upload.
 #[derive(Default)]
-pub(crate) struct Upload(Mutex<State>);
+pub(crate) struct Upload {
+    state: Mutex<State>,
+    /// Streams that bring it; without one it is abandoned until the next comes.
+    streams: AtomicUsize,
+}
+
+/// Held by a stream as long as it lasts.
+pub(crate) struct Bringing {
+    uploads: Arc<Uploads>,
+    upload: Arc<Upload>,
+    most_abandoned: u64,
+}
+
+impl std::ops::Deref for Bringing {
+    type Target = Arc<Upload>;
+
+    fn deref(&self) -> &Arc<Upload> {
+        &self.upload
+    }
+}
+
+impl Drop for Bringing {
+    fn drop(&mut self) {
+        self.upload.streams.fetch_sub(1, Ordering::AcqRel);
+        self.uploads.forget_abandoned(self.most_abandoned);
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -38,13 +65,13 @@ struct State {
     owner: u64,
 }
 
-enum Sink {
+pub(crate) enum Sink {
     Plain(Box<Ingest>),
     Zstd(Box<zstd::stream::write::Decoder<'static, Unpacked>>),
 }
 
 /// Where unpacked bytes go; the ingest's limit makes an end of bombs.
-struct Unpacked {
+pub(crate) struct Unpacked {
     ingest: Ingest,
     error: Option<Status>,
 }
@@ -70,8 +97,32 @@ impl Uploads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The upload of this name, begun where it was not.
-    pub(crate) fn get(&self, name: &UploadName) -> Arc<Upload> {
+    /// The upload of this name, begun where it was not. When the stream is over, no more than `most_abandoned` bytes
+    /// of uploads without a stream stay.
+    pub(crate) fn bring(self: &Arc<Self>, name: &UploadName, most_abandoned: u64) -> Bringing {
+        let upload = self.get(name);
+        upload.streams.fetch_add(1, Ordering::AcqRel);
+        Bringing { uploads: Arc::clone(self), upload, most_abandoned }
+    }
+
+    /// Forgets uploads without a stream, those begun first, until the rest has this many bytes at most.
+    fn forget_abandoned(&self, most: u64) {
+        let mut table = self.table();
+        let abandoned = table.uploads.iter().filter(|(_, (_, upload))| upload.streams.load(Ordering::Acquire) == 0);
+        let mut abandoned: Vec<(u64, UploadName, u64)> =
+            abandoned.map(|(name, (began, upload))| (*began, name.clone(), upload.committed())).collect();
+        abandoned.sort_unstable_by_key(|(began, ..)| *began);
+        let mut total = abandoned.iter().fold(0, |sum: u64, (.., bytes)| sum.saturating_add(*bytes));
+        for (_, name, bytes) in abandoned {
+            if total <= most {
+                return;
+            }
+            total -= bytes;
+            table.uploads.remove(&name);
+        }
+    }
+
+    fn get(&self, name: &UploadName) -> Arc<Upload> {
         let mut table = self.table();
         table.clock += 1;
         let clock = table.clock;
@@ -101,7 +152,7 @@ impl Uploads {
 
 impl Upload {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn committed(&self) -> u64 {
@@ -154,7 +205,7 @@ impl State {
 }
 
 impl Sink {
-    fn new(ingest: Ingest, compressor: Compressor) -> Result<Self, Status> {
+    pub(crate) fn new(ingest: Ingest, compressor: Compressor) -> Result<Self, Status> {
         match compressor {
             Compressor::Identity => Ok(Self::Plain(Box::new(ingest))),
             Compressor::Zstd => {
@@ -166,14 +217,14 @@ impl Sink {
         }
     }
 
-    fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         match self {
             Self::Plain(ingest) => ingest.written(),
             Self::Zstd(decoder) => decoder.get_ref().ingest.written(),
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Status> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Status> {
         match self {
             Self::Plain(ingest) => ingest.write(bytes).map_err(store_error),
             Self::Zstd(decoder) => {
@@ -184,7 +235,7 @@ impl Sink {
     }
 
     /// What came, with what the decompressor still held.
-    fn finish(self) -> Result<Ingest, Status> {
+    pub(crate) fn finish(self) -> Result<Ingest, Status> {
         match self {
             Self::Plain(ingest) => Ok(*ingest),
             Self::Zstd(mut decoder) => match io::Write::flush(&mut decoder) {

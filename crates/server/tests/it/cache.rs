@@ -100,7 +100,7 @@ pub fn http(server: &Fixture, method: &str, path: &str, body: &[u8]) -> (u16, Ve
     (status, answer[end + 4..].to_vec())
 }
 
-fn raw_http(server: &Fixture, head: &str, body: &[u8]) -> Vec<u8> {
+pub fn raw_http(server: &Fixture, head: &str, body: &[u8]) -> Vec<u8> {
     let Listen::Tcp(address) = server.server().address() else { panic!("listens on TCP") };
     let mut stream = TcpStream::connect(address).expect("connects");
     let rest = format!("Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());

@@ -4,6 +4,7 @@ mod harness;
 
 mod cache;
 mod cas;
+mod coding;
 mod execution;
 mod faults;
 mod process;

@@ -18,7 +18,8 @@ pub fn run(root: &Path, words: &[&str]) -> bool {
     }
     let release = target_dir(root).join("release");
     let (client, server) = (release.join("examples/yardstick"), release.join("minibuild"));
-    let args = [&[&*server.to_string_lossy()], words].concat();
+    let server = server.to_string_lossy();
+    let args = [&[&*server][..], words].concat();
     report.run(Step::new(root, "benchmark", &client.to_string_lossy(), &args));
     report.finish()
 }

@@ -36,7 +36,7 @@ fn with_a_certificate_it_speaks_tls() {
     let issued = authority.issue(&["localhost"], Validity::Now);
     ws.write("cert.pem", &issued.certificate);
     ws.write("key.pem", &issued.key);
-    ws.write("ca.pem", &authority.pem());
+    ws.write("ca.pem", authority.pem());
     let files = ["--tls-certificate", "cert.pem", "--tls-key", "key.pem", "--tls-client-ca", "ca.pem"];
     let listen = ["serve", "--dir", "../home/server", "--listen", "0.0.0.0:0"];
     let mut server = ws.invoke(&[&listen[..], &files].concat()).without_events().start();

@@ -50,8 +50,15 @@ pub(crate) struct Blobs {
 
 #[derive(Default)]
 struct State {
-    waiting: HashMap<Digest, Vec<oneshot::Sender<Outcome>>>,
+    waiting: HashMap<Digest, Waiting>,
+    begun: u64,
     tasks: JoinSet<()>,
+}
+
+/// Those who wait for a blob, and which task brings it to them.
+struct Waiting {
+    task: u64,
+    senders: Vec<oneshot::Sender<Outcome>>,
 }
 
 impl Default for Blobs {
@@ -84,23 +91,27 @@ impl Blobs {
     fn join(&self, shared: &Arc<Shared>, who: &Requester, digest: Digest, sender: oneshot::Sender<Outcome>) -> bool {
         let mut state = self.state();
         if let Some(others) = state.waiting.get_mut(&digest) {
-            others.push(sender);
+            others.senders.push(sender);
             return true;
         }
-        state.waiting.insert(digest, vec![sender]);
+        let task = state.begun;
+        state.begun += 1;
+        state.waiting.insert(digest, Waiting { task, senders: vec![sender] });
         while state.tasks.try_join_next().is_some() {}
         let (shared, who) = (Arc::clone(shared), who.clone());
         state.tasks.spawn(async move {
-            let entry = Entry { blobs: &shared.blobs, digest, is_done: false };
+            let entry = Entry { blobs: &shared.blobs, digest, task };
             let outcome = get(&shared, &who, digest).await;
             entry.finish(outcome);
         });
         false
     }
 
-    /// Stops all that are on their way.
+    /// Stops all that are on their way; who asks from now on begins anew.
     pub(crate) fn stop(&self) {
-        self.state().tasks.abort_all();
+        let mut state = self.state();
+        state.tasks.abort_all();
+        state.waiting.clear();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -112,15 +123,14 @@ impl Blobs {
 struct Entry<'a> {
     blobs: &'a Blobs,
     digest: Digest,
-    is_done: bool,
+    task: u64,
 }
 
 impl Entry<'_> {
-    fn finish(mut self, outcome: Outcome) {
-        let mut waiting = self.take();
-        self.is_done = true;
-        let last = waiting.pop();
-        for sender in waiting {
+    fn finish(self, outcome: Outcome) {
+        let mut senders = self.take();
+        let last = senders.pop();
+        for sender in senders {
             // Nobody there any more is fine.
             let _ = sender.send(outcome.clone());
         }
@@ -129,29 +139,26 @@ impl Entry<'_> {
         }
     }
 
+    /// Those who wait for this task; those who wait for a later one stay.
     fn take(&self) -> Vec<oneshot::Sender<Outcome>> {
-        self.blobs.state().waiting.remove(&self.digest).unwrap_or_default()
+        let mut state = self.blobs.state();
+        match state.waiting.get(&self.digest) {
+            Some(waiting) if waiting.task == self.task => {}
+            _ => return Vec::new(),
+        }
+        state.waiting.remove(&self.digest).map(|waiting| waiting.senders).unwrap_or_default()
     }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        if !self.is_done {
-            // Dropped senders tell that it was stopped.
-            drop(self.take());
-        }
+        // Dropped senders tell that it was stopped.
+        drop(self.take());
     }
 }
 
-/// Brings the bytes, once more where they came wrong.
+/// Brings the bytes.
 async fn get(shared: &Shared, who: &Requester, digest: Digest) -> Outcome {
-    match get_once(shared, who, digest).await {
-        Err(ReadFailure::Corrupt) => get_once(shared, who, digest).await,
-        outcome => outcome,
-    }
-}
-
-async fn get_once(shared: &Shared, who: &Requester, digest: Digest) -> Outcome {
     let blobs = &shared.blobs;
     if digest.size <= SMALL {
         // Closed never.

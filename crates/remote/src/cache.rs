@@ -149,7 +149,7 @@ impl Cache {
     /// Whether it says that it takes results; one that says nothing may.
     pub(crate) async fn takes_results(&self) -> bool {
         match self {
-            Self::Grpc(cache) => cache.grpc.capabilities().await.is_ok_and(|can| can.can_update_cache),
+            Self::Grpc(cache) => cache.grpc.capabilities().await.map_or(true, |can| can.can_update_cache),
             Self::Http(_) => true,
         }
     }

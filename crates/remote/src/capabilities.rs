@@ -71,7 +71,8 @@ fn check_function(offered: &[i32], function: DigestFunction) -> Result<(), Strin
         return Ok(());
     }
     let names: Vec<String> = offered.iter().map(|number| function_name(*number)).collect();
-    Err(format!("it does not offer the digest function {}, but {}", name_of(function), names.join(", ")))
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Err(format!("it does not offer the digest function {}, but {names}", name_of(function)))
 }
 
 fn name_of(function: DigestFunction) -> &'static str {
@@ -102,4 +103,94 @@ fn check_version(answer: &proto::ServerCapabilities) -> Result<(), String> {
         shown(LOWEST),
         shown(HIGHEST)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHA256: i32 = proto::digest_function::Value::Sha256 as i32;
+    const BLAKE3: i32 = proto::digest_function::Value::Blake3 as i32;
+
+    fn answer(edit: impl FnOnce(&mut proto::CacheCapabilities)) -> proto::ServerCapabilities {
+        let mut cache = proto::CacheCapabilities { digest_functions: vec![SHA256], ..Default::default() };
+        edit(&mut cache);
+        proto::ServerCapabilities { cache_capabilities: Some(cache), ..Default::default() }
+    }
+
+    fn read(answer: &proto::ServerCapabilities) -> Capabilities {
+        Capabilities::read(answer, DigestFunction::Sha256).expect("usable")
+    }
+
+    #[test]
+    fn limits_of_batches() {
+        for (stated, limit) in [(0, MOST_BATCH), (-1, MOST_BATCH), (65_536, 65_536), (i64::MAX, MOST_BATCH), (1, 1)] {
+            let stated = answer(|cache| cache.max_batch_total_size_bytes = stated);
+            assert_eq!(read(&stated).batch_limit, limit, "{stated:?}");
+        }
+    }
+
+    #[test]
+    fn functions_and_what_is_not_offered() {
+        let with = |functions: &[i32]| answer(|cache| cache.digest_functions = functions.to_vec());
+        assert!(Capabilities::read(&with(&[BLAKE3, SHA256]), DigestFunction::Blake3).is_ok());
+        read(&with(&[]));
+        let error =
+            |functions: &[i32], function| Capabilities::read(&with(functions), function).expect_err("not offered");
+        assert_eq!(
+            error(&[2, 99], DigestFunction::Sha256),
+            "it does not offer the digest function SHA256, but SHA1, number 99"
+        );
+        assert!(error(&[], DigestFunction::Blake3).contains("BLAKE3, but none"));
+    }
+
+    #[test]
+    fn versions_have_to_overlap() {
+        let version = |(major, minor)| Some(SemVer { major, minor, ..Default::default() });
+        for (low, high, is_good) in [
+            ((2, 0), (2, 0), true),
+            ((2, 0), (2, 11), true),
+            ((2, 12), (3, 0), true),
+            ((2, 13), (3, 0), false),
+            ((3, 0), (3, 1), false),
+            ((1, 0), (1, 9), false),
+        ] {
+            let mut answer = answer(|_| {});
+            (answer.low_api_version, answer.high_api_version) = (version(low), version(high));
+            let read = Capabilities::read(&answer, DigestFunction::Sha256);
+            assert_eq!(read.is_ok(), is_good, "{read:?}");
+            assert!(is_good || read.is_err_and(|why| why.contains("minibuild 2.0 to 2.")));
+            answer.deprecated_api_version = version((2, 0));
+            let is_good = is_good || high >= (2, 0);
+            assert_eq!(Capabilities::read(&answer, DigestFunction::Sha256).is_ok(), is_good, "deprecated, but spoken");
+        }
+    }
+
+    #[test]
+    fn what_it_can_do() {
+        let mut all = answer(|cache| {
+            cache.supported_compressors = vec![proto::compressor::Value::Zstd as i32];
+            cache.max_cas_blob_size_bytes = 5;
+            cache.symlink_absolute_path_strategy = proto::symlink_absolute_path_strategy::Value::Allowed as i32;
+            cache.action_cache_update_capabilities =
+                Some(proto::ActionCacheUpdateCapabilities { update_enabled: true });
+        });
+        let can = read(&all);
+        assert!(can.zstd_streams && can.absolute_symlinks && can.can_update_cache && !can.can_execute);
+        assert_eq!(can.max_blob_size, Some(5));
+        let mut executes = |exec_enabled, digest_function, digest_functions: &[i32]| {
+            let digest_functions = digest_functions.to_vec();
+            let can =
+                proto::ExecutionCapabilities { exec_enabled, digest_function, digest_functions, ..Default::default() };
+            all.execution_capabilities = Some(can);
+            read(&all).can_execute
+        };
+        assert!(executes(true, SHA256, &[]) && executes(true, 0, &[]) && executes(true, BLAKE3, &[BLAKE3, SHA256]));
+        assert!(!executes(false, SHA256, &[]) && !executes(true, BLAKE3, &[]) && !executes(true, SHA256, &[BLAKE3]));
+        let none = read(&answer(|_| {}));
+        assert!(
+            !none.zstd_streams && !none.absolute_symlinks && !none.can_update_cache && none.max_blob_size.is_none()
+        );
+        read(&proto::ServerCapabilities::default());
+    }
 }

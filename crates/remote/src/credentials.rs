@@ -143,3 +143,49 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let check = |text: &str, expected: Option<u64>| {
+            let seconds = rfc3339(text).and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+            assert_eq!(seconds.map(|seconds| seconds.as_secs()), expected, "{text}");
+        };
+        check("1970-01-01T00:00:00Z", Some(0));
+        check("2000-02-29T12:34:56Z", Some(951_827_696));
+        check("2000-03-01t00:00:00.123456z", Some(951_868_800));
+        check("2026-11-23T23:59:60Z", Some(1_795_478_400));
+        check("2026-11-24T01:30:00+01:30", Some(1_795_478_400));
+        check("2026-11-23 22:00:00-02:00", Some(1_795_478_400));
+        check("9999-12-31T23:59:59Z", Some(253_402_300_799));
+        for bad in [
+            "",
+            "Z",
+            "1970-01-01",
+            "1970-01-01T00:00:00",
+            "1969-12-31T23:59:59Z",
+            "1970-13-01T00:00:00Z",
+            "1970-01-32T00:00:00Z",
+            "1970-01-01T24:00:00Z",
+            "1970-01-01T00:60:00Z",
+            "1970-01-01T00:00:00+1",
+            "tomorrow",
+            "1970-01-01T00:00:00Zx",
+            "-970-01-01T00:00:00Z",
+        ] {
+            check(bad, None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_answer(text in "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(Z|[+-][0-9:]{0,9})|.*") {
+            let _ = rfc3339(&text);
+        }
+    }
+}

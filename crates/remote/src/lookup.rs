@@ -12,6 +12,11 @@ use crate::shared::Shared;
 pub(crate) async fn look_up(shared: &Shared, lookup: &CacheLookup) -> CacheAnswer {
     // Closed never; without a permit the look-up is merely not counted.
     let _permit = shared.lookups.acquire().await;
+    // Boxed, so that those who wait for their turn are small.
+    Box::pin(ask(shared, lookup)).await
+}
+
+async fn ask(shared: &Shared, lookup: &CacheLookup) -> CacheAnswer {
     match shared.cache.result(&lookup.who, lookup.depfile.as_ref()).await {
         Err(why) => CacheAnswer::Failed(why),
         Ok(None) => CacheAnswer::Miss,

@@ -20,6 +20,8 @@ use crate::{ConfigError, RemoteConfig, http};
 
 /// Look-ups under way at a time.
 const MOST_LOOKUPS: usize = 512;
+/// Results being stored at a time.
+const MOST_UPLOADS: usize = 64;
 
 pub(crate) struct Shared {
     pub(crate) config: RemoteConfig,
@@ -29,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) fetches: Fetches,
     pub(crate) blobs: Blobs,
     pub(crate) lookups: Semaphore,
+    pub(crate) uploads: Semaphore,
     may_upload: AtomicBool,
     /// Whether the executor has what goes to the cache.
     shares_cas: OnceCell<bool>,
@@ -49,6 +52,7 @@ impl Shared {
             fetches: Fetches::default(),
             blobs: Blobs::default(),
             lookups: Semaphore::new(MOST_LOOKUPS),
+            uploads: Semaphore::new(MOST_UPLOADS),
             may_upload: AtomicBool::new(true),
             shares_cas: OnceCell::new(),
         })

@@ -19,6 +19,13 @@ use crate::shared::Shared;
 /// # Errors
 /// What went wrong, for the log.
 pub(crate) async fn store(shared: &Shared, request: &UploadRequest) -> Result<(), String> {
+    // Closed never.
+    let _permit = shared.uploads.acquire().await;
+    // Boxed, so that those who wait for their turn are small.
+    Box::pin(store_now(shared, request)).await
+}
+
+async fn store_now(shared: &Shared, request: &UploadRequest) -> Result<(), String> {
     if !shared.may_upload() || !permitted(shared).await {
         return Ok(());
     }

@@ -32,6 +32,12 @@ where
         Self(Grpc::new(connection))
     }
 
+    /// Takes pieces of up to `limit` bytes, message and all; 4 MiB where nothing else was said.
+    #[must_use]
+    pub fn with_limit(self, limit: usize) -> Self {
+        Self(self.0.max_decoding_message_size(limit))
+    }
+
     /// Reads a blob in pieces.
     ///
     /// # Errors

@@ -9,8 +9,7 @@ use bytes::Bytes;
 use minibuild_core::{Digest, DigestFunction, Requester};
 use minibuild_reapi::decode::{digest, digest_message, function_number};
 use minibuild_reapi::proto::execution as proto;
-use proto::batch_read_blobs_response::Response;
-use proto::content_addressable_storage_client::ContentAddressableStorageClient;
+use minibuild_reapi::transfer::{BlobRead, CasClient};
 use tokio::sync::oneshot;
 use tonic::Code;
 
@@ -108,13 +107,12 @@ async fn call(grpc: &Grpc, who: &Requester, digests: &[Digest]) -> Result<Replie
             acceptable_compressors: Vec::new(),
             digest_function: function_number(grpc.function()),
         };
-        let client = ContentAddressableStorageClient::new(attempt.channel());
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE);
+        let mut client = CasClient::new(attempt.channel(), MAX_MESSAGE);
         Ok(client.batch_read_blobs(attempt.request(request)).await?.into_inner())
     });
     let responses = answer.await?.responses;
     let function = grpc.function();
-    let check = move |responses: Vec<Response>| responses.into_iter().filter_map(|r| checked(r, function)).collect();
+    let check = move |responses: Vec<BlobRead>| responses.into_iter().filter_map(|r| checked(r, function)).collect();
     let bytes: usize = responses.iter().map(|response| response.data.len()).sum();
     if bytes <= LITTLE {
         return Ok(check(responses));
@@ -122,14 +120,19 @@ async fn call(grpc: &Grpc, who: &Requester, digests: &[Digest]) -> Result<Replie
     Ok(tokio::task::spawn_blocking(move || check(responses)).await.unwrap_or_default())
 }
 
+/// The bytes by themselves: a small blob that somebody keeps would keep the whole answer of which it is a view.
+fn own(data: Bytes) -> Bytes {
+    Bytes::copy_from_slice(&data)
+}
+
 /// One reply; `None` where asking again, by itself, may bring more.
-fn checked(response: Response, function: DigestFunction) -> Option<(Digest, Result<Bytes, ReadError>)> {
+fn checked(response: BlobRead, function: DigestFunction) -> Option<(Digest, Result<Bytes, ReadError>)> {
     let digest = digest(response.digest.as_ref()?, function).ok()?;
     let code = Code::from(response.status.as_ref().map_or(0, |status| status.code));
     match code {
         Code::Ok => {
             let good = response.compressor == 0 && function.digest(&response.data) == digest;
-            good.then(|| (digest, Ok(response.data.into())))
+            good.then(|| (digest, Ok(own(response.data))))
         }
         Code::NotFound => Some((digest, Err(ReadError::Lost(digest)))),
         _ => None,

@@ -9,8 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use minibuild_core::{Blob, Digest, DigestFunction, Requester};
 use minibuild_reapi::decode::{digest, digest_message, function_number};
-use minibuild_reapi::proto::execution as proto;
-use proto::content_addressable_storage_client::ContentAddressableStorageClient;
+use minibuild_reapi::transfer::{BatchUpdateBlobsRequest, BlobUpdate, CasClient};
 use tonic::Code;
 
 use super::flights::{Flight, Outcome, SendError};
@@ -134,8 +133,7 @@ async fn call_until_settled(inner: &Inner, who: &Requester, batch: &[Loaded; 1])
     let digest = batch[0].parcel.blob.digest;
     let grpc = &inner.grpc;
     let answer = grpc.call(Some(who), METHOD, |attempt| async move {
-        let client = ContentAddressableStorageClient::new(attempt.channel());
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE);
+        let mut client = CasClient::new(attempt.channel(), MAX_MESSAGE);
         let answer = client.batch_update_blobs(attempt.request(request(grpc, batch))).await?.into_inner();
         let replies = answer.responses.into_iter();
         let reply = replies.last().ok_or_else(|| tonic::Status::internal(format!("the answer lacks blob {digest}")))?;
@@ -172,8 +170,7 @@ type Answers = std::collections::HashMap<Digest, Result<(), CallError>>;
 
 async fn call(grpc: &Grpc, who: &Requester, batch: &[Loaded]) -> Result<Answers, CallError> {
     let answer = grpc.call(Some(who), METHOD, |attempt| async move {
-        let client = ContentAddressableStorageClient::new(attempt.channel());
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE);
+        let mut client = CasClient::new(attempt.channel(), MAX_MESSAGE);
         Ok(client.batch_update_blobs(attempt.request(request(grpc, batch))).await?.into_inner())
     });
     let responses = answer.await?.responses;
@@ -189,13 +186,13 @@ async fn call(grpc: &Grpc, who: &Requester, batch: &[Loaded]) -> Result<Answers,
     Ok(replies.collect())
 }
 
-fn request(grpc: &Grpc, batch: &[Loaded]) -> proto::BatchUpdateBlobsRequest {
-    let blob = |loaded: &Loaded| proto::batch_update_blobs_request::Request {
+fn request(grpc: &Grpc, batch: &[Loaded]) -> BatchUpdateBlobsRequest {
+    let blob = |loaded: &Loaded| BlobUpdate {
         digest: Some(digest_message(&loaded.parcel.blob.digest)),
-        data: loaded.bytes.to_vec(),
+        data: loaded.bytes.clone(),
         compressor: 0,
     };
-    proto::BatchUpdateBlobsRequest {
+    BatchUpdateBlobsRequest {
         instance_name: grpc.instance().to_owned(),
         requests: batch.iter().map(blob).collect(),
         digest_function: function_number(grpc.function()),

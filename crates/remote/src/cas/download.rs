@@ -2,8 +2,10 @@
 //!
 //! It does not know who wants it. Bytes are taken while those before them are still being hashed and written.
 
+use bytes::Bytes;
 use minibuild_core::{Digest, Requester};
-use minibuild_reapi::proto::bytestream::{ReadRequest, byte_stream_client::ByteStreamClient};
+use minibuild_reapi::proto::bytestream::ReadRequest;
+use minibuild_reapi::transfer::ByteStreamClient;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
@@ -100,7 +102,7 @@ struct Transfer<T: Target> {
     /// Here while no thread has it.
     sink: Option<Sink<T>>,
     busy: Option<Job<T>>,
-    waiting: Vec<Vec<u8>>,
+    waiting: Vec<Bytes>,
     waiting_bytes: usize,
     wants_zstd: bool,
     /// Whether the next stream begins at the first byte.
@@ -123,7 +125,7 @@ impl<T: Target> Transfer<T> {
             read_offset: i64::try_from(offset).unwrap_or(i64::MAX),
             read_limit: 0,
         };
-        let mut client = ByteStreamClient::new(attempt.channel()).max_decoding_message_size(MAX_MESSAGE);
+        let mut client = ByteStreamClient::new(attempt.channel()).with_limit(MAX_MESSAGE);
         let mut stream = match client.read(attempt.request(request)).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => return Err(self.judge(status, offset).into()),
@@ -170,7 +172,7 @@ impl<T: Target> Transfer<T> {
         self.settle().await
     }
 
-    async fn push(&mut self, data: Vec<u8>) -> Result<(), Refusal> {
+    async fn push(&mut self, data: Bytes) -> Result<(), Refusal> {
         self.waiting_bytes += data.len();
         self.waiting.push(data);
         let is_free = self.busy.as_ref().is_none_or(JoinHandle::is_finished);

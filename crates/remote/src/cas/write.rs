@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use futures_util::StreamExt as _;
 use minibuild_core::{Blob, BlobSource, DigestFunction, Requester};
 use minibuild_reapi::UploadName;
-use minibuild_reapi::proto::bytestream::{QueryWriteStatusRequest, WriteRequest, byte_stream_client::ByteStreamClient};
+use minibuild_reapi::proto::bytestream::{QueryWriteStatusRequest, byte_stream_client};
+use minibuild_reapi::transfer::{ByteStreamClient, WriteRequest};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -122,7 +123,7 @@ impl Upload<'_> {
             return Ok(Committed::At(0));
         }
         let request = QueryWriteStatusRequest { resource_name: self.name(&state) };
-        let mut client = ByteStreamClient::new(attempt.channel());
+        let mut client = byte_stream_client::ByteStreamClient::new(attempt.channel());
         match client.query_write_status(attempt.request(request)).await {
             Ok(answer) if answer.get_ref().complete => Ok(Committed::All),
             Ok(answer) => {
@@ -193,7 +194,7 @@ impl Upload<'_> {
                 resource_name: std::mem::take(&mut name),
                 write_offset: i64::try_from(piece.offset).unwrap_or(i64::MAX),
                 finish_write: piece.is_last,
-                data: piece.data,
+                data: piece.data.into(),
             }
         };
         // The body would live on with a connection that waits for room to send it.

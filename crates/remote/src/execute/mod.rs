@@ -38,7 +38,7 @@ impl From<Ending> for Outcome {
     }
 }
 
-/// Runs an action to its end.
+/// Runs an action to its end. While it is attached the future is small: what comes before and after is boxed.
 pub(crate) async fn run(
     shared: &Shared,
     request: &RemoteRequest,
@@ -136,7 +136,7 @@ impl Execution<'_> {
                 self.pause(pause).await;
                 self.execute().await
             }
-            Step::AskCache => match self.ask_cache().await {
+            Step::AskCache => match Box::pin(self.ask_cache()).await {
                 Some(over) => over,
                 None => self.execute().await,
             },
@@ -151,7 +151,7 @@ impl Execution<'_> {
     /// Sees to it that the server has the blobs.
     async fn upload(&self, blobs: &[Blob]) -> Option<Box<ExecutionReport>> {
         let progress = |done, all| self.answer.stage(RemoteStage::Uploading(done, all));
-        match self.shared.cache.ensure(&self.request.who, blobs, &progress).await {
+        match Box::pin(self.shared.cache.ensure(&self.request.who, blobs, &progress)).await {
             Ok(()) => None,
             Err(EnsureFailure::Lost(digests)) => Some(self.report(ExecutionStatus::LostInputs(digests))),
             Err(EnsureFailure::Changed(paths)) => {
@@ -178,7 +178,7 @@ impl Execution<'_> {
 
     /// Once for each client: the executor has what went to the cache.
     async fn check_shared_cas(&self) -> Option<Box<ExecutionReport>> {
-        let why = self.shared.check_shared_cas(&self.request.who).await.err()?;
+        let why = Box::pin(self.shared.check_shared_cas(&self.request.who)).await.err()?;
         Some(self.failed(why))
     }
 
@@ -200,7 +200,7 @@ impl Execution<'_> {
             inline_output_files: self.request.depfile.iter().map(|path| path.as_str().to_owned()).collect(),
             ..Default::default()
         };
-        match executor.execute(&self.request.who, &message).await {
+        match Box::pin(executor.execute(&self.request.who, &message)).await {
             Ok(stream) => self.follow(stream).await,
             Err(NoStream::Refused(status)) => Ending::Refused(rpc_status(&status)).into(),
             Err(NoStream::Failed(error)) => Ending::Failed(error.to_string()).into(),
@@ -212,7 +212,7 @@ impl Execution<'_> {
         let (Some(executor), Some(name)) = (&self.shared.executor, self.operation.name()) else {
             return self.execute().await;
         };
-        match executor.wait(&self.request.who, &name).await {
+        match Box::pin(executor.wait(&self.request.who, &name)).await {
             Ok(stream) => match self.follow(stream).await {
                 // Some servers send the refusal in the stream.
                 Outcome::Ended(Ending::Refused(status)) if !is_about_the_action(&status) => {
@@ -252,7 +252,7 @@ impl Execution<'_> {
                     had_news = true;
                     self.note(&operation);
                     if operation.done {
-                        return self.done(operation).await;
+                        return Box::pin(self.done(operation)).await;
                     }
                 }
                 Ok(None) => {
@@ -357,7 +357,7 @@ impl Execution<'_> {
 
     /// The result may be known although the operation is not.
     async fn ask_cache(&mut self) -> Option<Outcome> {
-        let found = self.shared.cache.result(&self.request.who, self.request.depfile.as_ref()).await;
+        let found = Box::pin(self.shared.cache.result(&self.request.who, self.request.depfile.as_ref())).await;
         let message = found.ok().flatten().filter(|message| message.exit_code == 0)?;
         match self.result(message, None).await {
             Outcome::Over(mut report) if report.status == ExecutionStatus::Exited(0) => {
@@ -412,5 +412,20 @@ impl Execution<'_> {
             }
             _ => String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attached_execution_is_small() {
+        fn size_of<'a, F>(_: impl Fn(&'a Shared, &'a RemoteRequest, &'a Answer, &'a Operation) -> F) -> usize {
+            std::mem::size_of::<F>()
+        }
+        assert!(std::mem::size_of::<Execution<'_>>() < 1024);
+        let size = size_of(run);
+        assert!(size < 8 * 1024, "{size} bytes");
     }
 }

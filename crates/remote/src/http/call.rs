@@ -3,8 +3,8 @@
 //! It does not know blobs or results.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,9 +12,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use minibuild_core::{DigestFunction, Level, RemoteEvent};
+use minibuild_core::DigestFunction;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
@@ -22,8 +22,9 @@ use super::body::{self, Body, Progress};
 use super::connect::Connector;
 use crate::answer::Sink;
 use crate::backoff::{Backoff, mix};
-use crate::breaker::{Allowed, Breaker, Change};
+use crate::breaker::Allowed;
 use crate::credentials::Credentials;
+use crate::outage::Outage;
 
 /// Requests under way at a time.
 pub(super) const MOST: usize = 32;
@@ -55,6 +56,8 @@ pub(super) enum HttpError {
     Changed,
     /// No answer; says why.
     Broken(String),
+    /// An answer that is none; says why.
+    Nonsense(String),
 }
 
 /// What takes the pieces of an answer, and says whether it takes more.
@@ -65,8 +68,7 @@ pub(super) struct Caller {
     pub(super) config: HttpConfig,
     client: Client<Connector, Body>,
     turns: Semaphore,
-    breaker: Mutex<Breaker>,
-    began: Instant,
+    outage: Outage,
     calls: AtomicU64,
     /// Version of the credentials used last.
     version: AtomicU64,
@@ -78,11 +80,10 @@ impl Caller {
     pub(super) fn new(config: HttpConfig) -> Self {
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(MOST).build(config.connector.clone());
         Self {
+            outage: Outage::new(config.shown.clone(), config.timeout, Arc::clone(&config.sink)),
+            config,
             client,
             turns: Semaphore::new(MOST),
-            breaker: Mutex::new(Breaker::new(config.timeout)),
-            config,
-            began: Instant::now(),
             calls: AtomicU64::new(0),
             version: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -159,20 +160,16 @@ impl Caller {
         body: &impl Fn(Progress) -> Body,
         take: Take<'_>,
     ) -> Result<(), HttpError> {
-        if self.breaker().allows(self.began.elapsed()) == Allowed::No {
+        if self.outage.allows() == Allowed::No {
             return Err(HttpError::Broken("it is given up for now, after failures".to_owned()));
         }
         // Closed never.
         let _turn = self.turns.acquire().await;
         let outcome = self.exchange(method, url, length, body, take).await;
-        let is_served = match &outcome {
-            Ok(()) | Err(HttpError::Changed) => true,
-            Err(HttpError::Status(status)) => !status.is_server_error(),
-            Err(HttpError::Broken(_)) => false,
-        };
-        if let Some(Change::Closed) = self.breaker().record(is_served, self.began.elapsed()) {
-            let text = format!("`{}` can be reached again", self.config.shown);
-            (self.config.sink)(RemoteEvent::Message { level: Level::Info, text });
+        match &outcome {
+            Err(HttpError::Status(status)) if status.is_server_error() => self.outage.failed(status.as_str()),
+            Err(HttpError::Broken(why)) => self.outage.failed(why),
+            Ok(()) | Err(HttpError::Changed | HttpError::Status(_) | HttpError::Nonsense(_)) => self.outage.succeeded(),
         }
         outcome
     }
@@ -242,10 +239,6 @@ impl Caller {
     fn silent(&self) -> HttpError {
         HttpError::Broken(format!("nothing came for {} s", self.config.timeout.as_secs_f32()))
     }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The retries of one request.
@@ -270,14 +263,14 @@ impl<'a> Tries<'a> {
             return Ok(());
         }
         let may_pass = match &error {
-            HttpError::Changed => false,
+            HttpError::Changed | HttpError::Nonsense(_) => false,
             HttpError::Broken(_) => true,
             HttpError::Status(status) => {
                 let busy = matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
                 busy || (status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED)
             }
         };
-        if !may_pass || self.caller.breaker().is_open() {
+        if !may_pass || self.caller.outage.is_open() {
             return Err(error);
         }
         match self.backoff.next(Code::Unavailable, None) {
@@ -285,7 +278,12 @@ impl<'a> Tries<'a> {
                 tokio::time::sleep(pause).await;
                 Ok(())
             }
-            None => Err(error),
+            None => {
+                if let HttpError::Broken(why) = &error {
+                    self.caller.outage.gave_up(why);
+                }
+                Err(error)
+            }
         }
     }
 

@@ -65,7 +65,7 @@ impl HttpCache {
             Err(HttpError::Status(StatusCode::NOT_FOUND)) => return Ok(None),
             Err(error) => return Err(self.failed(&error)),
         };
-        proto::ActionResult::decode(bytes).map(Some).map_err(|e| self.failed(&HttpError::Broken(e.to_string())))
+        proto::ActionResult::decode(bytes).map(Some).map_err(|e| self.failed(&HttpError::Nonsense(e.to_string())))
     }
 
     /// Stores a result under a key.
@@ -255,14 +255,16 @@ impl HttpCache {
         match error {
             HttpError::Status(status) => format!("`{}`: {status}", self.config().shown),
             HttpError::Changed => format!("`{}`: a file changed while it was sent", self.config().shown),
-            HttpError::Broken(why) => format!("`{}`: {why}", self.config().shown),
+            HttpError::Broken(why) | HttpError::Nonsense(why) => format!("`{}`: {why}", self.config().shown),
         }
     }
 
-    /// The text of an error that counts as one of the cache; the first is told.
+    /// The text of an error that counts as one of the cache. The first that is no outage is told; outages tell
+    /// themselves.
     fn failed(&self, error: &HttpError) -> String {
         let text = self.text(error);
-        if !self.has_told.swap(true, Ordering::Relaxed) {
+        let is_outage = matches!(error, HttpError::Broken(_));
+        if !is_outage && !self.has_told.swap(true, Ordering::Relaxed) {
             let text = format!("the cache fails, further failures are only counted: {text}");
             (self.config().sink)(RemoteEvent::Message { level: Level::Warning, text });
         }

@@ -2,7 +2,11 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
 
 use minibuild_reapi::proto::bytestream::byte_stream_server::{ByteStream, ByteStreamServer};
 use minibuild_reapi::proto::bytestream::{
@@ -28,6 +32,10 @@ pub(super) struct Script {
     pub(super) batches: Answers<proto::BatchReadBlobsRequest, proto::BatchReadBlobsResponse>,
     /// The messages of a download, and how it ends.
     pub(super) reads: Answers<ReadRequest, (Vec<Vec<u8>>, Option<Status>)>,
+    /// The next download that ends with an error stands still instead.
+    pub(super) stalls: AtomicBool,
+    /// Milliseconds before each message of a download.
+    pub(super) slow: AtomicU64,
     /// Given all messages of an upload.
     pub(super) writes: Answers<Vec<WriteRequest>, i64>,
     pub(super) statuses: Answers<String, (i64, bool)>,
@@ -163,8 +171,15 @@ impl ByteStream for Script {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let (pieces, end) = answer(&self.reads, self.note(request))?;
-        let pieces = pieces.into_iter().map(|data| Ok(ReadResponse { data }));
-        Ok(Response::new(Box::pin(tokio_stream::iter(pieces.chain(end.map(Err))))))
+        let pause = Duration::from_millis(self.slow.load(Ordering::Relaxed));
+        let pieces = tokio_stream::iter(pieces).then(move |data| async move {
+            tokio::time::sleep(pause).await;
+            Ok(ReadResponse { data })
+        });
+        if end.is_some() && self.stalls.swap(false, Ordering::Relaxed) {
+            return Ok(Response::new(Box::pin(pieces.chain(futures_util::stream::pending()))));
+        }
+        Ok(Response::new(Box::pin(pieces.chain(tokio_stream::iter(end.map(Err))))))
     }
 
     async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {

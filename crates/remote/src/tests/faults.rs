@@ -1,8 +1,8 @@
 //! What goes wrong on the way.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
-use std::time::Duration;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use minibuild_core::DigestFunction;
 use tonic::Code;
@@ -165,6 +165,65 @@ fn a_server_that_comes_back_is_found_again() {
         assert!(fixture.read(small).is_err());
     }
     assert_eq!(fixture.told().len(), 1, "{:?}", fixture.told());
+    fixture.start_again("");
+    let until = Instant::now() + Duration::from_secs(60);
+    while fixture.grpc.is_out() {
+        assert!(Instant::now() < until, "nobody asked it again");
+        let _ = fixture.read(small);
+    }
+    assert_eq!(fixture.read(small).expect("is there"), b"small");
+    let told = fixture.told();
+    assert!(told.len() == 2 && told[1].contains("can be reached again"), "{told:?}");
+}
+
+/// Stands before a server and cuts each of the first connections after so many bytes of its answers.
+fn cutting_proxy(server: String, cuts: usize, after: usize) -> String {
+    let mut left = cuts;
+    let (sender, connections) = std::sync::mpsc::channel::<TcpStream>();
+    std::thread::spawn(move || {
+        for client in connections {
+            let Ok(server) = TcpStream::connect(&server) else { continue };
+            let limit = if left == 0 { usize::MAX } else { after };
+            left = left.saturating_sub(1);
+            let (to_server, from_client) = (server.try_clone(), client.try_clone());
+            std::thread::spawn(move || {
+                let (Ok(mut to_server), Ok(mut from_client)) = (to_server, from_client) else { return };
+                let _ = std::io::copy(&mut from_client, &mut to_server);
+                let _ = to_server.shutdown(Shutdown::Both);
+            });
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut (&server).take(limit as u64), &mut (&client));
+                let _ = (server.shutdown(Shutdown::Both), client.shutdown(Shutdown::Both));
+            });
+        }
+    });
+    listener(move |client| drop(sender.send(client)))
+}
+
+#[test]
+fn connections_that_are_cut_in_the_middle_cost_nothing_but_time() {
+    let server = Fixture::new("", |_| {});
+    let bytes = noise(8 * MIB, 1);
+    let digest = server.put(&bytes);
+    let address = server.server().address().to_string().replace("grpc://", "");
+    let fixture = Fixture::of(&cutting_proxy(address, 3, 3 * MIB), |_| {});
+    assert!(fixture.download(digest).expect("is there") == bytes);
+    assert!(server.count("Read").calls > 1);
+    fixture.ensure(&[blob(&noise(3 * MIB, 2))]).expect("sent");
+    assert!(fixture.told().is_empty(), "{:?}", fixture.told());
+}
+
+#[test]
+fn a_unix_socket_is_a_server_too() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let socket = dir.path().join("socket");
+    let listen = minibuild_server::Listen::Unix(socket.clone());
+    let config = minibuild_server::ServerConfig::new(listen, dir.path().join("server"), 0);
+    let _running = minibuild_server::Server::start(config).expect("starts");
+    let fixture = Fixture::of(&format!("unix://{}", socket.display()), |_| {});
+    let bytes = noise(2 * MIB, 1);
+    let digest = fixture.put(&bytes);
+    assert!(fixture.download(digest).expect("is there") == bytes);
 }
 
 #[test]
@@ -181,7 +240,7 @@ fn a_server_that_is_restarted_is_connected_to_again() {
 }
 
 /// Takes connections, one after the other, and does this with each.
-fn listener(serve: impl Fn(std::net::TcpStream) + Send + 'static) -> String {
+fn listener(serve: impl Fn(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || listener.incoming().flatten().for_each(serve));

@@ -122,11 +122,16 @@ impl Fixture {
         self.server.take().expect("runs").shutdown();
     }
 
+    /// Starts another server where the one that was stopped has been.
+    pub(super) fn start_again(&mut self, faults: &str) {
+        let address = self.grpc.endpoint().parse().expect("an address");
+        self.server = Some(start(address, self.dir.path(), faults));
+    }
+
     /// Ends the server and starts another one on the same port in its directory.
     pub(super) fn restart(&mut self, faults: &str) {
-        let address = self.server().address().clone();
         self.stop();
-        self.server = Some(start(address, self.dir.path(), faults));
+        self.start_again(faults);
     }
 
     pub(super) fn count(&self, method: &str) -> MethodCount {

@@ -1,6 +1,8 @@
 //! Servers that lie, or do things in their own way.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use minibuild_core::{Digest, Requester};
 use minibuild_reapi::decode::{digest, digest_message};
@@ -176,6 +178,36 @@ fn a_server_that_cannot_resume_a_download_begins_anew() {
 }
 
 #[test]
+fn a_download_that_stands_still_is_resumed() {
+    let fake = Fake::new(false);
+    let fixture = Fixture::of(&fake.address, |config| config.timeout = Duration::from_millis(300));
+    let bytes = noise(2 * MIB, 1);
+    let whole = bytes.clone();
+    fake.script.stalls.store(true, Ordering::Relaxed);
+    then(&fake.script.reads, move |_| Ok((vec![whole[..MIB].to_vec()], Some(Status::ok("never said")))));
+    let whole = bytes.clone();
+    then(&fake.script.reads, move |request| {
+        assert_eq!(request.read_offset, MIB as i64);
+        Ok((vec![whole[MIB..].to_vec()], None))
+    });
+    assert!(fixture.download(F.digest(&bytes)).expect("the second time") == bytes);
+}
+
+#[test]
+fn a_slow_download_that_moves_is_left_alone() {
+    let fake = Fake::new(false);
+    let fixture = Fixture::of(&fake.address, |config| {
+        config.timeout = Duration::from_secs(2);
+        config.retries = 0;
+    });
+    let bytes = noise(MIB, 1);
+    let whole = bytes.clone();
+    fake.script.slow.store(200, Ordering::Relaxed);
+    then(&fake.script.reads, move |_| Ok((whole.chunks(MIB / 16).map(<[u8]>::to_vec).collect(), None)));
+    assert!(fixture.download(F.digest(&bytes)).expect("in the end") == bytes);
+}
+
+#[test]
 fn one_bad_blob_does_not_fail_its_batch() {
     let fake = Fake::new(false);
     let fixture = client(&fake);
@@ -290,8 +322,8 @@ fn details_of_errors_are_heard() {
     assert_eq!((error.code, error.missing), (Code::FailedPrecondition, gone.to_vec()));
     // A pause of an hour is cut; one of a few milliseconds is what this test can wait for.
     let later = rpc::Status { code: Code::ResourceExhausted as i32, message: "later".into(), details: vec![] };
-    let later = with_details(&with_retry_delay(later, std::time::Duration::from_millis(5)));
-    assert_eq!(crate::error::advised_delay(&later), Some(std::time::Duration::from_millis(5)));
+    let later = with_details(&with_retry_delay(later, Duration::from_millis(5)));
+    assert_eq!(crate::error::advised_delay(&later), Some(Duration::from_millis(5)));
     then(&fake.script.missing, move |_| Err(later.clone()));
     then(&fake.script.missing, |_| Ok(Default::default()));
     fixture.ensure(&[blob(b"x")]).expect("is there, the server says");

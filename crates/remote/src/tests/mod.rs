@@ -6,4 +6,5 @@ mod fake;
 mod faults;
 mod harness;
 mod hostile;
+mod tls;
 mod uploads;

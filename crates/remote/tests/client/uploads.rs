@@ -159,6 +159,21 @@ fn a_cache_that_takes_nothing_is_told_once_and_no_error() {
 }
 
 #[test]
+fn an_outage_forbids_no_later_upload() {
+    let fixture = Fixture::with_faults("[[fault]]\nkind = \"error\"\ncode = \"ABORTED\"\ntimes = 3\n");
+    let mut client = fixture.client_with(|config| config.retries = 0);
+    let (task, mut request) = run_here(&fixture, "");
+    let mut errors = 0;
+    while client.upload(request.clone()).is_some() {
+        errors += 1;
+        request.run = run_id();
+    }
+    assert!((1..=3).contains(&errors), "{errors}");
+    assert!(matches!(client.look_up(&task), CacheAnswer::Hit(_)));
+    assert_eq!(client.messages(), Vec::<String>::new());
+}
+
+#[test]
 fn http_errors_that_pass_are_tried_again() {
     for method in ["HTTP GET", "HTTP PUT", "HTTP HEAD"] {
         let faults = format!("[[fault]]\nkind = \"error\"\nmethod = \"{method}\"\ncode = \"UNAVAILABLE\"\ntimes = 2\n");

@@ -7,8 +7,8 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Starts at once. Each waits for its process's exec, so that one alone gets a small share of a busy machine; many
-/// cost more processor time than they win, since all copy one table of descriptors and pages.
+/// Starts at once: each waits for its process's exec. All at once cost more processor time; see the design note for
+/// how little is known of what a few win.
 const MOST_STARTING: usize = 4;
 
 /// See the module.

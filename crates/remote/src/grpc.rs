@@ -2,8 +2,11 @@
 //!
 //! It does not know what the calls are for.
 
+mod attempt;
+mod retries;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use minibuild_core::{DigestFunction, Requester};
@@ -12,20 +15,20 @@ use proto::capabilities_client::CapabilitiesClient;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-use crate::backoff::{Backoff, mix};
-use crate::breaker::Allowed;
 use crate::capabilities::Capabilities;
-use crate::channel::{Lease, Pool, transport};
+use crate::channel::{Pool, transport};
 use crate::config::RemoteConfig;
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
-use crate::error::{self, CallError, ConfigError};
+use crate::error::{CallError, ConfigError};
 use crate::headers::Headers;
 use crate::metadata;
 use crate::outage::{Outage, Tell};
+pub(crate) use attempt::Attempt;
+use attempt::Progress;
+use retries::Retries;
 
 /// Bytes of one message that is read: servers send batches larger than they say.
 pub(crate) const MAX_MESSAGE: usize = 32 << 20;
@@ -60,74 +63,6 @@ pub(crate) enum Patience {
     /// For ever: a stream of operations. That the connection lives is seen by other means. Such calls have
     /// connections of their own, so that the others never wait behind them.
     Endless,
-}
-
-/// One attempt of a call.
-pub(crate) struct Attempt {
-    lease: Lease,
-    metadata: MetadataMap,
-    progress: Arc<Progress>,
-}
-
-/// How far a call came.
-struct Progress {
-    began: Instant,
-    /// Milliseconds since then of the last sign of life.
-    last: AtomicU64,
-    /// The best position an attempt reached.
-    best: AtomicU64,
-    /// Whether the server said anything in this attempt.
-    is_heard: AtomicBool,
-    outage: Arc<Outage>,
-}
-
-impl Attempt {
-    /// The connection to use.
-    pub(crate) fn channel(&self) -> Channel {
-        self.lease.channel()
-    }
-
-    /// A request with the headers of the call.
-    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
-        Request::from_parts(self.metadata.clone(), Default::default(), message)
-    }
-
-    /// Something came: the deadline begins anew, and the server serves.
-    pub(crate) fn heard(&self) {
-        self.progress.moved();
-        if !self.progress.is_heard.swap(true, Ordering::Relaxed) {
-            self.progress.outage.succeeded();
-        }
-    }
-
-    /// A function that says that something went out: the deadline begins anew.
-    pub(crate) fn mover(&self) -> impl Fn() + Send + Sync + 'static {
-        let progress = Arc::clone(&self.progress);
-        move || progress.moved()
-    }
-
-    /// A position that stays reached when this attempt breaks off: with each new one, retries are counted anew.
-    pub(crate) fn reached(&self, position: u64) {
-        self.progress.moved();
-        self.progress.best.fetch_max(position, Ordering::Relaxed);
-    }
-}
-
-impl Progress {
-    /// An attempt begins.
-    fn begin(&self) {
-        self.moved();
-        self.is_heard.store(false, Ordering::Relaxed);
-    }
-
-    fn moved(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.fetch_max(now, Ordering::Relaxed);
-    }
-
-    fn deadline(&self, patience: Duration) -> Instant {
-        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + patience
-    }
 }
 
 impl Grpc {
@@ -237,7 +172,8 @@ impl Grpc {
         let mut retries = Retries::new(self, method);
         loop {
             retries.admit()?;
-            let (next, progress) = self.prepare(who, method, patience, &retries).await?;
+            let next = self.prepare(who, method, patience, &retries).await?;
+            let progress = Arc::clone(&retries.progress);
             let permit = match patience {
                 Patience::Usual => self.calls.acquire().await.ok(),
                 Patience::Endless => None,
@@ -250,7 +186,7 @@ impl Grpc {
                     self.outage.succeeded();
                     return Ok(answer);
                 }
-                Err(status) => retries.wait(&status, &progress).await?,
+                Err(status) => retries.wait(&status).await?,
             }
         }
     }
@@ -262,7 +198,7 @@ impl Grpc {
         method: &'static str,
         patience: Patience,
         retries: &Retries<'_>,
-    ) -> Result<(Attempt, Arc<Progress>), CallError> {
+    ) -> Result<Attempt, CallError> {
         let mut metadata = MetadataMap::new();
         metadata::add(&mut metadata, &self.invocation, who);
         let mut map = metadata.into_headers();
@@ -274,9 +210,7 @@ impl Grpc {
             headers.apply(&mut map);
         }
         let pool = if patience == Patience::Usual { &self.short } else { &self.long };
-        let progress = Arc::clone(&retries.progress);
-        let metadata = MetadataMap::from_headers(map);
-        Ok((Attempt { lease: pool.lease(), metadata, progress: Arc::clone(&progress) }, progress))
+        Ok(Attempt::new(pool.lease(), MetadataMap::from_headers(map), Arc::clone(&retries.progress)))
     }
 
     /// Ends an attempt that stands still.
@@ -303,122 +237,6 @@ impl Grpc {
             }
         }
     }
-}
-
-/// The retries of one call.
-struct Retries<'a> {
-    grpc: &'a Grpc,
-    method: &'static str,
-    backoff: Backoff,
-    attempts: u32,
-    is_probe: bool,
-    /// Where the best attempt before this one came to.
-    best: u64,
-    progress: Arc<Progress>,
-    /// The version of the credentials in use.
-    credentials: AtomicU64,
-    /// The version of the credentials that were refused.
-    refused: Option<u64>,
-}
-
-impl<'a> Retries<'a> {
-    fn new(grpc: &'a Grpc, method: &'static str) -> Self {
-        let seed = mix(grpc.seed.fetch_add(1, Ordering::Relaxed));
-        let progress = Progress {
-            began: Instant::now(),
-            last: AtomicU64::new(0),
-            best: AtomicU64::new(0),
-            is_heard: AtomicBool::new(false),
-            outage: Arc::clone(&grpc.outage),
-        };
-        Self {
-            grpc,
-            method,
-            backoff: Backoff::new(grpc.retries, seed),
-            attempts: 0,
-            is_probe: false,
-            best: 0,
-            progress: Arc::new(progress),
-            credentials: AtomicU64::new(0),
-            refused: None,
-        }
-    }
-
-    /// Asks the breaker.
-    fn admit(&mut self) -> Result<(), CallError> {
-        let allowed = self.grpc.outage.allows();
-        match allowed {
-            Allowed::No => {
-                Err(self.error(Code::Unavailable, "it is given up for now, after failures".to_owned(), None))
-            }
-            allowed => {
-                self.is_probe = allowed == Allowed::Probe;
-                self.attempts += 1;
-                Ok(())
-            }
-        }
-    }
-
-    /// After a failed attempt: waits until the next, or ends.
-    async fn wait(&mut self, status: &Status, progress: &Progress) -> Result<(), CallError> {
-        let is_outage = error::is_outage(status.code());
-        let text = error::text_of(status);
-        if asks_for_calm(&text) {
-            self.grpc.short.calm_down();
-            self.grpc.long.calm_down();
-        }
-        match is_outage {
-            true => self.grpc.outage.failed(&text),
-            false => self.grpc.outage.succeeded(),
-        }
-        if self.may_refresh(status.code()) {
-            return Ok(());
-        }
-        let best = progress.best.load(Ordering::Relaxed);
-        if best > self.best {
-            self.best = best;
-            self.backoff.progressed();
-        }
-        let pause = self.backoff.next(status.code(), error::advised_delay(status));
-        let given_up = is_outage && (self.is_probe || self.grpc.outage.is_open());
-        match pause.filter(|_| !given_up && !self.is_hopeless(status.code())) {
-            Some(pause) => {
-                tokio::time::sleep(pause).await;
-                Ok(())
-            }
-            None => {
-                if is_outage {
-                    self.grpc.outage.gave_up(&text);
-                }
-                Err(self.error(status.code(), text, Some(status)))
-            }
-        }
-    }
-
-    /// A server that takes connections and never said a word will not begin to.
-    fn is_hopeless(&self, code: Code) -> bool {
-        code == Code::DeadlineExceeded && !self.grpc.outage.has_answered()
-    }
-
-    /// Refused credentials are asked for anew, once.
-    fn may_refresh(&mut self, code: Code) -> bool {
-        let may = code == Code::Unauthenticated && self.grpc.credentials.is_some() && self.refused.is_none();
-        if may {
-            self.refused = Some(self.credentials.load(Ordering::Relaxed));
-        }
-        may
-    }
-
-    fn error(&self, code: Code, message: String, status: Option<&Status>) -> CallError {
-        let missing = status.map(|status| error::missing(status, self.grpc.function)).unwrap_or_default();
-        let endpoint = self.grpc.endpoint.clone();
-        CallError { code, message, missing, endpoint, method: self.method, attempts: self.attempts }
-    }
-}
-
-/// Whether a server closed the connection because it was pinged too often, as some do after the third time.
-fn asks_for_calm(text: &str) -> bool {
-    ["too_many_pings", "excessive load", "ENHANCE_YOUR_CALM"].iter().any(|part| text.contains(part))
 }
 
 /// What a credential helper is told.

@@ -178,3 +178,94 @@ fn decoder<T: Target>(out: Box<Out<T>>) -> Result<Decoder<'static, Box<Out<T>>>,
 fn gone() -> Refusal {
     Refusal::Disk("bug: the target of the download is gone".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const F: DigestFunction = DigestFunction::Sha256;
+
+    /// What comes of pieces; the first `plain` of them are not compressed, the rest is another stream that is.
+    fn take(blob: &[u8], plain: &[Vec<u8>], packed: &[Vec<u8>]) -> Result<Vec<u8>, Refusal> {
+        let mut sink = Sink::new(Vec::new(), F.digest(blob), F);
+        sink.begin(false)?;
+        plain.iter().try_for_each(|piece| sink.write(piece))?;
+        sink.begin(true)?;
+        packed.iter().try_for_each(|piece| sink.write(piece))?;
+        sink.finish().map_err(|failed| failed.1)
+    }
+
+    fn pieces(bytes: &[u8], length: usize) -> Vec<Vec<u8>> {
+        bytes.chunks(length.max(1)).map(<[u8]>::to_vec).collect()
+    }
+
+    fn pack(bytes: &[u8]) -> Vec<u8> {
+        zstd::bulk::compress(bytes, 1).expect("packs")
+    }
+
+    #[test]
+    fn streams_go_on_where_the_one_before_broke_off() {
+        let blob: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut sink = Sink::new(Vec::new(), F.digest(&blob), F);
+        assert_eq!(sink.begin(true), Ok(0));
+        let packed = pack(&blob);
+        sink.write(&packed[..packed.len() / 2]).expect("taken");
+        let at = usize::try_from(sink.begin(true).expect("begins")).expect("small");
+        assert!(at > 0 && at < blob.len(), "{at}");
+        sink.write(&pack(&blob[at..at + 1000])).expect("taken");
+        assert_eq!(sink.begin(false), Ok(at as u64 + 1000));
+        sink.write(&blob[at + 1000..]).expect("taken");
+        assert!(sink.finish().is_ok_and(|target| target == blob));
+    }
+
+    #[test]
+    fn after_a_refusal_it_can_begin_anew() {
+        let mut sink = Sink::new(Vec::new(), F.digest(b"good"), F);
+        assert!(sink.write(b"too long").is_err());
+        sink.restart().expect("restarts");
+        sink.begin(true).expect("begins");
+        assert!(
+            matches!(sink.write(b"no frame of any kind"), Err(Refusal::Corrupt(why)) if why.contains("decompress"))
+        );
+        sink.restart().expect("restarts");
+        sink.write(b"evil").expect("as long as it should be");
+        let (mut sink, refusal) = *sink.finish().err().expect("refused");
+        assert!(matches!(refusal, Refusal::Corrupt(why) if why.starts_with("its hash is ")));
+        sink.restart().expect("restarts");
+        sink.write(b"good").expect("taken");
+        assert!(sink.finish().is_ok_and(|target| target == b"good"));
+    }
+
+    #[test]
+    fn a_frame_that_wants_much_memory_is_refused() {
+        let blob = vec![0; 1 << 20];
+        let mut packer = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("an encoder");
+        packer.window_log(27).expect("128 MiB");
+        packer.include_contentsize(false).expect("set");
+        packer.write_all(&blob).expect("packs");
+        let packed = packer.finish().expect("packs");
+        assert!(matches!(take(&blob, &[], &[packed]), Err(Refusal::Corrupt(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_blob_itself_is_taken(
+            blob: Vec<u8>,
+            cut: prop::sample::Index,
+            length in 1_usize..50,
+            noise: Vec<u8>,
+            at: prop::sample::Index,
+        ) {
+            let cut = cut.index(blob.len() + 1);
+            let (plain, mut packed) = (pieces(&blob[..cut], length), pack(&blob[cut..]));
+            prop_assert_eq!(take(&blob, &plain, &pieces(&packed, length)), Ok(blob.clone()));
+            let at = at.index(packed.len() + 1);
+            packed.splice(at.., noise);
+            if let Ok(taken) = take(&blob, &plain, &pieces(&packed, length)) {
+                prop_assert_eq!(taken, blob);
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! One attempt of a call: its connection and headers, and how far it came.
+//!
+//! It does not know what is called, nor what follows from its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Request;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+
+use crate::channel::Lease;
+use crate::outage::Outage;
+
+/// One attempt of a call.
+pub(crate) struct Attempt {
+    lease: Lease,
+    metadata: MetadataMap,
+    progress: Arc<Progress>,
+}
+
+/// How far a call came.
+pub(super) struct Progress {
+    began: Instant,
+    /// Milliseconds since then of the last sign of life.
+    last: AtomicU64,
+    /// The best position an attempt reached.
+    best: AtomicU64,
+    /// Whether the server said anything in this attempt.
+    is_heard: AtomicBool,
+    outage: Arc<Outage>,
+}
+
+impl Attempt {
+    pub(super) fn new(lease: Lease, metadata: MetadataMap, progress: Arc<Progress>) -> Self {
+        Self { lease, metadata, progress }
+    }
+
+    /// The connection to use.
+    pub(crate) fn channel(&self) -> Channel {
+        self.lease.channel()
+    }
+
+    /// A request with the headers of the call.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        Request::from_parts(self.metadata.clone(), Default::default(), message)
+    }
+
+    /// Something came: the deadline begins anew, and the server serves.
+    pub(crate) fn heard(&self) {
+        self.progress.moved();
+        if !self.progress.is_heard.swap(true, Ordering::Relaxed) {
+            self.progress.outage.succeeded();
+        }
+    }
+
+    /// A function that says that something went out: the deadline begins anew.
+    pub(crate) fn mover(&self) -> impl Fn() + Send + Sync + 'static {
+        let progress = Arc::clone(&self.progress);
+        move || progress.moved()
+    }
+
+    /// A position that stays reached when this attempt breaks off: with each new one, retries are counted anew.
+    pub(crate) fn reached(&self, position: u64) {
+        self.progress.moved();
+        self.progress.best.fetch_max(position, Ordering::Relaxed);
+    }
+}
+
+impl Progress {
+    /// Of a call that has not begun.
+    pub(super) fn new(outage: Arc<Outage>) -> Self {
+        let none = || AtomicU64::new(0);
+        Self { began: Instant::now(), last: none(), best: none(), is_heard: AtomicBool::new(false), outage }
+    }
+
+    /// An attempt begins.
+    pub(super) fn begin(&self) {
+        self.moved();
+        self.is_heard.store(false, Ordering::Relaxed);
+    }
+
+    fn moved(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// The best position an attempt reached.
+    pub(super) fn best(&self) -> u64 {
+        self.best.load(Ordering::Relaxed)
+    }
+
+    /// When a call that does not move before is over.
+    pub(super) fn deadline(&self, patience: Duration) -> Instant {
+        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + patience
+    }
+}

@@ -121,8 +121,9 @@ impl Build<'_> {
             return Ok(Outcome { interrupted: true, ..Default::default() });
         }
         let executor = self.executor(sender)?;
-        let (tree, began, remote) = (self.tree, self.began, self.remote);
-        let driver = Driver { machine, executor, remote, tree, began, disk_failed: None };
+        let (tree, clock, began, remote) = (self.tree, self.clock, self.began, self.remote);
+        let sender = sender.clone();
+        let driver = Driver { machine, executor, remote, tree, clock, sender, began, disk_failed: None };
         Ok(driver.run(events, reporter))
     }
 
@@ -210,6 +211,8 @@ struct Driver {
     executor: LocalExecutor,
     remote: Option<Box<dyn RemoteSide>>,
     tree: Arc<OutTree>,
+    clock: Arc<dyn FileClock>,
+    sender: Sender<Event>,
     began: Instant,
     disk_failed: Option<String>,
 }
@@ -275,6 +278,7 @@ impl Driver {
                 }
                 Step::StopFetches => self.remote(|remote| remote.stop_fetches()),
                 Step::Upload(request) => self.remote(|remote| remote.upload(*request)),
+                Step::Rehash(path) => self.rehash(path),
                 Step::Emit(event) => reporter.event(&event),
                 Step::Show(shown) => reporter.show(&shown),
                 Step::Discard(path) => self.warn_if_failed(self.tree.set_aside(&path), reporter),
@@ -292,6 +296,16 @@ impl Driver {
         if let Some(command) = self.machine.command(run.action) {
             reporter.starting(&self.machine.label(run.action), command);
         }
+    }
+
+    /// Reads a source again, beside the loop.
+    fn rehash(&self, path: WsPath) {
+        let (sender, tree, clock) = (self.sender.clone(), self.tree.clone(), self.clock.clone());
+        std::thread::spawn(move || {
+            let found = crate::world::read_again(&tree, &*clock, &path);
+            // After the end of the build nobody is interested.
+            drop(sender.send(Event::Rehashed { path, found }));
+        });
     }
 
     /// The machine asks nothing of a remote side that is not there.

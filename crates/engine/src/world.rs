@@ -33,6 +33,18 @@ pub struct Look<'a> {
     pub interrupted: &'a AtomicBool,
 }
 
+/// What a source file holds now.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn read_again(tree: &OutTree, clock: &dyn FileClock, path: &WsPath) -> Result<FileRecord, String> {
+    let now = clock.now().map_err(|e| e.render())?;
+    let hashed = hash_file(rustix::fs::CWD, tree.workspace().join(path.as_path()), DigestFunction::Sha256, now)
+        .map_err(|e| format!("its input `{path}` cannot be read: {e}"))?;
+    let content = Content::File { digest: hashed.digest, executable: hashed.executable() };
+    Ok(FileRecord { content, stamps: vec![hashed.stamp] })
+}
+
 impl Look<'_> {
     /// Looks at everything the wanted actions read or made, and at the sources that are wanted themselves.
     ///

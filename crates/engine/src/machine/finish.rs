@@ -69,7 +69,7 @@ impl Machine {
         })
     }
 
-    fn take_stopped(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) {
+    pub(super) fn take_stopped(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) {
         self.set_status(action, Status::Queued);
         self.emit_branch(action, running.side, BranchOutcome::Stopped, report.cost.wall);
     }
@@ -89,7 +89,10 @@ impl Machine {
 
     /// The remote side could not do it, through no fault of the action's.
     fn take_unreachable(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
-        if report.changed_inputs.is_empty() && self.may_fall_back(action) {
+        if !report.changed_inputs.is_empty() {
+            return self.take_changed_inputs(action, running, report);
+        }
+        if self.may_fall_back(action) {
             if self.stopping.is_some() {
                 // It would have run here.
                 return self.take_stopped(action, &running, &report);
@@ -97,7 +100,7 @@ impl Machine {
             self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
             return self.fall_back(action, why);
         }
-        self.outcome.remote_failed |= report.changed_inputs.is_empty();
+        self.outcome.remote_failed = true;
         self.take_failure(action, running, report, &format!("it could not be run remotely: {why}"));
     }
 
@@ -123,7 +126,8 @@ impl Machine {
     ) {
         let row = self.node(action);
         self.forced.remove(&action);
-        let result = self.result_of(action, &made, &report, read, runner);
+        let is_outdated = self.outdated.remove(&action);
+        let result = self.result_of(action, &made, &report, read.filter(|_| !is_outdated), runner);
         let changed = match runner {
             Runner::Local => self.take_outputs(action, &report.outputs),
             _ => self.take_known_result(action, &result),
@@ -153,6 +157,9 @@ impl Machine {
         }
         if changed {
             self.reopen_consumers(action);
+        }
+        if is_outdated {
+            self.reopen(action);
         }
     }
 
@@ -267,7 +274,7 @@ impl Machine {
             || self.model.action(action).outputs.iter().any(|&id| below(self.model.artifact(id).path.as_str()))
     }
 
-    fn take_failure(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
+    pub(super) fn take_failure(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
         self.chain_failure(action, report.cost.wall);
         self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
         let code = exit_code(&report.status);
@@ -331,7 +338,7 @@ impl Machine {
         while let Some(failed) = stack.pop() {
             for consumer in self.graph.consumers(failed) {
                 let undecided =
-                    [Status::Waiting, Status::LookingUp, Status::Queued, Status::AwaitingInputs, Status::Reopened];
+                    [Status::Waiting, Status::LookingUp, Status::Queued, Status::AwaitingInputs, Status::Rehashing, Status::Reopened];
                 if !undecided.contains(&self.status_of(consumer)) {
                     continue;
                 }
@@ -392,7 +399,7 @@ impl Machine {
         self.steps.push(Step::Show(Box::new(shown)));
     }
 
-    fn emit_branch(&mut self, action: ActionId, branch: Branch, outcome: BranchOutcome, wall: Duration) {
+    pub(super) fn emit_branch(&mut self, action: ActionId, branch: Branch, outcome: BranchOutcome, wall: Duration) {
         let action = self.model.action_key_path(action);
         self.steps.push(Step::Emit(BuildEvent::BranchFinished { action, branch, outcome, ms: millis(wall) }));
     }

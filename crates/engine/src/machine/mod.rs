@@ -8,6 +8,7 @@ mod evaluate;
 mod fetch;
 mod finish;
 mod goals;
+mod rehash;
 mod remote;
 mod start;
 mod targets;
@@ -30,7 +31,7 @@ use minibuild_graph::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::state::{ActionName, State, StoreId};
+use crate::state::{ActionName, FileRecord, State, StoreId};
 
 use fetch::Fetching;
 pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
@@ -71,6 +72,13 @@ pub enum Event {
     Executor(ExecutorEvent),
     /// The remote side does.
     Remote(RemoteEvent),
+    /// The answer to [`Step::Rehash`].
+    Rehashed {
+        /// Of which file.
+        path: WsPath,
+        /// What it holds now, or why it cannot be read.
+        found: Result<FileRecord, String>,
+    },
     /// Ctrl-C, SIGTERM or SIGHUP.
     Interrupt,
 }
@@ -94,6 +102,8 @@ pub enum Step {
     StopFetches,
     /// Store a local result in the caches.
     Upload(Box<UploadRequest>),
+    /// Read a source again, which changed since it was looked at. Answered by one [`Event::Rehashed`].
+    Rehash(WsPath),
     /// Tell everybody.
     Emit(BuildEvent),
     /// Show what an action printed, or how it failed.
@@ -165,6 +175,8 @@ enum Status {
     Queued,
     /// It must run, but what makes its inputs has to be done, and their bytes here, first.
     AwaitingInputs,
+    /// Its inputs changed since they were looked at, and are read again.
+    Rehashing,
     /// What it needs is another now, or is here now: it has to be looked at again.
     Reopened,
     /// It runs.
@@ -261,6 +273,12 @@ pub struct Machine {
     missed: FxHashMap<ActionId, Digest>,
     /// Actions whose remote side failed.
     local_only: FxHashSet<ActionId>,
+    /// Sources that are read again, with the actions that wait for that.
+    rehashing: FxHashMap<WsPath, Vec<ActionId>>,
+    /// Actions for which that was done.
+    rekeyed: FxHashSet<ActionId>,
+    /// Actions that run with inputs that are known to be others by now.
+    outdated: FxHashSet<ActionId>,
     /// What is being brought here.
     fetching: FxHashMap<FetchId, Fetching>,
     next_fetch: u64,
@@ -415,6 +433,9 @@ impl Machine {
             lookups: FxHashMap::default(),
             missed: FxHashMap::default(),
             local_only: FxHashSet::default(),
+            rehashing: FxHashMap::default(),
+            rekeyed: FxHashSet::default(),
+            outdated: FxHashSet::default(),
             fetching: FxHashMap::default(),
             next_fetch: 0,
             goal_fetches: vec![0; goals.targets.len()],
@@ -471,6 +492,7 @@ impl Machine {
             Event::Executor(ExecutorEvent::Notice(_, text)) => self.message(Level::Warning, text),
             Event::Executor(ExecutorEvent::Finished(report)) => self.take_report(Branch::Local, *report),
             Event::Remote(event) => self.take_remote(event),
+            Event::Rehashed { path, found } => self.take_rehashed(&path, found),
         }
         self.start_ready();
         self.finish_if_idle();
@@ -597,7 +619,10 @@ impl Machine {
         match self.stopping {
             Some(Stopping::Interrupted | Stopping::Killed) => true,
             Some(Stopping::FailFast) => !self.awaits_uploads(),
-            None => self.queued == 0 && self.reopened.is_empty() && self.lookups.is_empty() && !self.awaits_uploads(),
+            None => {
+                let is_asked = !self.lookups.is_empty() || !self.rehashing.is_empty();
+                self.queued == 0 && self.reopened.is_empty() && !is_asked && !self.awaits_uploads()
+            }
         }
     }
 

@@ -52,6 +52,8 @@ pub enum Doing {
     Run(RunId),
     Fetch(FetchId),
     Upload(RunId),
+    /// This machine reads a source again.
+    Rehash(ArtifactId),
 }
 
 /// How something remote ends.
@@ -95,6 +97,8 @@ pub struct Remote {
     pub runs: BTreeMap<RunId, RemoteRun>,
     pub fetches: BTreeMap<FetchId, FetchRequest>,
     pub uploads: BTreeMap<RunId, UploadRequest>,
+    /// Sources that are read again.
+    pub rehashes: BTreeSet<ArtifactId>,
     /// Fetches were told to stop.
     pub fetches_stopped: bool,
     /// Runs whose results may not be uploaded.
@@ -132,7 +136,8 @@ impl Remote {
         let runs = self.runs.keys().map(|&run| Doing::Run(run));
         let fetches = self.fetches.keys().map(|&id| Doing::Fetch(id));
         let uploads = self.uploads.keys().map(|&run| Doing::Upload(run));
-        lookups.chain(runs).chain(fetches).chain(uploads).collect()
+        let rehashes = self.rehashes.iter().map(|&id| Doing::Rehash(id));
+        lookups.chain(runs).chain(fetches).chain(uploads).chain(rehashes).collect()
     }
 }
 
@@ -242,7 +247,7 @@ impl Fake {
     /// Ends something remote.
     pub fn end_remote(&mut self, doing: Doing, end: RemoteEnd) -> RemoteEvent {
         match doing {
-            Doing::Local(_) => panic!("that is not remote"),
+            Doing::Local(_) | Doing::Rehash(_) => panic!("that is not remote"),
             Doing::LookUp(run) => RemoteEvent::LookedUp { run, answer: self.answer(run, end) },
             Doing::Run(run) => RemoteEvent::Finished(Box::new(self.end_remote_run(run, end))),
             Doing::Fetch(id) => RemoteEvent::Fetched { id, outcome: self.end_fetch(id, end) },

@@ -217,8 +217,23 @@ impl<'a> Session<'a> {
         self.handle(Event::Executor(ExecutorEvent::Finished(Box::new(report))));
     }
 
+    /// A source is read again.
+    fn rehash(&mut self, id: ArtifactId) {
+        assert!(self.fake.remote.rehashes.remove(&id), "nobody asked");
+        let path = self.fake.model.artifact(id).path.clone();
+        let entry = self.fake.disk.get(path.as_str()).cloned();
+        let found = entry.ok_or_else(|| "it is gone".to_owned()).map(|entry| {
+            let content = self.fake.tell(entry.kind, &entry.text);
+            FileRecord { content, stamps: vec![Stamp { fingerprint: entry.fingerprint(), trusted: true }] }
+        });
+        self.handle(Event::Rehashed { path, found });
+    }
+
     /// Ends something remote.
     pub fn end_remote(&mut self, doing: Doing, end: RemoteEnd) {
+        if let Doing::Rehash(id) = doing {
+            return self.rehash(id);
+        }
         self.disk_failed |= matches!(doing, Doing::Fetch(_)) && end == RemoteEnd::Failure;
         let event = self.fake.end_remote(doing, end);
         self.handle(Event::Remote(event));
@@ -242,7 +257,7 @@ impl<'a> Session<'a> {
             Doing::Local(action) => self.is_stopped(action),
             Doing::Run(run) => self.fake.remote.runs[&run].stop.is_some(),
             Doing::Fetch(_) => self.fake.remote.fetches_stopped,
-            Doing::LookUp(_) | Doing::Upload(_) => false,
+            Doing::LookUp(_) | Doing::Upload(_) | Doing::Rehash(_) => false,
         }
     }
 
@@ -337,6 +352,11 @@ impl<'a> Session<'a> {
                 self.check_request();
                 self.perform_fetch(*request);
             }
+            Step::Rehash(path) => {
+                self.check_request();
+                let id = self.fake.id_of(&path);
+                assert!(self.fake.remote.rehashes.insert(id), "`{path}` is being read again");
+            }
             Step::StopFetches => self.fake.stop_fetches(),
             Step::Upload(request) => {
                 assert!(self.was_stopped < Some(Stopping::Interrupted), "an upload after an interrupt");
@@ -379,7 +399,7 @@ impl<'a> Session<'a> {
         match doing {
             Doing::Run(run) => self.fake.only_there(&self.fake.remote.runs[&run].request).next().is_some(),
             Doing::Fetch(_) => true,
-            Doing::Local(_) | Doing::LookUp(_) | Doing::Upload(_) => false,
+            Doing::Local(_) | Doing::LookUp(_) | Doing::Upload(_) | Doing::Rehash(_) => false,
         }
     }
 

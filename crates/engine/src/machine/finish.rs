@@ -337,8 +337,14 @@ impl Machine {
         let mut stack = vec![action];
         while let Some(failed) = stack.pop() {
             for consumer in self.graph.consumers(failed) {
-                let undecided =
-                    [Status::Waiting, Status::LookingUp, Status::Queued, Status::AwaitingInputs, Status::Rehashing, Status::Reopened];
+                let undecided = [
+                    Status::Waiting,
+                    Status::LookingUp,
+                    Status::Queued,
+                    Status::AwaitingInputs,
+                    Status::Rehashing,
+                    Status::Reopened,
+                ];
                 if !undecided.contains(&self.status_of(consumer)) {
                     continue;
                 }

@@ -14,6 +14,7 @@ mod start;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -21,146 +22,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionCounts, ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CacheLookup, CommandSource, Content, Digest,
-    DownloadCounts, DownloadReason, ExecutionRequest, ExecutorEvent, FetchId, FetchRequest, Fingerprint, HostToolId,
-    Input, Level, Model, RemoteEvent, RemoteRequest, RemoteStage, RunId, Runner, StopReason, TestStatus, UploadCounts,
-    UploadRequest, WsPath,
+    ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, DownloadReason,
+    ExecutorEvent, FetchId, Fingerprint, Input, Level, Model, RemoteStage, RunId, Runner, StopReason, WsPath,
 };
 use minibuild_graph::{
-    ActionGraph, ActionKey, CycleError, HostFacts, HostToolFact, Node, NodeKind, ReadyQueue, RootCache, critical_path,
+    ActionGraph, ActionKey, CycleError, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::state::{ActionName, FileRecord, State, StoreId};
+use crate::state::{ActionName, State, StoreId};
 
 use fetch::Fetching;
 pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
+pub use values::{Event, Outcome, Progress, RunningAction, Shown, SourceFact, Step, World};
 
 /// Predicted time of an action nothing is known of.
 const UNKNOWN_TIME: Duration = Duration::from_millis(100);
 /// How often one action is run anew because its bytes were needed.
 const MAX_ATTEMPTS: u32 = 5;
-
-/// A source file as it was found.
-#[derive(Clone, Debug)]
-pub struct SourceFact {
-    /// What it holds.
-    pub content: Content,
-    /// Under which fingerprint that was read.
-    pub fingerprint: Fingerprint,
-    /// For a symlink: what it leads to, transitively, inside the workspace.
-    pub behind: Vec<(WsPath, Content, Fingerprint)>,
-}
-
-/// What was found on disk before the build.
-#[derive(Debug, Default)]
-pub struct World {
-    /// Source files; `Err` says why one cannot be used.
-    pub sources: FxHashMap<ArtifactId, Result<SourceFact, String>>,
-    /// What lies where outputs will be, if anything, with its fingerprint (zero for directories).
-    pub outputs: FxHashMap<ArtifactId, (Content, Fingerprint)>,
-    /// Host tools.
-    pub tools: FxHashMap<HostToolId, HostToolFact>,
-}
-
-/// Something that happened.
-#[derive(Debug)]
-pub enum Event {
-    /// The build begins.
-    Begin,
-    /// The local executor tells something.
-    Executor(ExecutorEvent),
-    /// The remote side does.
-    Remote(RemoteEvent),
-    /// The answer to [`Step::Rehash`].
-    Rehashed {
-        /// Of which file.
-        path: WsPath,
-        /// What it holds now, or why it cannot be read.
-        found: Result<FileRecord, String>,
-    },
-    /// Ctrl-C, SIGTERM or SIGHUP.
-    Interrupt,
-}
-
-/// Something the driver has to do.
-#[derive(Debug)]
-pub enum Step {
-    /// Hand a request to the local executor.
-    Start(Box<ExecutionRequest>),
-    /// Stop a local run.
-    Stop(RunId, StopReason),
-    /// Ask the action cache.
-    LookUp(Box<CacheLookup>),
-    /// Hand a request to the remote executor.
-    StartRemote(Box<RemoteRequest>),
-    /// Stop a remote run.
-    StopRemote(RunId, StopReason),
-    /// Bring an output here.
-    Fetch(Box<FetchRequest>),
-    /// Give up all fetches.
-    StopFetches,
-    /// Store a local result in the caches.
-    Upload(Box<UploadRequest>),
-    /// Read a source again, which changed since it was looked at. Answered by one [`Event::Rehashed`].
-    Rehash(WsPath),
-    /// Tell everybody.
-    Emit(BuildEvent),
-    /// Show what an action printed, or how it failed.
-    Show(Box<Shown>),
-    /// Move away what lies at an output's place and is not its content.
-    Discard(WsPath),
-    /// Write a test's log.
-    WriteLog(WsPath, Vec<u8>),
-    /// The build is over.
-    Finish(Outcome),
-}
-
-/// An action's block on the console.
-#[derive(Debug)]
-pub struct Shown {
-    /// Its target.
-    pub label: String,
-    /// Its mnemonic.
-    pub mnemonic: String,
-    /// Set when it failed: what happened, as a sentence.
-    pub failure: Option<String>,
-    /// Its command and environment.
-    pub command: minibuild_core::CommandLine,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
-    /// Its standard error.
-    pub stderr: Vec<u8>,
-    /// Whether it is a test.
-    pub test: Option<TestStatus>,
-}
-
-/// How a build ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// An action that is no test failed, or could not be run.
-    pub failed: bool,
-    /// A test failed.
-    pub tests_failed: bool,
-    /// The user interrupted it.
-    pub interrupted: bool,
-    /// Bytes could not be brought back, however often their producer ran.
-    pub lost: bool,
-    /// The remote side failed where nothing else could take its place.
-    pub remote_failed: bool,
-    /// Something of minibuild itself is wrong.
-    pub internal: Option<String>,
-    /// Counts.
-    pub counts: ActionCounts,
-    /// What came down.
-    pub downloads: DownloadCounts,
-    /// What went up; the driver's to fill in.
-    pub uploads: UploadCounts,
-    /// Cache look-ups and uploads that went wrong.
-    pub cache_errors: u64,
-    /// Along the longest chain of actions that ran.
-    pub critical_path: Duration,
-}
 
 /// Where an action stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -679,38 +558,6 @@ fn count(counter: &mut u64, was: bool, is: bool) {
         (true, false) => *counter -= 1,
         _ => {}
     }
-}
-
-/// An action that runs, for a progress display.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunningAction {
-    /// Its target.
-    pub label: String,
-    /// Its mnemonic.
-    pub mnemonic: String,
-    /// When it began, since the start of the build.
-    pub since: Duration,
-    /// Where it runs.
-    pub side: Branch,
-    /// What the remote side does for it.
-    pub stage: Option<RemoteStage>,
-}
-
-/// Counts for a progress display.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// All wanted actions.
-    pub total: u64,
-    /// Those whose result is known, failed ones included.
-    pub done: u64,
-    /// Those that run.
-    pub running: u64,
-    /// Those that could run.
-    pub queued: u64,
-    /// Outputs on their way here.
-    pub fetching: u64,
-    /// Results on their way to the caches.
-    pub uploading: u64,
 }
 
 /// What identifies an action across builds, as [`Model::action_key_path`] says it, without a copy where there is one.

@@ -1,7 +1,9 @@
 //! Sources that changed between the look at them and their upload: read again, after which whoever reads them has another
 //! key. A local run cannot come here: what changes while it runs is in its report.
 
-use minibuild_core::{ActionId, ArtifactId, Branch, BranchOutcome, Content, ExecutionReport, Fingerprint, Level, WsPath};
+use minibuild_core::{
+    ActionId, ArtifactId, Branch, BranchOutcome, Content, ExecutionReport, Fingerprint, Level, WsPath,
+};
 
 use super::fetch::fingerprint_of;
 use super::{Machine, Running, Status, Step};
@@ -67,12 +69,7 @@ impl Machine {
     }
 
     /// Takes over what a source holds now; true if that is something else.
-    fn learn_source(
-        &mut self,
-        id: ArtifactId,
-        path: &WsPath,
-        found: &Result<(Content, Fingerprint), String>,
-    ) -> bool {
+    fn learn_source(&mut self, id: ArtifactId, path: &WsPath, found: &Result<(Content, Fingerprint), String>) -> bool {
         let is_itself = self.model.artifact(id).path == *path;
         match (self.world.sources.get_mut(&id), found) {
             (Some(Ok(source)), Ok((content, fingerprint))) if is_itself => {

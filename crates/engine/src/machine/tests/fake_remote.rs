@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ActionKind, ArtifactId, ArtifactKind, Blob, BlobSource, CacheAnswer, CacheLookup, Content, Digest,
-    ExecutionReport, ExecutionStatus, FetchId, FetchOutcome, FetchRequest, FoundOutput, OutputMeta, RemoteEvent,
-    RemoteRequest, RunCost, RunId, Stamp, StopReason, TreeNode, UploadRequest, WsPath,
+    ActionKind, ArtifactId, ArtifactKind, Blob, BlobSource, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport,
+    ExecutionStatus, FetchId, FetchOutcome, FetchRequest, FoundOutput, OutputMeta, RemoteEvent, RemoteRequest, RunCost,
+    RunId, Stamp, StopReason, TreeNode, UploadRequest, WsPath,
 };
 
 use super::fake::{Entry, Fake};

@@ -173,32 +173,57 @@ impl Choices<'_> {
     }
 }
 
-/// Carries one history out; gives the number of builds.
-fn carry_out(bytes: &[u8]) -> usize {
+/// Carries one history out.
+fn carry_out(bytes: &[u8]) -> Tally {
     let mut choices = Choices(bytes.iter());
     let dir = state_dir();
     let mut fake = Fake::new(choices.plan());
     if std::env::var_os("MINIBUILD_HISTORY").is_some() {
         println!("{:#?}", fake.plan);
     }
-    let mut builds = 0;
-    while !choices.is_empty() && builds < 12 {
+    let mut tally = Tally { histories: 1, ..Tally::default() };
+    while !choices.is_empty() && tally.builds < 12 {
         let ask = choices.ask(fake.plan.actions.len());
         let is_good = one_build(&mut fake, dir.path(), &ask, &mut choices);
-        builds += 1;
+        tally.count(&fake, is_good);
         if is_good {
             let again = Ask { fresh_tests: false, ..ask };
             let mut session = Session::begin(&mut fake, dir.path(), &again);
             assert!(session.outcome.is_some(), "a second build starts {:?}", session.doing());
             assert_eq!(session.fake.remote.asked, Asked::default(), "a second build asks");
             session.interrupt();
-            builds += 1;
+            tally.builds += 1;
         }
         for _ in 0..choices.below(4) {
             choices.meddle(&mut fake);
         }
     }
-    builds
+    tally
+}
+
+/// What happened in histories.
+#[derive(Debug, Default)]
+struct Tally {
+    histories: u64,
+    builds: u64,
+    good: u64,
+    asked: Asked,
+}
+
+impl Tally {
+    fn count(&mut self, fake: &Fake, is_good: bool) {
+        self.add(&Self { builds: 1, good: u64::from(is_good), asked: fake.remote.asked, histories: 0 });
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.histories += other.histories;
+        self.builds += other.builds;
+        self.good += other.good;
+        self.asked.lookups += other.asked.lookups;
+        self.asked.runs += other.asked.runs;
+        self.asked.fetches += other.asked.fetches;
+        self.asked.uploads += other.asked.uploads;
+    }
 }
 
 /// How much goes wrong in a build besides what its actions do.
@@ -217,10 +242,16 @@ fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Ch
     let luck = [Luck::Good, Luck::Flaky, Luck::Bad, Luck::Bad][choices.below(4)];
     let must_end_well = luck == Luck::Good && nothing_is_wrong(fake, ask);
     let mut session = Session::begin(fake, dir, ask);
+    let mut is_edited = false;
     while session.outcome.is_none() {
         if luck == Luck::Bad && choices.one_in(40) {
             session.interrupt();
             continue;
+        }
+        if luck == Luck::Bad && choices.one_in(30) {
+            let source = source_path(choices.below(session.fake.plan.sources));
+            session.fake.write(&source, format!("meanwhile {}", choices.below(3)));
+            is_edited = true;
         }
         if luck != Luck::Good && choices.one_in(24) {
             choices.evict(session.fake);
@@ -240,7 +271,7 @@ fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Ch
     let outcome = session.outcome();
     let is_good = !(outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost);
     assert!(is_good || !must_end_well, "nothing is wrong, and yet: {outcome:?} {:?}", session.failures());
-    is_good && !session.is_mixed
+    is_good && !session.is_mixed && !is_edited
 }
 
 fn local_end(session: &Session<'_>, action: usize, luck: Luck, choices: &mut Choices<'_>) -> End {
@@ -287,7 +318,7 @@ proptest! {
 fn one_history_again() {
     let Ok(text) = std::env::var("MINIBUILD_HISTORY") else { return };
     let bytes: Vec<u8> = text.split([',', ' ', '[', ']']).filter_map(|byte| byte.parse().ok()).collect();
-    println!("{} builds", carry_out(&bytes));
+    println!("{:?}", carry_out(&bytes));
 }
 
 /// The long form: `MINIBUILD_LONG` says for how many seconds.
@@ -295,12 +326,12 @@ fn one_history_again() {
 fn many_more_histories() {
     let Some(seconds) = std::env::var("MINIBUILD_LONG").ok().and_then(|text| text.parse().ok()) else { return };
     let began = std::time::Instant::now();
-    let (mut histories, mut builds, mut random) = (0_u64, 0, began.elapsed().as_nanos() as u64 | 1);
+    let (mut tally, mut random) = (Tally::default(), began.elapsed().as_nanos() as u64 | 1);
     let seed = std::env::var("MINIBUILD_SEED").ok().and_then(|text| text.parse().ok());
     random = seed.unwrap_or(random);
     while began.elapsed().as_secs() < seconds {
         let mut bytes = Vec::new();
-        let length = 20 + histories % 600;
+        let length = 20 + tally.histories % 600;
         for _ in 0..length {
             random ^= random << 13;
             random ^= random >> 7;
@@ -308,11 +339,10 @@ fn many_more_histories() {
             bytes.push((random >> 32) as u8);
         }
         let result = std::panic::catch_unwind(|| carry_out(&bytes));
-        builds += result.unwrap_or_else(|panic| {
+        tally.add(&result.unwrap_or_else(|panic| {
             eprintln!("this history fails: {bytes:?}");
             std::panic::resume_unwind(panic)
-        });
-        histories += 1;
+        }));
     }
-    println!("{histories} histories, {builds} builds");
+    println!("{tally:?}");
 }

@@ -3,7 +3,7 @@
 use minibuild_core::{ActionId, ArtifactKind, ExecutorEvent, Runner, StopReason};
 
 use super::bench::{Bench, chain};
-use super::fake::{End, outputs_of};
+use super::fake::End;
 use super::plan::{In, Plan, Spec, action, source_path, test};
 use super::session::{Ask, ask};
 use crate::machine::Event;

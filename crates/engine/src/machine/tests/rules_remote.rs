@@ -434,6 +434,85 @@ fn a_full_disk_fails_whoever_needs_the_bytes() {
     assert_eq!(session.events.iter().filter(is_error).count(), 1);
 }
 
+/// 0, 1 and 2 read source 0; 1 runs here. All are under way, and the source changes.
+fn changed_meanwhile(bench: &mut Bench) -> Session<'_> {
+    let mut session = bench.begin(&ask(&[0, 1, 2]).remotely());
+    answer_lookups(&mut session);
+    session.fake.write("p/s0", "other".to_owned());
+    session
+}
+
+fn three_readers() -> Bench {
+    Bench::new(1, vec![action(&[Source(0)]), only_here(&[Source(0)]), action(&[Source(0)])])
+}
+
+#[test]
+fn a_source_that_changed_before_it_was_sent_is_read_again() {
+    let mut bench = three_readers();
+    let mut session = changed_meanwhile(&mut bench);
+    let run = session.doing().into_iter().find(is_run).expect("it runs");
+    session.go_on(run);
+    let read = the(&session, |doing| matches!(doing, Doing::Rehash(_)));
+    session.go_on(read);
+    assert_eq!(session.warnings(), ["`p/s0` changed before it could be sent to the remote side"]);
+    session.finish(|_| 0);
+    assert_eq!(session.outcome().counts.total, 3);
+    assert!([0, 1, 2].iter().all(|&target| session.announced(target) == Some(true)));
+    let count = |action| session.started.iter().filter(|&&started| started == action).count();
+    assert_eq!([count(0), count(1), count(2)], [2, 2, 2], "each with what it holds now");
+    assert_eq!(bench.build(&ask(&[0, 1, 2]).remotely()), []);
+}
+
+#[test]
+fn a_source_that_keeps_changing_is_named() {
+    let mut bench = chain(1);
+    let mut session = bench.begin(&ask(&[0]).remotely());
+    let mut edits = 0;
+    while session.outcome.is_none() {
+        let doing = session.doing()[0];
+        if is_run(&doing) {
+            edits += 1;
+            session.fake.write("p/s0", edits.to_string());
+        }
+        session.go_on(doing);
+    }
+    assert_eq!((edits, session.started.len()), (2, 2));
+    assert_eq!(session.failures(), ["`p/s0` changed before it could be sent to the remote side"]);
+    assert!(session.outcome().failed && !session.outcome().remote_failed);
+}
+
+#[test]
+fn a_source_that_was_only_touched_keeps_its_key() {
+    let mut bench = chain(1);
+    let mut session = bench.begin(&ask(&[0]).remotely());
+    answer_lookups(&mut session);
+    session.fake.write("p/s0", "0".to_owned());
+    session.finish(|_| 0);
+    assert_eq!((session.started.len(), session.fake.remote.asked.lookups), (2, 1));
+    assert_eq!(session.announced(0), Some(true));
+}
+
+#[test]
+fn a_source_that_is_gone_when_it_is_read_again_fails_its_readers() {
+    let mut bench = chain(1);
+    let mut session = bench.begin(&ask(&[0]).remotely());
+    answer_lookups(&mut session);
+    session.fake.disk.remove("p/s0");
+    session.finish(|_| 0);
+    assert_eq!(session.failures(), ["it is gone"]);
+}
+
+#[test]
+fn an_interrupt_waits_for_nothing_that_is_read_again() {
+    let mut bench = chain(1);
+    let mut session = bench.begin(&ask(&[0]).remotely());
+    answer_lookups(&mut session);
+    session.fake.write("p/s0", "1".to_owned());
+    session.go_on(the(&session, is_run));
+    session.interrupt();
+    assert!(session.outcome().interrupted);
+}
+
 // What was wrong once.
 
 #[test]

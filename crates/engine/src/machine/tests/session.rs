@@ -209,8 +209,8 @@ impl<'a> Session<'a> {
 
     /// Ends a run.
     pub fn end(&mut self, action: usize, end: End) {
-        self.is_mixed |= end == End::ChangedInput;
         let report = self.fake.end(ActionId::new(action), end);
+        self.is_mixed |= !report.changed_inputs.is_empty();
         if !report.changed_inputs.is_empty() || !report.killed.is_empty() {
             self.fake.remote.unclean.insert(report.run);
         }

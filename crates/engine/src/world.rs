@@ -39,7 +39,7 @@ pub struct Look<'a> {
 /// Why it cannot be used.
 pub fn read_again(tree: &OutTree, clock: &dyn FileClock, path: &WsPath) -> Result<FileRecord, String> {
     let now = clock.now().map_err(|e| e.render())?;
-    let hashed = hash_file(rustix::fs::CWD, tree.workspace().join(path.as_path()), DigestFunction::Sha256, now)
+    let hashed = hash_file(rustix::fs::CWD, tree.workspace().join(path.as_path()), tree.function(), now)
         .map_err(|e| format!("its input `{path}` cannot be read: {e}"))?;
     let content = Content::File { digest: hashed.digest, executable: hashed.executable() };
     Ok(FileRecord { content, stamps: vec![hashed.stamp] })

@@ -72,8 +72,11 @@ impl Session<'_> {
         }
         let waits = |&action: &ActionId| {
             let (plain, discoverable) = self.fake.inputs(action);
-            let is_open =
-                matches!(machine.status_of(action), Status::Queued | Status::AwaitingInputs | Status::Reopened);
+            // The whole event is over by now: whoever was queued in it may have been skipped in it, too.
+            let is_open = matches!(
+                machine.status_of(action),
+                Status::Queued | Status::AwaitingInputs | Status::Reopened | Status::Skipped | Status::Failed
+            );
             is_open
                 && plain.iter().chain(&discoverable).any(|&input| input == id)
                 && machine.sides(action).is_ok_and(|sides| sides.here)

@@ -32,7 +32,7 @@ pub struct Cached {
 }
 
 impl Store {
-    fn insert(&mut self, digests: impl IntoIterator<Item = Digest>) {
+    pub fn insert(&mut self, digests: impl IntoIterator<Item = Digest>) {
         for digest in digests {
             self.blobs.insert(digest);
             self.ever.insert(digest);
@@ -175,7 +175,7 @@ impl Fake {
     }
 
     /// Sources that are no longer what a request says; no output may be among them.
-    fn changed_blobs(&self, request: &RemoteRequest) -> Vec<WsPath> {
+    fn changed_blobs(&self, request: &RemoteRequest) -> Vec<(Digest, WsPath)> {
         let mut changed = Vec::new();
         for Blob { digest, source } in &request.blobs {
             let BlobSource::File { path, fingerprint } = source else { continue };
@@ -186,7 +186,7 @@ impl Fake {
             };
             let is_output = path.is_at_or_below(minibuild_core::OUT_ROOT);
             assert!(is_as_said || !is_output, "`{path}` is not what {:?} was told", request.run);
-            changed.extend((!is_as_said).then(|| path.clone()));
+            changed.extend((!is_as_said).then(|| (*digest, path.clone())));
         }
         changed
     }
@@ -287,7 +287,10 @@ impl Fake {
         if !lost.is_empty() {
             return fails(ExecutionStatus::LostInputs(lost));
         }
-        let changed_inputs = self.changed_blobs(&request);
+        // What the store has needs not be read.
+        let mut changed = self.changed_blobs(&request);
+        changed.retain(|(digest, _)| !self.remote.store().blobs.contains(digest));
+        let changed_inputs: Vec<WsPath> = changed.into_iter().map(|(_, path)| path).collect();
         if !changed_inputs.is_empty() {
             let status = ExecutionStatus::Infrastructure("an input changed".to_owned());
             return ExecutionReport { changed_inputs, ..fails(status) };

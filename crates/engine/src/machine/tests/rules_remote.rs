@@ -4,7 +4,7 @@ use minibuild_core::{ArtifactKind, BlobSource, Level, Runner, StopReason};
 
 use super::bench::{Bench, chain};
 use super::fake::{End, outputs_of};
-use super::fake_remote::{Asked, Doing, RemoteEnd};
+use super::fake_remote::{Asked, Doing, RemoteEnd, blobs_of};
 use super::plan::{In, Spec, action, test};
 use super::session::{Ask, Session, ask, cache, remote};
 use crate::machine::{RemoteGoals, Strategy, Uploads};
@@ -511,6 +511,51 @@ fn an_interrupt_waits_for_nothing_that_is_read_again() {
     session.go_on(the(&session, is_run));
     session.interrupt();
     assert!(session.outcome().interrupted);
+}
+
+#[test]
+fn a_run_with_what_a_source_held_before_is_remembered_as_such() {
+    // When the sources change the store has those of 0, and 1 makes them be read again.
+    let compiles = Spec { discoverable: vec![Source(1), Source(2), Source(3)], ..action(&[Source(0)]) };
+    let mut bench = Bench::new(4, vec![compiles, action(&[Source(0), Source(1)])]);
+    let path = path_of(&bench, 0);
+    let mut session = bench.begin(&ask(&[0, 1]).remotely().minimal());
+    answer_lookups(&mut session);
+    let runs = session.doing();
+    let old_key = session.fake.remote.runs.values().next().expect("it runs").request.who.key;
+    let sent = blobs_of(&session.fake.disk["p/s0"].content());
+    (0..4).for_each(|source| session.fake.write(&format!("p/s{source}"), "1".to_owned()));
+    session.go_on(runs[1]);
+    while let Some(doing) = session.doing().into_iter().find(|doing| matches!(doing, Doing::Rehash(_))) {
+        session.go_on(doing);
+    }
+    session.fake.remote.store().insert(sent);
+    session.go_on(runs[0]);
+    let old = session.machine.state.action(&path).expect("it ran").results[0].clone();
+    assert!(old.key == old_key && old.pruned.is_none(), "unread headers are not what they were: {old:?}");
+    session.finish(|_| 0);
+    assert_eq!((session.announced(0), session.started.iter().filter(|&&a| a == 0).count()), (Some(true), 2));
+}
+
+#[test]
+fn an_answer_for_inputs_that_are_others_by_now_is_not_taken() {
+    // 1 is asked for while 0, whose bytes 2 needs, is made again and differs.
+    let actions = vec![action(&[Source(0)]), action(&[Out(0, 0)]), only_here(&[Out(0, 0)])];
+    let mut bench = Bench::new(1, actions);
+    bench.fake.behaviours[0].random = true;
+    let asked = ask(&[1, 2]).with(cache()).minimal();
+    bench.build(&asked);
+    bench.check_out_again();
+    bench.evict_all();
+    let mut session = bench.begin(&asked);
+    session.go_on(session.doing()[0]);
+    let lookup = the(&session, |doing| matches!(doing, Doing::LookUp(_)));
+    session.go_on(the(&session, is_fetch));
+    session.end(0, End::ByItself);
+    session.go_on(lookup);
+    assert_eq!(session.fake.remote.asked.lookups, 3, "it is asked for again");
+    session.finish(|_| 0);
+    assert_eq!(counts(&session), (0, 0, 3, 0));
 }
 
 // What was wrong once.

@@ -231,7 +231,7 @@ mod tests {
         );
         sink.restart().expect("restarts");
         sink.write(b"evil").expect("as long as it should be");
-        let (mut sink, refusal) = *sink.finish().err().expect("refused");
+        let (mut sink, refusal) = *sink.finish().expect_err("refused");
         assert!(matches!(refusal, Refusal::Corrupt(why) if why.starts_with("its hash is ")));
         sink.restart().expect("restarts");
         sink.write(b"good").expect("taken");

@@ -242,6 +242,8 @@ pub trait RemoteSide: Send {
     fn stop(&self, run: RunId, reason: crate::StopReason);
     /// Brings an output here.
     fn fetch(&self, request: FetchRequest);
+    /// Makes a fetch more urgent; one that is over or has begun to transfer stays as it is.
+    fn hurry(&self, fetch: FetchId, urgency: Urgency);
     /// Gives all fetches up.
     fn stop_fetches(&self);
     /// Stores the result of a local run.

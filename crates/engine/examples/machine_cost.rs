@@ -129,8 +129,7 @@ fn goals(model: &Model, as_one: bool) -> Goals {
     Goals {
         root: "/ws".to_owned(),
         targets,
-        all_bytes: false,
-        toplevel_bytes: true,
+        wishes: Default::default(),
         jobs: 8,
         keep_going: false,
         fresh_tests: false,

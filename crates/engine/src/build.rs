@@ -276,6 +276,7 @@ impl Driver {
                     self.flush(reporter);
                     self.remote(|remote| remote.fetch(*request));
                 }
+                Step::Hurry(id, urgency) => self.remote(|remote| remote.hurry(id, urgency)),
                 Step::StopFetches => self.remote(|remote| remote.stop_fetches()),
                 Step::Upload(request) => self.remote(|remote| remote.upload(*request)),
                 Step::Rehash(path) => self.rehash(path),

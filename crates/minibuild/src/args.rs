@@ -177,6 +177,9 @@ pub struct BuildFlags {
     /// Which outputs are brought here: all, toplevel or minimal.
     #[arg(long, value_name = "MODE")]
     pub download: Option<String>,
+    /// Bring outputs here whose whole workspace-relative path matches, in every mode; may be repeated.
+    #[arg(long, value_name = "REGEX")]
+    pub download_regex: Vec<String>,
     /// Where actions run: local, remote or dynamic; also MNEMONIC=WHERE. May be repeated.
     #[arg(long, value_name = "WHERE")]
     pub strategy: Vec<String>,
@@ -263,6 +266,9 @@ impl BuildFlags {
         }
         for value in &self.strategy {
             give("build.strategy", value);
+        }
+        for value in &self.download_regex {
+            give("build.download_regex", value);
         }
         for value in &self.remote_header {
             give("remote.headers", value);

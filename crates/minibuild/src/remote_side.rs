@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use minibuild_core::{
-    CacheLookup, DigestFunction, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide, RemoteSink, RunId,
-    STATE_ROOT, StopReason, UploadCounts, UploadRequest,
+    CacheLookup, DigestFunction, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide, RemoteSink,
+    RunId, STATE_ROOT, StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use minibuild_disk::{FileClock, OutTree};
 use minibuild_engine::machine::{RemoteGoals, Strategies, Strategy, Uploads};
@@ -205,6 +205,10 @@ impl RemoteSide for Embedded {
 
     fn fetch(&self, request: FetchRequest) {
         self.client().fetch(request);
+    }
+
+    fn hurry(&self, fetch: FetchId, urgency: Urgency) {
+        self.client.hurry(fetch, urgency);
     }
 
     fn stop_fetches(&self) {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use minibuild_core::{ArtifactId, BuildEvent, CommandLine, DigestFunction, Input, Level, Model, RemoteSide};
 use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
+use minibuild_download::{Mode, Wishes};
 use minibuild_engine::build::{Build, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
 use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown};
@@ -229,8 +230,7 @@ impl Session<'_> {
         Ok(Goals {
             root: self.workspace.root.display().to_string(),
             targets,
-            all_bytes: settings.download == DownloadMode::All,
-            toplevel_bytes: settings.download != DownloadMode::Minimal,
+            wishes: self.wishes(settings)?,
             jobs: settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize),
             keep_going: settings.keep_going,
             fresh_tests: !settings.cache_tests,
@@ -238,6 +238,15 @@ impl Session<'_> {
             strategies: remote_side::strategies(settings),
             remote: remote_side::goals(settings).map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?,
         })
+    }
+
+    fn wishes(&self, settings: &Settings) -> Result<Wishes, Refusal> {
+        let mode = match settings.download {
+            DownloadMode::All => Mode::All,
+            DownloadMode::Toplevel => Mode::Toplevel,
+            DownloadMode::Minimal => Mode::Minimal,
+        };
+        Wishes::new(mode, &settings.download_regex).map_err(|error| Refusal::bad_input(format!("ERROR: {error}")))
     }
 
     fn goal(&self, model: &Model, requested: &Requested) -> Goal {

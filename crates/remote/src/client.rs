@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minibuild_core::{
-    CacheLookup, ExecutionReport, ExecutionStatus, FetchRequest, RemoteEvent, RemoteRequest, RunId, StopReason,
-    UploadRequest,
+    CacheLookup, ExecutionReport, ExecutionStatus, FetchId, FetchRequest, RemoteEvent, RemoteRequest, RunId,
+    StopReason, UploadRequest, Urgency,
 };
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
@@ -115,6 +115,11 @@ impl RemoteClient {
             while state.fetching.try_join_next().is_some() {}
             state.fetching.spawn_on(fetch::work(Arc::clone(&self.shared)), &handle);
         }
+    }
+
+    /// Lets a fetch that has not begun begin sooner.
+    pub fn hurry(&self, fetch: FetchId, urgency: Urgency) {
+        self.shared.fetches.hurry(fetch, urgency);
     }
 
     /// Stops all fetches; each is answered. What is being put in its place now still gets there.

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use minibuild_core::{
-    Content, Digest, FetchOutcome, FetchRequest, RemoteEvent, Requester, Stamp, TreeMeta, TreeNode, Urgency, WsPath,
+    Content, Digest, FetchId, FetchOutcome, FetchRequest, RemoteEvent, Requester, Stamp, TreeMeta, TreeNode, Urgency,
+    WsPath,
 };
 use minibuild_disk::{DiskError, Staged, StagedTree};
 
@@ -74,6 +75,16 @@ impl Fetches {
         let is_needed = queue.workers < MOST;
         queue.workers += usize::from(is_needed);
         is_needed
+    }
+
+    /// Lets a fetch that waits wait less.
+    pub(crate) fn hurry(&self, id: FetchId, urgency: Urgency) {
+        let mut queue = self.queue();
+        let mut waiting = std::mem::take(&mut queue.waiting).into_vec();
+        for fetch in waiting.iter_mut().filter(|fetch| fetch.request.id == id) {
+            fetch.order.0 = fetch.order.0.max(urgency);
+        }
+        queue.waiting = waiting.into();
     }
 
     /// Forgets all that wait; each is answered by its ticket.

@@ -1,7 +1,8 @@
 //! The client as the port that the engine drives.
 
 use minibuild_core::{
-    CacheLookup, FetchRequest, RemoteRequest, RemoteSide, RunId, StopReason, UploadCounts, UploadRequest,
+    CacheLookup, FetchId, FetchRequest, RemoteRequest, RemoteSide, RunId, StopReason, UploadCounts, UploadRequest,
+    Urgency,
 };
 
 use crate::RemoteClient;
@@ -21,6 +22,10 @@ impl RemoteSide for RemoteClient {
 
     fn fetch(&self, request: FetchRequest) {
         Self::fetch(self, request);
+    }
+
+    fn hurry(&self, fetch: FetchId, urgency: Urgency) {
+        Self::hurry(self, fetch, urgency);
     }
 
     fn stop_fetches(&self) {

@@ -180,7 +180,7 @@ impl Machine {
         let row = self.model.action(action);
         let mut facts = Vec::with_capacity(inputs.artifacts.len());
         for (id, discoverable) in inputs.iter() {
-            let content = self.known[id.index()].content.as_ref().ok_or_else(|| self.why_unusable(id))?;
+            let content = self.known[id.index()].as_ref().ok_or_else(|| self.why_unusable(id))?;
             facts.push(InputFact { id: Some(id), path: &self.model.artifact(id).path, content, discoverable });
             if let Some(Ok(source)) = self.world.sources.get(&id).filter(|_| matches!(content, Content::Symlink { .. }))
             {
@@ -203,7 +203,7 @@ impl Machine {
     }
 
     fn check_inputs(&self, inputs: &FlatInputs) -> Result<(), String> {
-        let unusable = inputs.artifacts.iter().find(|id| self.known[id.index()].content.is_none());
+        let unusable = inputs.artifacts.iter().find(|id| self.known[id.index()].is_none());
         unusable.map_or(Ok(()), |&id| Err(self.why_unusable(id)))
     }
 
@@ -264,7 +264,7 @@ impl Machine {
         let mut results = record.into_iter().flat_map(|record| &record.results).flat_map(|result| &result.outputs);
         let is_known =
             results.any(|old| old.path == meta.path && found.as_ref().is_some_and(|(c, _)| *c == old.content));
-        if !is_known && self.bytes_wanted[id.index()].is_none() {
+        if !is_known && self.bytes.wanted(id).is_none() {
             let text = format!("`{}` was changed by something else than its action; it is removed", meta.path);
             self.message(Level::Warning, text);
         }
@@ -280,12 +280,9 @@ impl Machine {
 
     /// A wanted output whose bytes are neither here nor believed to be in the remote store.
     fn wanted_but_nowhere(&self, action: ActionId) -> Option<WsPath> {
-        let outputs = self.model.action(action).outputs.iter();
-        let is_nowhere = |id: &&ArtifactId| {
-            let known = &self.known[id.index()];
-            self.bytes_wanted[id.index()].is_some() && known.on_disk.is_none() && !known.is_remote
-        };
-        outputs.into_iter().find(is_nowhere).map(|&id| self.model.artifact(id).path.clone())
+        let mut outputs = self.model.action(action).outputs.iter();
+        let nowhere = outputs.find(|&&id| self.bytes.is_wanted_in_vain(id));
+        nowhere.map(|&id| self.model.artifact(id).path.clone())
     }
 
     fn complete_up_to_date(&mut self, action: ActionId) {

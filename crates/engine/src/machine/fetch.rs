@@ -7,28 +7,17 @@ use minibuild_core::{
     Fingerprint, Level, Stamp, TreeNode, Urgency, WsPath,
 };
 
+use minibuild_download::{Ended, Step as Planned};
+
 use super::{Machine, Status, Step};
 use crate::state::FileRecord;
-
-/// A fetch under way.
-#[derive(Debug)]
-pub(super) struct Fetching {
-    artifact: ArtifactId,
-    why: DownloadReason,
-}
 
 impl Machine {
     /// Brings the wanted outputs of a finished action here.
     pub(super) fn fetch_wanted(&mut self, action: ActionId) {
         let model = Arc::clone(&self.model);
-        for &id in &model.action(action).outputs {
-            let known = &self.known[id.index()];
-            if let Some(why) = self.bytes_wanted[id.index()]
-                && known.on_disk.is_none()
-                && known.is_remote
-            {
-                self.fetch(id, why);
-            }
+        for step in self.bytes.completed(&model.action(action).outputs) {
+            self.take_download_step(step);
         }
     }
 
@@ -38,41 +27,32 @@ impl Machine {
             return;
         }
         for id in self.flat_inputs(action).artifacts {
-            let known = &self.known[id.index()];
-            let is_done = self.model.artifact(id).producer.is_some_and(|p| self.status_of(p) == Status::Done);
-            if is_done && known.on_disk.is_none() && known.is_remote {
+            if self.model.artifact(id).producer.is_some_and(|p| self.status_of(p) == Status::Done) {
                 self.fetch(id, DownloadReason::Input);
             }
         }
     }
 
-    /// Brings an output here, unless it is on its way.
+    /// Brings an output here, unless it is here or on its way.
     pub(super) fn fetch(&mut self, id: ArtifactId, why: DownloadReason) {
-        let artifact = self.model.artifact(id);
-        let known = &self.known[id.index()];
-        let (Some(producer), Some(content)) = (artifact.producer, known.content.clone()) else { return };
-        if self.stopping.is_some() || known.fetch.is_some() {
-            return;
+        if let Some(step) = self.bytes.need(id, why) {
+            self.take_download_step(step);
         }
-        let fetch = FetchId(self.next_fetch);
-        self.next_fetch += 1;
-        let urgency = match why {
-            DownloadReason::Input => Urgency::Input,
-            DownloadReason::Toplevel | DownloadReason::Run | DownloadReason::Fetch => Urgency::Toplevel,
-            _ => Urgency::Background,
-        };
-        let request = FetchRequest {
-            id: fetch,
-            producer,
-            path: artifact.path.clone(),
-            who: self.requester(producer, content.digest_and_size().0),
-            content,
-            urgency,
-        };
-        self.known[id.index()].fetch = Some(fetch);
-        self.fetching.insert(fetch, Fetching { artifact: id, why });
+    }
+
+    fn take_download_step(&mut self, step: Planned) {
+        match step {
+            Planned::Fetch { id, artifact, urgency } => self.begin_fetch(id, artifact, urgency),
+            Planned::Hurry { id, urgency } => self.steps.push(Step::Hurry(id, urgency)),
+        }
+    }
+
+    fn begin_fetch(&mut self, id: FetchId, artifact: ArtifactId, urgency: Urgency) {
+        let row = self.model.artifact(artifact);
+        let (Some(producer), Some(content)) = (row.producer, self.known[artifact.index()].clone()) else { return };
+        let (path, who) = (row.path.clone(), self.requester(producer, content.digest_and_size().0));
         self.count_fetch(producer, true);
-        self.steps.push(Step::Fetch(Box::new(request)));
+        self.steps.push(Step::Fetch(Box::new(FetchRequest { id, producer, path, content, urgency, who })));
     }
 
     fn count_fetch(&mut self, producer: ActionId, begins: bool) {
@@ -84,14 +64,12 @@ impl Machine {
 
     /// Whether an output of the action is on its way here.
     pub(super) fn is_being_fetched(&self, action: ActionId) -> bool {
-        !self.fetching.is_empty()
-            && self.model.action(action).outputs.iter().any(|id| self.known[id.index()].fetch.is_some())
+        self.bytes.under_way() > 0 && self.model.action(action).outputs.iter().any(|&id| self.bytes.is_on_its_way(id))
     }
 
     pub(super) fn take_fetched(&mut self, fetch: FetchId, outcome: FetchOutcome) {
-        let Some(Fetching { artifact, why }) = self.fetching.remove(&fetch) else { return };
+        let Some(Ended { artifact, why }) = self.bytes.ended(fetch) else { return };
         let Some(producer) = self.model.artifact(artifact).producer else { return };
-        self.known[artifact.index()].fetch = None;
         self.count_fetch(producer, false);
         match outcome {
             FetchOutcome::Done { stamps, copied } => self.take_bytes(artifact, why, stamps, copied),
@@ -104,9 +82,9 @@ impl Machine {
 
     fn take_bytes(&mut self, id: ArtifactId, why: DownloadReason, stamps: Vec<Stamp>, copied: u64) {
         let path = self.model.artifact(id).path.clone();
-        let Some(content) = self.known[id.index()].content.clone() else { return };
+        let Some(content) = self.known[id.index()].clone() else { return };
         let fingerprint = fingerprint_of(&content, &stamps);
-        self.known[id.index()].on_disk = Some(fingerprint);
+        self.bytes.set_here(id, Some(fingerprint));
         self.world.outputs.insert(id, (content.clone(), fingerprint));
         let files = files_of(&path, &content);
         self.outcome.downloads.files += files.len() as u64 - copied.min(files.len() as u64);
@@ -122,11 +100,10 @@ impl Machine {
 
     /// The store does not have it after all: whoever makes it does so again, if it is needed.
     fn take_lost(&mut self, id: ArtifactId, producer: ActionId, why: &str) {
-        self.known[id.index()].is_remote = false;
+        self.bytes.set_there(id, false);
         self.forget_newest_held(producer);
         let waits = |&consumer: &ActionId| self.status_of(consumer) == Status::AwaitingInputs;
-        let is_awaited = self.waiters.get(&id).is_some_and(|waiters| waiters.iter().any(waits));
-        let is_needed = self.bytes_wanted[id.index()].is_some() || is_awaited;
+        let is_needed = self.bytes.wanted(id).is_some() || self.bytes.waiters(id).iter().any(waits);
         if is_needed && self.stopping.is_none() && self.status_of(producer) == Status::Done {
             let path = &self.model.artifact(id).path;
             self.want_bytes(producer, &format!("`{path}` could not be brought back: {why}"));
@@ -137,14 +114,14 @@ impl Machine {
     fn fail_fetch(&mut self, id: ArtifactId, producer: ActionId, why: &str) {
         let text = format!("`{}` could not be brought here: {why}", self.model.artifact(id).path);
         self.message(Level::Error, text.clone());
-        for consumer in self.waiters.remove(&id).unwrap_or_default() {
+        for consumer in self.bytes.waiters(id).to_vec() {
             if self.status_of(consumer) == Status::AwaitingInputs {
-                self.awaiting.remove(&consumer);
+                self.bytes.end_waiting(consumer);
                 self.fail_without_run(consumer, &text);
             }
         }
         for goal in self.goals_of.get(&producer).cloned().unwrap_or_default() {
-            if self.bytes_wanted[id.index()].is_some() {
+            if self.bytes.wanted(id).is_some() {
                 self.announce(goal, false);
             }
         }
@@ -153,13 +130,8 @@ impl Machine {
 
     /// An input is there, or known anew: whoever waits for no other is looked at again.
     pub(super) fn wake_waiters(&mut self, id: ArtifactId) {
-        for consumer in self.waiters.remove(&id).unwrap_or_default() {
-            let Some(count) = self.awaiting.get_mut(&consumer) else { continue };
-            *count -= 1;
-            if *count == 0 {
-                self.awaiting.remove(&consumer);
-                self.reopen(consumer);
-            }
+        for consumer in self.bytes.wake(id) {
+            self.reopen(consumer);
         }
     }
 }

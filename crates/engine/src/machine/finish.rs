@@ -187,16 +187,15 @@ impl Machine {
         is_remote: bool,
     ) -> bool {
         let known = &mut self.known[id.index()];
-        let changed = known.content.as_ref().is_some_and(|old| old != content);
-        if known.content.is_none() || changed {
-            known.content = Some(content.clone());
+        let changed = known.as_ref().is_some_and(|old| old != content);
+        if known.is_none() || changed {
+            *known = Some(content.clone());
         }
         if changed {
             self.generation += 1;
             self.roots.get_mut().forget();
         }
-        let known = &mut self.known[id.index()];
-        (known.on_disk, known.is_remote) = (on_disk, is_remote);
+        self.bytes.set_place(id, on_disk, is_remote);
         changed
     }
 
@@ -349,7 +348,7 @@ impl Machine {
                     continue;
                 }
                 self.set_status(consumer, Status::Skipped);
-                self.awaiting.remove(&consumer);
+                self.bytes.end_waiting(consumer);
                 self.announce_goals_of(consumer);
                 stack.push(consumer);
             }
@@ -361,7 +360,7 @@ impl Machine {
         self.fetch_wanted(action);
         let model = Arc::clone(&self.model);
         for &id in &model.action(action).outputs {
-            if self.known[id.index()].fetch.is_none() {
+            if !self.bytes.is_on_its_way(id) {
                 self.wake_waiters(id);
             }
         }

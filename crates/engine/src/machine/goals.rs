@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use minibuild_core::{ActionId, ArtifactId, TargetId};
+use minibuild_download::Wishes;
 
 /// What is asked of one build.
 #[derive(Clone, Debug)]
@@ -11,10 +12,8 @@ pub struct Goals {
     pub root: String,
     /// Requested targets with what they stand for.
     pub targets: Vec<Goal>,
-    /// Bytes of every output are wanted, not only those of requested targets.
-    pub all_bytes: bool,
-    /// Bytes of requested targets' outputs are wanted.
-    pub toplevel_bytes: bool,
+    /// Which outputs are wanted here.
+    pub wishes: Wishes,
     /// Actions that run here at once.
     pub jobs: usize,
     /// Builds all that does not depend on what failed.

@@ -22,9 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, DownloadReason,
-    ExecutorEvent, FetchId, Fingerprint, Input, Level, Model, RemoteStage, RunId, Runner, StopReason, WsPath,
+    ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, Input, Level,
+    Model, RemoteStage, RunId, Runner, StopReason, WsPath,
 };
+use minibuild_download::Planner;
 use minibuild_graph::{
     ActionGraph, ActionKey, CycleError, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path,
 };
@@ -32,7 +33,6 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::state::{ActionName, State, StoreId};
 
-use fetch::Fetching;
 pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
 pub use values::{Event, Outcome, Progress, RunningAction, Shown, SourceFact, Step, World};
 
@@ -66,19 +66,6 @@ enum Status {
     Failed,
     /// Something it needs failed.
     Skipped,
-}
-
-/// What is known of an artifact.
-#[derive(Clone, Debug, Default)]
-struct Known {
-    /// What its action made last, or would make: what consumers were told.
-    content: Option<Content>,
-    /// Where `content` is on disk: under which fingerprint.
-    on_disk: Option<Fingerprint>,
-    /// Whether the remote store is believed to hold it.
-    is_remote: bool,
-    /// The fetch that is bringing it here.
-    fetch: Option<FetchId>,
 }
 
 /// What is remembered of an action while it runs.
@@ -133,7 +120,8 @@ pub struct Machine {
     status: Vec<Status>,
     /// Unfinished needs of each node.
     pending: Vec<u32>,
-    known: Vec<Known>,
+    /// What each artifact's action made last, or would make: what consumers were told.
+    known: Vec<Option<Content>>,
     remaining: Vec<Duration>,
     /// End of the longest chain of runs up to and with each node.
     chain: Vec<Duration>,
@@ -142,8 +130,8 @@ pub struct Machine {
     released: Vec<bool>,
     /// Why an action is run although its key is known.
     forced: FxHashMap<ActionId, String>,
-    /// Wanted on disk whatever happens, and why.
-    bytes_wanted: Vec<Option<DownloadReason>>,
+    /// Where the bytes of contents are, who wants them and who waits for them.
+    bytes: Planner,
     /// Who made each action's result; what counts is made of.
     runners: Vec<Runner>,
     /// What is asked of a cache now, under which key.
@@ -158,9 +146,6 @@ pub struct Machine {
     rekeyed: FxHashSet<ActionId>,
     /// Actions that run with inputs that are known to be others by now.
     outdated: FxHashSet<ActionId>,
-    /// What is being brought here.
-    fetching: FxHashMap<FetchId, Fetching>,
-    next_fetch: u64,
     /// Fetches under way for each goal.
     goal_fetches: Vec<u32>,
     /// Uploads under way, with the keys under which results are stored.
@@ -168,9 +153,6 @@ pub struct Machine {
     /// Counts changes of contents, so that an answer knows whether what was asked still stands.
     generation: u64,
     store: Option<StoreId>,
-    /// Consumers in `AwaitingInputs`, with how many inputs they wait for.
-    awaiting: FxHashMap<ActionId, usize>,
-    waiters: FxHashMap<ArtifactId, Vec<ActionId>>,
     /// Goals each action belongs to.
     goals_of: FxHashMap<ActionId, Vec<usize>>,
     /// How many actions of each goal are not `Done`.
@@ -301,13 +283,13 @@ impl Machine {
         let mut machine = Self {
             status,
             pending,
-            known: vec![Known::default(); model.artifacts.len()],
+            known: vec![None; model.artifacts.len()],
             remaining,
             chain: vec![Duration::ZERO; rows],
             attempts: vec![0; model.actions.len()],
             released: vec![false; rows],
             forced: FxHashMap::default(),
-            bytes_wanted: vec![None; model.artifacts.len()],
+            bytes: Planner::new(model.artifacts.len()),
             runners: vec![Runner::UpToDate; model.actions.len()],
             lookups: FxHashMap::default(),
             missed: FxHashMap::default(),
@@ -315,14 +297,10 @@ impl Machine {
             rehashing: FxHashMap::default(),
             rekeyed: FxHashSet::default(),
             outdated: FxHashSet::default(),
-            fetching: FxHashMap::default(),
-            next_fetch: 0,
             goal_fetches: vec![0; goals.targets.len()],
             uploading: FxHashMap::default(),
             generation: 0,
             store: goals.remote.as_ref().map(|remote| state.store_id(&remote.store)),
-            awaiting: FxHashMap::default(),
-            waiters: FxHashMap::default(),
             goals_of: FxHashMap::default(),
             unfinished: Vec::new(),
             idle,
@@ -393,7 +371,7 @@ impl Machine {
             done,
             running: self.running.len() as u64,
             queued: self.queued,
-            fetching: self.fetching.len() as u64,
+            fetching: self.bytes.under_way() as u64,
             uploading: self.uploading.len() as u64,
         }
     }
@@ -458,7 +436,8 @@ impl Machine {
                 });
             }
         }
-        if !self.fetching.is_empty() {
+        self.bytes.stop();
+        if self.bytes.under_way() > 0 {
             self.steps.push(Step::StopFetches);
         }
     }
@@ -492,7 +471,7 @@ impl Machine {
 
     /// Whether nothing is under way that the build's end has to wait for.
     fn is_idle(&self) -> bool {
-        if !self.running.is_empty() || !self.fetching.is_empty() {
+        if !self.running.is_empty() || self.bytes.under_way() > 0 {
             return false;
         }
         match self.stopping {

@@ -89,7 +89,8 @@ impl Machine {
             (_, Ok(_)) => return false,
             (_, Err(why)) => {
                 self.world.sources.insert(id, Err(why.clone()));
-                (self.known[id.index()].content, self.known[id.index()].on_disk) = (None, None);
+                self.known[id.index()] = None;
+                self.bytes.set_here(id, None);
             }
         }
         self.generation += 1;

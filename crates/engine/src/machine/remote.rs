@@ -194,9 +194,9 @@ impl Machine {
             blobs.add_bytes(self.host.function.digest(&file.content), &file.content);
         }
         for &id in &inputs.artifacts {
-            let Some(content) = &self.known[id.index()].content else { continue };
+            let Some(content) = &self.known[id.index()] else { continue };
             let path = &self.model.artifact(id).path;
-            match (content, self.known[id.index()].on_disk) {
+            match (content, self.bytes.here(id)) {
                 (Content::Directory(tree), on_disk) => {
                     blobs.add_tree(path, tree, on_disk.is_some(), self.host.function)
                 }
@@ -284,7 +284,7 @@ impl Machine {
         if is_newest && self.status_of(action) == Status::Done {
             let model = Arc::clone(&self.model);
             for &id in &model.action(action).outputs {
-                self.known[id.index()].is_remote = true;
+                self.bytes.set_there(id, true);
             }
         }
     }
@@ -310,10 +310,10 @@ impl Machine {
         let inputs = self.flat_inputs(action);
         let mut producers = Vec::new();
         for &id in &inputs.artifacts {
-            let known = &self.known[id.index()];
-            let is_lost = known.on_disk.is_none() && known.content.as_ref().is_some_and(|c| holds_any(c, &lost));
+            let content = self.known[id.index()].as_ref();
+            let is_lost = self.bytes.here(id).is_none() && content.is_some_and(|c| holds_any(c, &lost));
             if is_lost && let Some(producer) = self.model.artifact(id).producer {
-                self.known[id.index()].is_remote = false;
+                self.bytes.set_there(id, false);
                 producers.push(producer);
             }
         }

@@ -189,9 +189,9 @@ impl Machine {
     fn fingerprints(&self, inputs: &FlatInputs) -> Vec<(WsPath, Fingerprint)> {
         let mut list = Vec::with_capacity(inputs.artifacts.len());
         for &id in &inputs.artifacts {
-            let known = &self.known[id.index()];
+            let content = &self.known[id.index()];
             if let (Some(fingerprint), Some(Content::File { .. } | Content::Symlink { .. })) =
-                (known.on_disk, &known.content)
+                (self.bytes.here(id), content)
             {
                 list.push((self.model.artifact(id).path.clone(), fingerprint));
             }
@@ -225,8 +225,7 @@ impl Machine {
     /// Inputs whose producers are not done, or whose bytes are not where the action would need them.
     fn missing_inputs(&self, inputs: &FlatInputs, side: Branch) -> Vec<ArtifactId> {
         let is_missing = |&id: &ArtifactId| {
-            let known = &self.known[id.index()];
-            let is_there = known.on_disk.is_some() || side == Branch::Remote && known.is_remote;
+            let is_there = self.bytes.here(id).is_some() || side == Branch::Remote && self.bytes.is_there(id);
             self.model.artifact(id).producer.is_some_and(|p| !is_there || self.status_of(p) != Status::Done)
         };
         inputs.artifacts.iter().copied().filter(is_missing).collect()
@@ -235,12 +234,12 @@ impl Machine {
     /// The action waits until its inputs can be used. Whoever waits holds no place.
     fn await_inputs(&mut self, action: ActionId, missing: &[ArtifactId]) {
         self.set_status(action, Status::AwaitingInputs);
-        self.awaiting.insert(action, missing.len());
+        self.bytes.begin_waiting(action, missing.len());
         for &id in missing {
             let Some(producer) = self.model.artifact(id).producer else { continue };
             match self.status_of(producer) {
                 Status::Failed | Status::Skipped => self.skip_consumers(producer),
-                Status::Done if self.known[id.index()].is_remote => self.fetch(id, DownloadReason::Input),
+                Status::Done if self.bytes.is_there(id) => self.fetch(id, DownloadReason::Input),
                 Status::Done => self.want_bytes(producer, "its outputs are not on disk and are needed"),
                 _ => {}
             }
@@ -248,7 +247,7 @@ impl Machine {
             if self.status_of(action) != Status::AwaitingInputs {
                 return;
             }
-            self.waiters.entry(id).or_default().push(action);
+            self.bytes.wait_for(action, id);
         }
     }
 
@@ -265,7 +264,7 @@ impl Machine {
     pub(super) fn give_up(&mut self, action: ActionId, why: &str) {
         self.outcome.lost = true;
         let outputs = self.model.action(action).outputs.iter();
-        let name = |&id: &ArtifactId| match &self.known[id.index()].content {
+        let name = |&id: &ArtifactId| match &self.known[id.index()] {
             Some(content) => format!("`{}` ({})", self.model.artifact(id).path, content.digest_and_size().0),
             None => format!("`{}`", self.model.artifact(id).path),
         };
@@ -277,7 +276,7 @@ impl Machine {
     fn forget_outputs(&mut self, action: ActionId) {
         let model = Arc::clone(&self.model);
         for &id in &model.action(action).outputs {
-            self.known[id.index()].on_disk = None;
+            self.bytes.set_here(id, None);
             self.world.outputs.remove(&id);
         }
     }

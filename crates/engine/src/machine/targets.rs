@@ -5,19 +5,22 @@ use std::time::Duration;
 use minibuild_core::{ActionId, ArtifactId, BuildEvent, DownloadReason, OutputEvent, Runner, TestStatus};
 
 use super::finish::millis;
-use super::{Goal, Known, Machine, Status, Step};
+use super::{Goal, Machine, Status, Step};
 
 impl Machine {
     pub(super) fn mark_goals(&mut self) {
-        if self.goals.all_bytes {
-            self.bytes_wanted.fill(Some(DownloadReason::All));
+        let mut is_toplevel = vec![false; self.model.artifacts.len()];
+        for &id in self.goals.targets.iter().flat_map(|goal| &goal.artifacts) {
+            is_toplevel[id.index()] = true;
+        }
+        for (index, artifact) in self.model.artifacts.iter().enumerate() {
+            if let Some(why) = self.goals.wishes.reason(&artifact.path, is_toplevel[index]) {
+                self.bytes.want(ArtifactId::new(index), why);
+            }
         }
         for (index, goal) in self.goals.targets.iter().enumerate() {
-            for id in goal.artifacts.iter().filter(|_| self.goals.toplevel_bytes) {
-                self.bytes_wanted[id.index()] = Some(DownloadReason::Toplevel);
-            }
             for id in &goal.runfiles {
-                self.bytes_wanted[id.index()] = Some(DownloadReason::Run);
+                self.bytes.want(*id, DownloadReason::Run);
             }
             let producers =
                 goal.artifacts.iter().chain(&goal.runfiles).filter_map(|&id| self.model.artifact(id).producer);
@@ -34,8 +37,8 @@ impl Machine {
     pub(super) fn take_sources(&mut self) {
         for (id, fact) in &self.world.sources {
             if let Ok(fact) = fact {
-                let (content, on_disk) = (Some(fact.content.clone()), Some(fact.fingerprint));
-                self.known[id.index()] = Known { content, on_disk, ..Known::default() };
+                self.known[id.index()] = Some(fact.content.clone());
+                self.bytes.set_here(*id, Some(fact.fingerprint));
             }
         }
     }
@@ -66,7 +69,7 @@ impl Machine {
         let Goal { artifacts, runfiles, .. } = &self.goals.targets[goal];
         let is_absent = |id: &ArtifactId| {
             let is_output = self.model.artifact(*id).producer.is_some();
-            is_output && self.bytes_wanted[id.index()].is_some() && self.known[id.index()].on_disk.is_none()
+            is_output && self.bytes.is_wanted_and_absent(*id)
         };
         !artifacts.iter().chain(runfiles).any(is_absent)
     }
@@ -102,15 +105,14 @@ impl Machine {
     }
 
     fn output_event(&self, id: ArtifactId, with_presence: bool) -> Option<OutputEvent> {
-        let known = &self.known[id.index()];
-        let content = known.content.as_ref()?;
+        let content = self.known[id.index()].as_ref()?;
         let (digest, size) = content.digest_and_size();
         Some(OutputEvent {
             path: self.model.artifact(id).path.to_string(),
             kind: content.kind(),
             digest,
             size,
-            present: with_presence.then_some(known.on_disk.is_some()),
+            present: with_presence.then_some(self.bytes.here(id).is_some()),
         })
     }
 

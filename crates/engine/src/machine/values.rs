@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DownloadCounts, ExecutionRequest,
-    ExecutorEvent, FetchRequest, Fingerprint, HostToolId, RemoteEvent, RemoteRequest, RemoteStage, RunId, StopReason,
-    TestStatus, UploadCounts, UploadRequest, WsPath,
+    ExecutorEvent, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent, RemoteRequest, RemoteStage, RunId,
+    StopReason, TestStatus, UploadCounts, UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
 use rustc_hash::FxHashMap;
@@ -69,6 +69,8 @@ pub enum Step {
     StopRemote(RunId, StopReason),
     /// Bring an output here.
     Fetch(Box<FetchRequest>),
+    /// A fetch under way is needed sooner.
+    Hurry(FetchId, Urgency),
     /// Give up all fetches.
     StopFetches,
     /// Store a local result in the caches.

@@ -53,10 +53,9 @@ impl Session<'_> {
         let statuses = &machine.status;
         assert!(!self.doing().is_empty(), "nothing is under way, and the build is not over: {statuses:?}");
         assert_eq!(machine.uploading.len(), remote.uploads.len());
-        let fetching: Vec<_> = remote.fetches.keys().copied().collect();
-        let mut known: Vec<_> = machine.known.iter().filter_map(|known| known.fetch).collect();
-        known.sort_unstable();
-        assert_eq!(known, fetching);
+        let ids = (0..machine.known.len()).map(ArtifactId::new);
+        let on_their_way = ids.filter(|&id| machine.bytes.is_on_its_way(id)).count();
+        assert_eq!((on_their_way, machine.bytes.under_way()), (remote.fetches.len(), remote.fetches.len()));
         let waits = |&action: &ActionId| machine.stopping.is_none() && machine.status_of(action) == Status::LookingUp;
         for action in self.actions().filter(waits) {
             assert!(remote.lookups.contains_key(&machine.run_id(action)), "{action:?} waits for no answer");
@@ -66,8 +65,8 @@ impl Session<'_> {
     /// Where no bytes are asked for, only what an action reads here is brought here.
     pub(super) fn check_fetch(&self, id: ArtifactId, request: &FetchRequest) {
         let machine = &self.machine;
-        assert_eq!(machine.known[id.index()].on_disk, None, "`{}` is here", request.path);
-        if machine.bytes_wanted[id.index()].is_some() {
+        assert_eq!(machine.bytes.here(id), None, "`{}` is here", request.path);
+        if machine.bytes.wanted(id).is_some() {
             return;
         }
         let waits = |&action: &ActionId| {
@@ -88,23 +87,23 @@ impl Session<'_> {
     /// What is known of a finished action's outputs is what lies on the disk.
     fn check_done(&self, action: ActionId) {
         for &id in &self.fake.model.action(action).outputs {
-            let known = &self.machine.known[id.index()];
+            let (known, bytes) = (&self.machine.known[id.index()], &self.machine.bytes);
             let artifact = self.fake.model.artifact(id);
             let here = self.fake.disk.get(artifact.path.as_str());
-            match known.on_disk {
+            match bytes.here(id) {
                 Some(fingerprint) => {
                     let here = here.unwrap_or_else(|| panic!("`{}` is not on disk", artifact.path));
-                    assert_eq!(known.content, Some(here.content()), "`{}`", artifact.path);
+                    assert_eq!(*known, Some(here.content()), "`{}`", artifact.path);
                     assert!(artifact.kind == ArtifactKind::Directory || fingerprint == here.fingerprint());
                 }
                 None => {
-                    let may_be_absent = self.machine.bytes_wanted[id.index()].is_none()
-                        || known.fetch.is_some()
+                    let may_be_absent = bytes.wanted(id).is_none()
+                        || bytes.is_on_its_way(id)
                         || self.disk_failed
                         || self.ask.remote.is_some() && self.machine.stopping.is_some();
                     assert!(may_be_absent, "`{}` is wanted and not here", artifact.path);
                     let here = here.map(|entry| entry.content());
-                    assert!(here.is_none() || here != known.content, "`{}` is on disk unnoticed", artifact.path);
+                    assert!(here.is_none() || here != *known, "`{}` is on disk unnoticed", artifact.path);
                 }
             }
         }
@@ -133,7 +132,7 @@ impl Session<'_> {
                 let expected = clean.text(id);
                 let kind = self.fake.model.artifact(id).kind;
                 let path = &self.fake.model.artifact(id).path;
-                assert_eq!(self.machine.known[id.index()].content, Some(content_of(kind, &expected)), "`{path}`");
+                assert_eq!(self.machine.known[id.index()], Some(content_of(kind, &expected)), "`{path}`");
             }
         }
     }
@@ -162,7 +161,7 @@ impl Clean<'_, '_> {
 
     /// As it was seen when the build began: one that changes meanwhile is the next build's matter.
     fn source_text(&self, id: ArtifactId) -> String {
-        let content = self.session.machine.known[id.index()].content.as_ref().expect("a usable source");
+        let content = self.session.machine.known[id.index()].as_ref().expect("a usable source");
         self.session.fake.texts.get(&content.digest_and_size().0).expect("seen").clone()
     }
 
@@ -182,7 +181,7 @@ impl Clean<'_, '_> {
             return format!("{base} output {number}");
         }
         // Whatever it made last, as long as it made that of these inputs.
-        let content = self.session.machine.known[id.index()].content.as_ref().expect("made");
+        let content = self.session.machine.known[id.index()].as_ref().expect("made");
         let made = fake.texts.get(&content.digest_and_size().0).expect("made");
         assert!(made.starts_with(&format!("{base} ")), "`{made}` was made of other inputs than `{base}`");
         made.clone()

@@ -76,12 +76,8 @@ fn picture(session: &Session<'_>) -> String {
     let mut text = format!("{:?} {:?} {:?} {:?}", machine.status, machine.pending, machine.released, machine.stopping);
     let mut forced: Vec<_> = machine.forced.iter().collect();
     forced.sort_unstable();
-    let mut awaiting: Vec<_> = machine.awaiting.iter().collect();
-    awaiting.sort_unstable();
-    let _ = write!(text, "{forced:?} {awaiting:?} {:?} {:?}", machine.attempts, machine.outcome);
-    for known in &machine.known {
-        let _ = write!(text, "{:?} {}", known.content, known.on_disk.is_some());
-    }
+    let bytes = machine.bytes.picture();
+    let _ = write!(text, "{forced:?} {bytes} {:?} {:?} {:?}", machine.attempts, machine.outcome, machine.known);
     for (path, entry) in &session.fake.disk {
         let _ = write!(text, "{path} {}", entry.text);
     }
@@ -101,9 +97,6 @@ fn picture_remote(session: &Session<'_>, text: &mut String) {
     let mut local_only: Vec<_> = machine.local_only.iter().collect();
     local_only.sort_unstable();
     let _ = write!(text, "{missed:?} {local_only:?} {:?} {}", machine.runners, remote.fetches_stopped);
-    for known in &machine.known {
-        let _ = write!(text, "{} {}", known.is_remote, known.fetch.is_some());
-    }
     let lookups: Vec<_> = machine.lookups.iter().map(|(a, l)| (a, l.generation == machine.generation)).collect();
     let _ = write!(text, "{lookups:?} {:?} {:?}", remote.lookups.keys(), remote.uploads.keys());
     for (run, state) in &remote.runs {

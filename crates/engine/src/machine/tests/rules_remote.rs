@@ -649,8 +649,8 @@ fn bytes_that_are_here_under_another_name_are_sent_from_here() {
 fn a_followed_link_is_sent_by_what_it_leads_to() {
     let mut bench = chain(1);
     let mut session = bench.begin(&ask(&[0]));
-    session.machine.known[0].on_disk =
-        Some(minibuild_core::Fingerprint { mode: 0o120_777, ino: 7, ..Default::default() });
+    let link = minibuild_core::Fingerprint { mode: 0o120_777, ino: 7, ..Default::default() };
+    session.machine.bytes.set_here(minibuild_core::ArtifactId::new(0), Some(link));
     let action = minibuild_core::ActionId::new(0);
     let inputs = session.machine.flat_inputs(action);
     let command = session.machine.command_of(action);

@@ -9,6 +9,7 @@ use minibuild_core::{
     ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, Runner, Stamp, StopReason,
     TargetId,
 };
+use minibuild_download::{Mode, Wishes};
 use minibuild_graph::HostFacts;
 use tempfile::TempDir;
 
@@ -87,6 +88,15 @@ impl Ask {
         self.with(remote()).strategy(Strategy::Remote)
     }
 
+    fn wishes(&self) -> Wishes {
+        let mode = match (self.all_bytes, self.toplevel_bytes) {
+            (true, _) => Mode::All,
+            (false, true) => Mode::Toplevel,
+            (false, false) => Mode::Minimal,
+        };
+        Wishes::new(mode, &[]).expect("no expression is a bad one")
+    }
+
     fn goals(&self, fake: &Fake) -> Goals {
         let goal = |&number: &usize| {
             let outputs = fake.plan.actions[number].outputs.len();
@@ -101,8 +111,7 @@ impl Ask {
         Goals {
             root: "/ws".to_owned(),
             targets: self.targets.iter().map(goal).collect(),
-            all_bytes: self.all_bytes,
-            toplevel_bytes: self.toplevel_bytes,
+            wishes: self.wishes(),
             jobs: self.jobs,
             keep_going: self.keep_going,
             fresh_tests: self.fresh_tests,
@@ -311,7 +320,7 @@ impl<'a> Session<'a> {
         match step {
             Step::Start(request) => {
                 self.started.push(request.run.action.index());
-                self.fake.start(*request, |id| self.machine.known[id.index()].content.clone());
+                self.fake.start(*request, |id| self.machine.known[id.index()].clone());
             }
             Step::Stop(run, reason) => {
                 self.stops.push((run.action.index(), reason));
@@ -342,7 +351,7 @@ impl<'a> Session<'a> {
             Step::StartRemote(request) => {
                 self.check_request();
                 self.started.push(request.run.action.index());
-                self.fake.start_remote(*request, |id| self.machine.known[id.index()].content.clone());
+                self.fake.start_remote(*request, |id| self.machine.known[id.index()].clone());
             }
             Step::StopRemote(run, reason) => {
                 self.stops.push((run.action.index(), reason));
@@ -356,6 +365,11 @@ impl<'a> Session<'a> {
                 self.check_request();
                 let id = self.fake.id_of(&path);
                 assert!(self.fake.remote.rehashes.insert(id), "`{path}` is being read again");
+            }
+            Step::Hurry(id, urgency) => {
+                let fetch = self.fake.remote.fetches.get_mut(&id).expect("only what is on its way hurries");
+                assert!(fetch.urgency < urgency, "`{}` is as urgent already", fetch.path);
+                fetch.urgency = urgency;
             }
             Step::StopFetches => self.fake.stop_fetches(),
             Step::Upload(request) => {
@@ -373,7 +387,7 @@ impl<'a> Session<'a> {
     fn perform_fetch(&mut self, request: FetchRequest) {
         let id = self.fake.id_of(&request.path);
         self.check_fetch(id, &request);
-        let known = self.machine.known[id.index()].content.clone();
+        let known = self.machine.known[id.index()].clone();
         self.fetched.push(request.path.to_string());
         self.fake.fetch(request, known.as_ref());
     }

@@ -17,6 +17,8 @@ pub enum Fate {
     Pass,
     /// It is cut as soon as so many bytes came from the server and were passed on.
     CutAfter(u64),
+    /// It is cut as soon as so many bytes came from the client and were passed on.
+    CutAfterSent(u64),
     /// Everything passes until so many bytes came from the server; then nothing passes any more, and nothing is cut.
     StallAfter(u64),
     /// It is cut at once.
@@ -142,15 +144,19 @@ fn join(state: &mut State, client: TcpStream, server: TcpStream, fate: Fate) -> 
     server.set_nodelay(true)?;
     let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
     state.open.push([client.try_clone()?, server.try_clone()?]);
-    state.threads.push(std::thread::spawn(move || carry(from_client, to_server, Fate::Pass)));
-    state.threads.push(std::thread::spawn(move || carry(server, client, fate)));
+    let (there, back) = match fate {
+        Fate::CutAfterSent(bytes) => (Fate::CutAfter(bytes), Fate::Pass),
+        _ => (Fate::Pass, fate),
+    };
+    state.threads.push(std::thread::spawn(move || carry(from_client, to_server, there)));
+    state.threads.push(std::thread::spawn(move || carry(server, client, back)));
     Ok(())
 }
 
 /// Carries bytes until one end closes or the fate comes, then cuts both.
 fn carry(mut from: TcpStream, mut to: TcpStream, fate: Fate) {
     let mut left = match fate {
-        Fate::CutAfter(bytes) | Fate::StallAfter(bytes) => bytes,
+        Fate::CutAfter(bytes) | Fate::CutAfterSent(bytes) | Fate::StallAfter(bytes) => bytes,
         Fate::Pass | Fate::Refuse => u64::MAX,
     };
     let mut buffer = [0; 16 * 1024];
@@ -196,6 +202,16 @@ mod tests {
         heard
     }
 
+    /// What comes back may be cut off before any of it was carried.
+    fn say_and_hear_what_comes(proxy: &Proxy, text: &[u8], most: &[u8]) -> TcpStream {
+        let stream = say(proxy, text);
+        let mut heard = Vec::new();
+        // A connection that is cut may end with an error.
+        let _ = (&stream).read_to_end(&mut heard);
+        assert!(most.starts_with(&heard));
+        stream
+    }
+
     fn is_cut(mut stream: TcpStream) -> bool {
         stream.read(&mut [0]).map_or(true, |length| length == 0)
     }
@@ -203,16 +219,17 @@ mod tests {
     #[test]
     fn each_connection_meets_its_fate() {
         let proxy = Proxy::start(echo());
-        proxy.plan(&[Fate::CutAfter(3), Fate::Refuse, Fate::StallAfter(2)]);
+        proxy.plan(&[Fate::CutAfter(3), Fate::Refuse, Fate::StallAfter(2), Fate::CutAfterSent(4)]);
         let first = say(&proxy, b"hello");
         assert_eq!(hear(&first, 3), b"hel");
         assert!(is_cut(first));
         assert!(is_cut(TcpStream::connect(proxy.address()).expect("connects")));
         let silent = say(&proxy, b"hello");
         assert_eq!(hear(&silent, 2), b"he");
+        assert!(is_cut(say_and_hear_what_comes(&proxy, b"hello", b"hell")));
         let passes = say(&proxy, b"hello");
         assert_eq!(hear(&passes, 5), b"hello");
-        assert_eq!(proxy.accepted(), 4);
+        assert_eq!(proxy.accepted(), 5);
         proxy.cut();
         assert!(is_cut(passes) && is_cut(silent));
         let later = say(&proxy, b"again");

@@ -162,7 +162,7 @@ fn endings() -> Vec<Case> {
         one("sigkill", "kill -9 $$").fails(137),
         one("sigterm", "echo before; kill -15 $$").fails(143),
         one("sigsegv", "kill -11 $$").fails(139),
-        one("timeout", "echo begun; sleep 1000").timeout("1s").fails(137),
+        one("timeout", "echo begun; sleep 1000").timeout("1s").fails(143),
         own("no_program", "\"no-such-program\"").fails(127),
         own("not_a_program", "\"t/in.txt\"").fails(126),
     ]

@@ -257,6 +257,12 @@ pub struct ExecutionReport {
     pub from_cache: bool,
 }
 
+/// The exit code of a command that could not be started, as a shell has it: 126 for a file that cannot be run, 127 where
+/// there is none. `why` is the text of [`ExecutionStatus::NotStarted`].
+pub fn not_started_code(why: &str) -> i32 {
+    if why.starts_with("cannot find") || why.contains("no such file") { 127 } else { 126 }
+}
+
 impl ExecutionReport {
     /// A report that says nothing but how the run ended.
     pub fn new(run: RunId, status: ExecutionStatus) -> Self {

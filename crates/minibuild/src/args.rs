@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// A build system: targets in TOML, one static binary, no daemon.
 #[derive(Parser, Debug)]
-#[command(name = "minibuild", version, about, disable_help_subcommand = true)]
+#[command(name = "minibuild", version, about, disable_help_subcommand = true, args_override_self = true)]
 pub struct Cli {
     /// Run as if started in DIR.
     #[arg(short = 'C', value_name = "DIR", global = true)]

@@ -9,6 +9,8 @@ use minibuild_core::{Digest, DigestFunction};
 use minibuild_reapi::proto::rpc::Status;
 use minibuild_reapi::status::{missing_blobs_of, retry_delay};
 
+use crate::error::code_name;
+
 /// How often blobs that the server misses are uploaded again.
 const MISSING: u32 = 5;
 /// How often an action is executed anew because its operation is gone.
@@ -164,8 +166,8 @@ impl Attempts {
 
 /// A status as a message shows it.
 pub(crate) fn status_text(status: &Status) -> String {
-    let name = tonic::Code::from(status.code).description();
-    if status.message.is_empty() { name.to_owned() } else { format!("{} ({name})", status.message) }
+    let name = code_name(tonic::Code::from(status.code));
+    if status.message.is_empty() { name.to_owned() } else { format!("{name}: {}", status.message) }
 }
 
 /// Numbers of `google.rpc.Code`.

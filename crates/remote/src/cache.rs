@@ -170,6 +170,17 @@ impl Cache {
         }
     }
 
+    /// Sends blobs that whoever would be asked is wrong about.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn send(&self, who: &Requester, blobs: &[Blob]) -> Result<(), EnsureFailure> {
+        match self {
+            Self::Grpc(cache) => Ok(cache.cas.send_unasked(who, blobs).await?),
+            Self::Http(cache) => cache.ensure(blobs, &|_, _| {}).await,
+        }
+    }
+
     /// The bytes of a blob, verified.
     ///
     /// # Errors

@@ -141,6 +141,8 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Grpc { authority, tls: false } => write!(f, "grpc://{authority}"),
             Self::Grpc { authority, tls: true } => write!(f, "grpcs://{authority}"),
+            // Nobody else could find it by that name.
+            Self::Unix(path) if path.starts_with("/proc/self") => write!(f, "the embedded server"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Http(http) => write!(f, "{http}"),
         }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -17,6 +18,8 @@ pub enum Fate {
     Pass,
     /// It is cut as soon as so many bytes came from the server and were passed on.
     CutAfter(u64),
+    /// It is cut as soon as so many bytes were passed on, those of both directions together.
+    CutAfterBoth(u64),
     /// Everything passes until so many bytes came from the server; then nothing passes any more, and nothing is cut.
     StallAfter(u64),
     /// It is cut at once.
@@ -43,6 +46,16 @@ struct State {
     is_over: bool,
     open: Vec<[TcpStream; 2]>,
     threads: Vec<JoinHandle<()>>,
+}
+
+impl Fate {
+    /// How many bytes pass.
+    fn bytes(self) -> u64 {
+        match self {
+            Fate::CutAfter(bytes) | Fate::CutAfterBoth(bytes) | Fate::StallAfter(bytes) => bytes,
+            Fate::Pass | Fate::Refuse => u64::MAX,
+        }
+    }
 }
 
 impl Proxy {
@@ -142,26 +155,31 @@ fn join(state: &mut State, client: TcpStream, server: TcpStream, fate: Fate) -> 
     server.set_nodelay(true)?;
     let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
     state.open.push([client.try_clone()?, server.try_clone()?]);
-    state.threads.push(std::thread::spawn(move || carry(from_client, to_server, Fate::Pass)));
-    state.threads.push(std::thread::spawn(move || carry(server, client, fate)));
+    // What only counts the server's bytes has nothing to say of the other direction.
+    let there = if let Fate::CutAfterBoth(_) = fate { fate } else { Fate::Pass };
+    let left = Arc::new(AtomicU64::new(fate.bytes()));
+    let of_client = if there == Fate::Pass { Arc::new(AtomicU64::new(u64::MAX)) } else { Arc::clone(&left) };
+    state.threads.push(std::thread::spawn(move || carry(from_client, to_server, there, &of_client)));
+    state.threads.push(std::thread::spawn(move || carry(server, client, fate, &left)));
     Ok(())
 }
 
+/// The other direction may have taken some of them too.
+fn take(left: &AtomicU64, bytes: u64) {
+    let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
+}
+
 /// Carries bytes until one end closes or the fate comes, then cuts both.
-fn carry(mut from: TcpStream, mut to: TcpStream, fate: Fate) {
-    let mut left = match fate {
-        Fate::CutAfter(bytes) | Fate::StallAfter(bytes) => bytes,
-        Fate::Pass | Fate::Refuse => u64::MAX,
-    };
+fn carry(mut from: TcpStream, mut to: TcpStream, fate: Fate, left: &AtomicU64) {
     let mut buffer = [0; 16 * 1024];
-    while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+    while left.load(Ordering::Relaxed) > 0 {
+        let most = usize::try_from(left.load(Ordering::Relaxed)).unwrap_or(usize::MAX).min(buffer.len());
         match from.read(&mut buffer[..most]) {
-            Ok(length) if length > 0 && to.write_all(&buffer[..length]).is_ok() => left -= length as u64,
+            Ok(length) if length > 0 && to.write_all(&buffer[..length]).is_ok() => take(left, length as u64),
             _ => break,
         }
     }
-    if left == 0 && matches!(fate, Fate::StallAfter(_)) {
+    if left.load(Ordering::Relaxed) == 0 && matches!(fate, Fate::StallAfter(_)) {
         // What still comes is swallowed, until somebody cuts.
         while from.read(&mut buffer).is_ok_and(|length| length > 0) {}
     }
@@ -196,6 +214,13 @@ mod tests {
         heard
     }
 
+    fn say_and_hear_what_comes(proxy: &Proxy, text: &[u8]) -> Vec<u8> {
+        let mut heard = Vec::new();
+        // A connection that is cut may end with an error.
+        let _ = say(proxy, text).read_to_end(&mut heard);
+        heard
+    }
+
     fn is_cut(mut stream: TcpStream) -> bool {
         stream.read(&mut [0]).map_or(true, |length| length == 0)
     }
@@ -203,16 +228,17 @@ mod tests {
     #[test]
     fn each_connection_meets_its_fate() {
         let proxy = Proxy::start(echo());
-        proxy.plan(&[Fate::CutAfter(3), Fate::Refuse, Fate::StallAfter(2)]);
+        proxy.plan(&[Fate::CutAfter(3), Fate::Refuse, Fate::StallAfter(2), Fate::CutAfterBoth(7)]);
         let first = say(&proxy, b"hello");
         assert_eq!(hear(&first, 3), b"hel");
         assert!(is_cut(first));
         assert!(is_cut(TcpStream::connect(proxy.address()).expect("connects")));
         let silent = say(&proxy, b"hello");
         assert_eq!(hear(&silent, 2), b"he");
+        assert_eq!(say_and_hear_what_comes(&proxy, b"hello"), b"he", "five there and two back");
         let passes = say(&proxy, b"hello");
         assert_eq!(hear(&passes, 5), b"hello");
-        assert_eq!(proxy.accepted(), 4);
+        assert_eq!(proxy.accepted(), 5);
         proxy.cut();
         assert!(is_cut(passes) && is_cut(silent));
         let later = say(&proxy, b"again");

@@ -13,7 +13,7 @@ use minibuild_graph::parse_depfile;
 use super::fetch::fingerprint_of;
 use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping, key_path};
 use crate::state::{FileRecord, PrunedRecord, ResultRecord};
-use minibuild_core::{OutputMeta, StopReason};
+use minibuild_core::{OutputMeta, StopReason, not_started_code};
 
 impl Machine {
     /// A run is over. One that is no longer the current run of its action is dropped.
@@ -431,7 +431,7 @@ fn exit_code(status: &ExecutionStatus) -> i32 {
         ExecutionStatus::Exited(code) => *code,
         ExecutionStatus::Signalled(signal) => 128 + signal,
         ExecutionStatus::TimedOut => 128 + 15,
-        ExecutionStatus::NotStarted(_) => 127,
+        ExecutionStatus::NotStarted(why) => not_started_code(why),
         ExecutionStatus::Stopped(_)
         | ExecutionStatus::BadOutputs(_)
         | ExecutionStatus::Infrastructure(_)

@@ -90,9 +90,12 @@ fn required(
     digest(message, function).map_err(|e| DecodeError::new(what, field, e.flaw().clone()))
 }
 
+/// What file systems take; longer names could not have been made by an action.
+const LONGEST_NAME: usize = 255;
+
 /// One segment of a path.
 fn check_name(what: &'static str, name: &str) -> Result<(), DecodeError> {
-    let bad = name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']);
+    let bad = matches!(name, "" | "." | "..") || name.contains(['/', '\0']) || name.len() > LONGEST_NAME;
     if bad { Err(DecodeError::new(what, "", Flaw::Name(short(name)))) } else { Ok(()) }
 }
 

@@ -37,15 +37,19 @@ impl GrpcCas {
         let who = Arc::new(who.clone());
         let missing = self.find_missing(&who, wanted.keys().copied().collect()).await.map_err(EnsureError::Call)?;
         let missing: Vec<&Blob> = missing.iter().filter_map(|digest| wanted.get(digest).copied()).collect();
-        let is_lost = |blob: &&&Blob| blob.source == BlobSource::Elsewhere;
-        let lost: Vec<Digest> = missing.iter().filter(is_lost).map(|blob| blob.digest).collect();
-        if !lost.is_empty() {
-            return Err(EnsureError::Lost(lost));
-        }
         if missing.is_empty() {
             return Ok(());
         }
-        self.send(&who, &missing, progress).await
+        self.send(&who, &with_sources(missing)?, progress).await
+    }
+
+    /// Sends all of these: the server has said in other words that it lacks them.
+    ///
+    /// # Errors
+    /// As [`Self::ensure`].
+    pub(crate) async fn send_unasked(&self, who: &Requester, blobs: &[Blob]) -> Result<(), EnsureError> {
+        let blobs: Vec<&Blob> = self.not_seen(blobs).into_values().collect();
+        self.send(&Arc::new(who.clone()), &with_sources(blobs)?, &|_, _| {}).await
     }
 
     /// What may be missing, each digest once; with a source, where one of several has one.
@@ -162,6 +166,13 @@ impl GrpcCas {
         }
         waiters
     }
+}
+
+/// The same blobs, if all of them are here.
+fn with_sources(blobs: Vec<&Blob>) -> Result<Vec<&Blob>, EnsureError> {
+    let is_lost = |blob: &&&Blob| blob.source == BlobSource::Elsewhere;
+    let lost: Vec<Digest> = blobs.iter().filter(is_lost).map(|blob| blob.digest).collect();
+    if lost.is_empty() { Ok(blobs) } else { Err(EnsureError::Lost(lost)) }
 }
 
 fn verdict(mut changed: Vec<WsPath>, failed: Option<CallError>) -> Result<(), EnsureError> {

@@ -151,7 +151,13 @@ impl Execution<'_> {
     /// Sees to it that the server has the blobs.
     async fn upload(&self, blobs: &[Blob]) -> Option<Box<ExecutionReport>> {
         let progress = |done, all| self.answer.stage(RemoteStage::Uploading(done, all));
-        match Box::pin(self.shared.cache.ensure(&self.request.who, blobs, &progress)).await {
+        let sent = Box::pin(self.shared.cache.ensure(&self.request.who, blobs, &progress)).await;
+        self.unless_sent(sent)
+    }
+
+    /// The end of the attempt where blobs could not be sent.
+    fn unless_sent(&self, sent: Result<(), EnsureFailure>) -> Option<Box<ExecutionReport>> {
+        match sent {
             Ok(()) => None,
             Err(EnsureFailure::Lost(digests)) => Some(self.report(ExecutionStatus::LostInputs(digests))),
             Err(EnsureFailure::Changed(paths)) => {
@@ -173,7 +179,8 @@ impl Execution<'_> {
         if let Some(digest) = missing.iter().find(is_foreign) {
             return Some(self.failed(format!("the server misses {digest}, which is no input of the action")));
         }
-        self.upload(&blobs).await
+        let sent = Box::pin(self.shared.cache.send(&self.request.who, &blobs)).await;
+        self.unless_sent(sent)
     }
 
     /// Once for each client: the executor has what went to the cache.
@@ -406,12 +413,17 @@ impl Execution<'_> {
 
     /// What helps to understand a refusal.
     fn note_on(&self, ending: &Ending) -> String {
-        match ending {
-            Ending::Refused(status) if matches!(status.code, code::FAILED_PRECONDITION | code::INVALID_ARGUMENT) => {
-                format!(" ({})", notice::properties(&self.request.platform))
-            }
-            _ => String::new(),
-        }
+        let platform = &self.request.platform;
+        let is_about_it = match ending {
+            Ending::Refused(status) => match status.code {
+                // That there are none may be the reason.
+                code::FAILED_PRECONDITION => true,
+                code::INVALID_ARGUMENT => !platform.is_empty(),
+                _ => false,
+            },
+            _ => false,
+        };
+        if is_about_it { format!(" ({})", notice::properties(platform)) } else { String::new() }
     }
 }
 

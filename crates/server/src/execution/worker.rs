@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use minibuild_core::{Digest, DigestFunction};
+use minibuild_core::{Digest, DigestFunction, not_started_code};
 use minibuild_local::{CommandEnd, CommandReport, CommandRunner, CommandSpec, RunnerConfig};
 use minibuild_reapi::decode::digest_message;
 use minibuild_reapi::proto::{Message, execution as proto, protobuf, rpc};
@@ -216,8 +216,7 @@ impl Worker {
                 (KILLED, to_message(&Status::deadline_exceeded(text)))
             }
             CommandEnd::NotStarted(text) => {
-                // As a shell has it: 126 for a file that cannot be run, 127 for none.
-                let code = if text.starts_with("cannot find") || text.contains("no such file") { 127 } else { 126 };
+                let code = not_started_code(&text);
                 not_started = Some(text);
                 (code, rpc::Status::default())
             }

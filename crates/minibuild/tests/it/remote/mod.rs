@@ -1,6 +1,10 @@
 //! Builds with a remote side: the binary against a server in this process.
 
+mod conformance;
+mod cuts;
 mod downloads;
+mod faults;
+mod peers;
 mod sides;
 
 use std::cell::RefCell;
@@ -16,6 +20,7 @@ struct Remote {
     server: RefCell<Option<Running>>,
     listen: Listen,
     dir: TempDir,
+    change: Box<dyn Fn(&mut ServerConfig)>,
 }
 
 impl Remote {
@@ -25,9 +30,14 @@ impl Remote {
 
     /// A server with faults.
     fn with(inject: &str) -> Self {
+        Self::configured(inject, |_| {})
+    }
+
+    /// A server with faults and another configuration.
+    fn configured(inject: &str, change: impl Fn(&mut ServerConfig) + 'static) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let remote = Self { server: RefCell::new(None), listen, dir };
+        let remote = Self { server: RefCell::new(None), listen, dir, change: Box::new(change) };
         let server = remote.serve(inject);
         let listen = server.address().clone();
         Self { server: RefCell::new(Some(server)), listen, ..remote }
@@ -37,6 +47,7 @@ impl Remote {
         let mut config = ServerConfig::new(self.listen.clone(), self.dir.path().join("server"), 2);
         config.helper = env!("CARGO_BIN_EXE_minibuild").into();
         config.inject = Some(Inject::parse(inject).expect("faults"));
+        (self.change)(&mut config);
         Server::start(config).expect("the server starts")
     }
 
@@ -79,12 +90,17 @@ impl Remote {
         self.server.borrow().as_ref().expect("the server is up").evict_all();
     }
 
+    /// `grpc://HOST:PORT`, or `grpcs://` of a server with a certificate.
+    fn url(&self) -> String {
+        self.server.borrow().as_ref().map_or_else(|| self.listen.to_string(), Running::url)
+    }
+
     fn executor(&self) -> String {
-        format!("--remote-executor={}", self.listen)
+        format!("--remote-executor={}", self.url())
     }
 
     fn cache(&self) -> String {
-        format!("--remote-cache={}", self.listen)
+        format!("--remote-cache={}", self.url())
     }
 
     /// A build whose actions run remotely.

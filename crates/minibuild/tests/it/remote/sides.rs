@@ -8,7 +8,7 @@ use super::{Remote, chain, downloaded, runners};
 use crate::{genrule, with_targets};
 
 /// Files, an executable, a tree with a symlink and an empty directory, a symlink, a depfile, a test, a program.
-fn of_all_kinds() -> Workspace {
+pub(super) fn of_all_kinds() -> Workspace {
     let mut targets =
         genrule("file", &["in.txt"], &["f.txt", "g.txt"], "cat $SRC > $OUT; echo g > minibuild-out/bin/g.txt");
     targets.push_str(&genrule("program", &[], &["run.sh"], "printf '#!/bin/sh\\necho run\\n' > $OUT; chmod +x $OUT"));

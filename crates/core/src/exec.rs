@@ -243,7 +243,8 @@ pub struct ExecutionReport {
     pub stdout: Vec<u8>,
     /// Standard error.
     pub stderr: Vec<u8>,
-    /// Outputs as found, in the order declared; empty unless the status is `Exited(0)`.
+    /// Outputs as found, in the order declared; all of them if the status is `Exited(0)`. Else, and of remote runs only,
+    /// those that are there nevertheless.
     pub outputs: Vec<FoundOutput>,
     /// Content of the depfile where one was declared and exists.
     pub depfile: Option<Vec<u8>>,

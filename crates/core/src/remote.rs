@@ -133,6 +133,8 @@ pub struct FetchRequest {
     pub content: Content,
     /// How soon.
     pub urgency: Urgency,
+    /// Blobs of it that are in files here already, to be copied instead.
+    pub here: Vec<Blob>,
     /// Whose work it is.
     pub who: Requester,
 }

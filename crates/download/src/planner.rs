@@ -53,7 +53,7 @@ struct Fetching {
 ///
 /// 1. Of each artifact one fetch is under way at most, and none of what is here.
 /// 2. What is not believed to be in the store is not fetched.
-/// 3. Once stopped, nothing further is fetched.
+/// 3. Once stopped, nothing further is fetched but what failed actions left.
 /// 4. Whoever waits is woken once, when none of the artifacts it waits for is left.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
@@ -131,9 +131,18 @@ impl Planner {
 
     /// The bytes are needed now. Nothing is to be done where they are here, on their way, or nowhere.
     pub fn need(&mut self, artifact: ArtifactId, why: DownloadReason) -> Option<Step> {
+        if self.is_stopped { None } else { self.begin(artifact, why) }
+    }
+
+    /// What a failed action left is needed to be looked at, also after a stop, for which the failure may be the reason.
+    pub fn need_remains(&mut self, artifact: ArtifactId) -> Option<Step> {
+        self.begin(artifact, DownloadReason::Failed)
+    }
+
+    fn begin(&mut self, artifact: ArtifactId, why: DownloadReason) -> Option<Step> {
         let place = self.places[artifact.index()];
         let urgency = urgency_of(why);
-        if self.is_stopped || place.here.is_some() {
+        if place.here.is_some() {
             return None;
         }
         if let Some(id) = place.fetch {

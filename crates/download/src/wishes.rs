@@ -13,6 +13,8 @@ pub enum Mode {
     Toplevel,
     /// None.
     Minimal,
+    /// Those of requested targets, after the build that made them.
+    Fetch,
 }
 
 /// What the user asked for.
@@ -38,6 +40,7 @@ impl Wishes {
         match self.mode {
             Mode::All | Mode::Toplevel if is_toplevel => Some(DownloadReason::Toplevel),
             Mode::All => Some(DownloadReason::All),
+            Mode::Fetch if is_toplevel => Some(DownloadReason::Fetch),
             _ => self.matches(path.as_str()).then_some(DownloadReason::Regex),
         }
     }
@@ -82,6 +85,8 @@ mod tests {
         check(Mode::All, "", true, Some(DownloadReason::Toplevel));
         check(Mode::Toplevel, "", true, Some(DownloadReason::Toplevel));
         check(Mode::Toplevel, "", false, None);
+        check(Mode::Fetch, "", true, Some(DownloadReason::Fetch));
+        check(Mode::Fetch, "", false, None);
         check(Mode::Minimal, ".*", true, Some(DownloadReason::Regex));
         check(Mode::Minimal, r".*\.txt", true, Some(DownloadReason::Regex));
         check(Mode::Minimal, "a.txt", false, None);

@@ -130,6 +130,7 @@ fn goals(model: &Model, as_one: bool) -> Goals {
         root: "/ws".to_owned(),
         targets,
         wishes: Default::default(),
+        runs_nothing: false,
         jobs: 8,
         keep_going: false,
         fresh_tests: false,

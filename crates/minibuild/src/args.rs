@@ -26,6 +26,8 @@ pub enum Command {
     Test(BuildArgs),
     /// Build one target and become its program.
     Run(RunArgs),
+    /// Bring outputs of built targets here, and run nothing.
+    Fetch(BuildArgs),
     /// Remove outputs; caches and state are kept.
     Clean(CleanArgs),
     /// Tell about the workspace, a rule, or a rule file such as `@std/c.toml`.
@@ -38,10 +40,10 @@ pub enum Command {
     Schema(SchemaArgs),
 }
 
-/// `build` and `test`.
+/// `build`, `test` and `fetch`.
 #[derive(Args, Debug)]
 pub struct BuildArgs {
-    /// Flags that `build`, `test` and `run` share.
+    /// Flags that `build`, `test`, `run` and `fetch` share.
     #[command(flatten)]
     pub flags: BuildFlags,
     /// Labels and patterns: `//pkg:name`, `:name`, `//pkg/...`, `//pkg:all`, `-//pkg:not_this`.
@@ -52,7 +54,7 @@ pub struct BuildArgs {
 /// `run`.
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// Flags that `build`, `test` and `run` share.
+    /// Flags that `build`, `test`, `run` and `fetch` share.
     #[command(flatten)]
     pub flags: BuildFlags,
     /// The target.
@@ -162,7 +164,7 @@ fn pattern(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(text.trim_start_matches(SUBTRACTS).to_owned())
 }
 
-/// Flags of `build`, `test` and `run`.
+/// Flags of `build`, `test`, `run` and `fetch`.
 #[derive(Args, Debug)]
 pub struct BuildFlags {
     /// Flags that decide about configuration.

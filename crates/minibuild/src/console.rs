@@ -7,7 +7,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use minibuild_core::{BuildEvent, CommandLine, Level, OutputEvent, Runner, TestStatus};
+use minibuild_core::{BuildEvent, CommandLine, DownloadReason, Level, OutputEvent, Runner, TestStatus};
 use minibuild_engine::machine::{Outcome, Progress, RunningAction, Shown};
 use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
 
@@ -33,6 +33,8 @@ pub struct Console {
     targets: Vec<(String, bool, Vec<OutputEvent>)>,
     tests: BTreeMap<String, (TestStatus, u64, String)>,
     problems: Vec<String>,
+    /// Files and bytes that came down, by reason.
+    downloads: BTreeMap<&'static str, (u64, u64)>,
 }
 
 impl Console {
@@ -57,6 +59,7 @@ impl Console {
             targets: Vec::new(),
             tests: BTreeMap::new(),
             problems: Vec::new(),
+            downloads: BTreeMap::new(),
         }
     }
 
@@ -101,6 +104,13 @@ impl Console {
                 if self.explain && *success && *runner != Runner::UpToDate =>
             {
                 self.message(Level::Info, &format!("{label} ({mnemonic}) ran: {reason}"));
+            }
+            BuildEvent::FileDownloaded { path, size, why, .. } => {
+                let (files, bytes) = self.downloads.entry(reason_text(*why)).or_default();
+                (*files, *bytes) = (*files + 1, *bytes + size);
+                if self.explain {
+                    self.message(Level::Info, &format!("{path} was downloaded: {}", reason_text(*why)));
+                }
             }
             BuildEvent::TestCompleted { label, status, ms, log, .. } => {
                 self.tests.insert(label.clone(), (*status, *ms, log.clone()));
@@ -197,6 +207,15 @@ impl Console {
             text.push_str(&format!("{} the build was interrupted\n", self.tag(Level::Error)));
         }
         let info = self.tag(Level::Info);
+        if self.explain {
+            for (why, (files, bytes)) in &self.downloads {
+                text.push_str(&format!(
+                    "{info} Downloaded: {} ({}), {why}\n",
+                    number(*files, "file"),
+                    HumanBytes(*bytes)
+                ));
+            }
+        }
         let (elapsed, path) = (precise(elapsed), precise(outcome.critical_path));
         text.push_str(&format!("{info} Elapsed time: {elapsed}, critical path: {path}\n"));
         text.push_str(&format!("{info} {}\n", counts_text(outcome)));
@@ -285,6 +304,20 @@ fn counts_text(outcome: &Outcome) -> String {
         text.push_str(&format!("; {}", number(outcome.cache_errors, "cache error")));
     }
     text + "."
+}
+
+/// Why a file was brought here.
+fn reason_text(why: DownloadReason) -> &'static str {
+    match why {
+        DownloadReason::Toplevel => "an output of a requested target",
+        DownloadReason::Input => "an input of an action that runs here",
+        DownloadReason::All => "every output is wanted",
+        DownloadReason::Regex => "its path matches `--download-regex`",
+        DownloadReason::Failed => "left by an action that failed",
+        DownloadReason::Run => "needed by the program to be run",
+        DownloadReason::Fetch => "asked for by `fetch`",
+        DownloadReason::Log => "a log",
+    }
 }
 
 /// `1 file`, `2 files`.

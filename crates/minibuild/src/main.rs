@@ -50,6 +50,7 @@ fn run(cli: &Cli, began: Instant) -> u8 {
     match &cli.command {
         Command::Build(args) => session(Kind::Build, &args.flags, args.patterns.clone(), Vec::new()),
         Command::Test(args) => session(Kind::Test, &args.flags, args.patterns.clone(), Vec::new()),
+        Command::Fetch(args) => session(Kind::Fetch, &args.flags, args.patterns.clone(), Vec::new()),
         Command::Run(args) => session(Kind::Run, &args.flags, vec![args.label.clone()], args.args.clone()),
         Command::Clean(args) => tell::clean(&workspace, args),
         Command::Info(args) => tell::info(&workspace, args),

@@ -34,6 +34,8 @@ pub enum Kind {
     Test,
     /// `minibuild run`.
     Run,
+    /// `minibuild fetch`.
+    Fetch,
 }
 
 /// One invocation of `build`, `test` or `run`.
@@ -138,6 +140,7 @@ impl Session<'_> {
             Kind::Build => "build",
             Kind::Test => "test",
             Kind::Run => "run",
+            Kind::Fetch => "fetch",
         };
         let settings = self.flags.settings();
         let names = settings.iter().map(|(key, value)| redact::setting(key, value));
@@ -231,6 +234,7 @@ impl Session<'_> {
             root: self.workspace.root.display().to_string(),
             targets,
             wishes: self.wishes(settings)?,
+            runs_nothing: self.kind == Kind::Fetch,
             jobs: settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize),
             keep_going: settings.keep_going,
             fresh_tests: !settings.cache_tests,
@@ -242,6 +246,7 @@ impl Session<'_> {
 
     fn wishes(&self, settings: &Settings) -> Result<Wishes, Refusal> {
         let mode = match settings.download {
+            _ if self.kind == Kind::Fetch => Mode::Fetch,
             DownloadMode::All => Mode::All,
             DownloadMode::Toplevel => Mode::Toplevel,
             DownloadMode::Minimal => Mode::Minimal,

@@ -37,7 +37,7 @@ pub(crate) struct Wanted<'a> {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) exit_code: i32,
-    /// Empty unless the code is 0.
+    /// All that are declared; where the result is of no use those that are there.
     pub(crate) outputs: Vec<FoundOutput>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
@@ -61,7 +61,7 @@ pub(crate) enum Flawed {
 /// Makes the parts of a result.
 ///
 /// # Errors
-/// [`Flawed`], outputs being looked at only where the exit code is 0.
+/// [`Flawed`]; what is wrong with outputs only where the exit code is 0.
 pub(crate) async fn assemble(cache: &Cache, wanted: Wanted<'_>, message: proto::ActionResult) -> Result<Parts, Flawed> {
     let wall = result::wall(&message);
     let result = decode::action_result_message(message, wanted.function).map_err(|e| Flawed::Refused(e.to_string()))?;
@@ -75,11 +75,18 @@ pub(crate) async fn assemble(cache: &Cache, wanted: Wanted<'_>, message: proto::
         depfile: depfile?,
         wall,
     };
-    if result.exit_code == 0 {
-        let trees = trees(cache, wanted, &result).await?;
-        match result::outputs(wanted.outputs, &result, &trees) {
-            Ok(outputs) => parts.outputs = outputs,
-            Err(problems) => return Err(Flawed::Problems(problems, Box::new(parts))),
+    if result.exit_code != 0 {
+        // What a failed command left is worth a look, and no error if it is lost.
+        let trees = trees(cache, wanted, &result).await.unwrap_or_default();
+        parts.outputs = result::found(wanted.outputs, &result, &trees);
+        return Ok(parts);
+    }
+    let trees = trees(cache, wanted, &result).await?;
+    match result::outputs(wanted.outputs, &result, &trees) {
+        Ok(outputs) => parts.outputs = outputs,
+        Err(problems) => {
+            parts.outputs = result::found(wanted.outputs, &result, &trees);
+            return Err(Flawed::Problems(problems, Box::new(parts)));
         }
     }
     Ok(parts)

@@ -5,15 +5,16 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
+use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use minibuild_core::{
-    Content, Digest, FetchId, FetchOutcome, FetchRequest, RemoteEvent, Requester, Stamp, TreeMeta, TreeNode, Urgency,
-    WsPath,
+    self as core, BlobSource, Content, Digest, FetchId, FetchOutcome, FetchRequest, RemoteEvent, Stamp, TreeMeta,
+    TreeNode, Urgency, WsPath,
 };
-use minibuild_disk::{DiskError, Staged, StagedTree};
+use minibuild_disk::{DiskError, Staged, StagedTree, fingerprint_of};
 
 use crate::answer::Ticket;
 use crate::blobs::{Blob, Brought};
@@ -208,25 +209,32 @@ async fn stage(shared: &Arc<Shared>, request: &FetchRequest) -> Result<(Staged, 
     match &request.content {
         Content::Symlink { target } => Ok((shared.config.tree.stage_symlink(target)?, 0)),
         Content::File { digest, executable } => {
+            if let Some(staged) = copy(shared, &request.here, *digest, *executable).await {
+                return Ok((staged, 1));
+            }
             let brought = shared.blobs.bring(shared, &request.who, *digest).await;
             let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(*digest, e))?;
             let (owner, executable) = (Arc::clone(shared), *executable);
             let staged = blocking(move || Ok(blob.into_file(&owner.config.tree, executable)?)).await?;
             Ok((staged, u64::from(is_shared)))
         }
-        Content::Directory(tree) => stage_tree(shared, &request.who, tree).await,
+        Content::Directory(tree) => stage_tree(shared, request, tree).await,
     }
 }
 
 /// Files of a tree by digest.
 type Places = BTreeMap<Digest, Vec<(WsPath, bool)>>;
 
-async fn stage_tree(shared: &Arc<Shared>, who: &Requester, tree: &Arc<TreeMeta>) -> Result<(Staged, u64), Failure> {
+async fn stage_tree(
+    shared: &Arc<Shared>,
+    request: &FetchRequest,
+    tree: &Arc<TreeMeta>,
+) -> Result<(Staged, u64), Failure> {
     let (owner, meta) = (Arc::clone(shared), Arc::clone(tree));
     let staged = blocking(move || Ok(owner.config.tree.stage_tree(&meta)?)).await?;
     let staged = Arc::new(staged);
     let files = places(tree).into_iter();
-    let mut work = stream::iter(files.map(|(digest, places)| fill(shared, who, &staged, digest, places)))
+    let mut work = stream::iter(files.map(|(digest, places)| fill(shared, request, &staged, digest, places)))
         .buffer_unordered(MOST_OF_TREE);
     let (mut copied, mut lost, mut first) = (0, Vec::new(), None);
     while let Some(done) = work.next().await {
@@ -261,12 +269,15 @@ fn places(tree: &TreeMeta) -> Places {
 /// Brings one blob and puts it at all its places; gives the number of those that needed no transfer.
 async fn fill(
     shared: &Arc<Shared>,
-    who: &Requester,
+    request: &FetchRequest,
     staged: &Arc<StagedTree>,
     digest: Digest,
     places: Vec<(WsPath, bool)>,
 ) -> Result<u64, Failure> {
-    let brought = shared.blobs.bring(shared, who, digest).await;
+    if copy_all(shared, request, staged, digest, &places).await {
+        return Ok(places.len() as u64);
+    }
+    let brought = shared.blobs.bring(shared, &request.who, digest).await;
     let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(digest, e))?;
     let (owner, staged) = (Arc::clone(shared), Arc::clone(staged));
     let copied = places.len() as u64 - u64::from(!is_shared);
@@ -276,6 +287,44 @@ async fn fill(
         Ok(copied)
     })
     .await
+}
+
+/// Copies a blob that is in a file here to all its places in a tree; says whether it could.
+async fn copy_all(
+    shared: &Arc<Shared>,
+    request: &FetchRequest,
+    staged: &Arc<StagedTree>,
+    digest: Digest,
+    places: &[(WsPath, bool)],
+) -> bool {
+    let mut files = Vec::new();
+    for (path, executable) in places {
+        let Some(file) = copy(shared, &request.here, digest, *executable).await else { return false };
+        files.push((path.clone(), file));
+    }
+    let staged = Arc::clone(staged);
+    let add = move || files.into_iter().try_for_each(|(path, file)| staged.add(&path, file));
+    blocking(move || Ok(add()?)).await.is_ok()
+}
+
+/// A copy of a blob that is in a file here: reflinked where the file system can. `None` where there is none, or the file
+/// is no longer what it was, which only costs the transfer.
+async fn copy(shared: &Arc<Shared>, here: &[core::Blob], digest: Digest, executable: bool) -> Option<Staged> {
+    let BlobSource::File { path, fingerprint: Some(fingerprint) } =
+        &here.iter().find(|blob| blob.digest == digest)?.source
+    else {
+        return None;
+    };
+    let (owner, path, fingerprint) = (Arc::clone(shared), path.clone(), *fingerprint);
+    let work = move || {
+        let tree = &owner.config.tree;
+        let file = File::open(tree.workspace().join(path.as_path())).ok()?;
+        let is_the_same = || rustix::fs::fstat(&file).is_ok_and(|stat| fingerprint_of(&stat) == fingerprint);
+        let staged = tree.stage_file().ok().filter(|_| is_the_same())?;
+        staged.copy_from(&file).ok()?;
+        is_the_same().then(|| staged.finish(executable).ok()).flatten()
+    };
+    blocking(move || Ok(work())).await.ok().flatten()
 }
 
 fn put(shared: &Shared, staged: &StagedTree, blob: Blob, places: &[(WsPath, bool)]) -> Result<(), DiskError> {
@@ -297,7 +346,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> +
 
 #[cfg(test)]
 mod tests {
-    use minibuild_core::{ActionId, DigestFunction, FetchId};
+    use minibuild_core::{ActionId, DigestFunction, FetchId, Requester};
 
     use super::*;
     use crate::answer::{Answer, Request, Sink};
@@ -310,6 +359,7 @@ mod tests {
             path: WsPath::new("minibuild-out/bin/x").expect("a path"),
             content: Content::Symlink { target: "t".into() },
             urgency,
+            here: Vec::new(),
             who: Requester { label: String::new(), mnemonic: String::new(), key },
         }
     }

@@ -63,6 +63,16 @@ pub(crate) fn outputs(
     if problems.is_empty() { Ok(found) } else { Err(problems) }
 }
 
+/// Those of the declared outputs that the result has as declared.
+pub(crate) fn found(declared: &[DeclaredOutput], result: &ActionResult, trees: &Trees) -> Vec<FoundOutput> {
+    let names = names(result, trees);
+    let found = declared.iter().filter_map(|output| {
+        let meta = OutputMeta { path: output.path.clone(), content: content(output, result, trees, &names).ok()? };
+        Some(FoundOutput { meta, stamps: Vec::new() })
+    });
+    found.collect()
+}
+
 /// The file of a result at this path.
 pub(crate) fn file<'a>(result: &'a ActionResult, path: &WsPath) -> Option<&'a OutputFile> {
     let at = result.files.binary_search_by(|file| file.path.cmp(path)).ok()?;

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ArtifactId, BuildEvent, Content, Digest, DownloadReason, FetchId, FetchOutcome, FetchRequest,
-    Fingerprint, Level, Stamp, TreeNode, Urgency, WsPath,
+    ActionId, ArtifactId, Blob, BlobSource, BuildEvent, Content, Digest, DownloadReason, FetchId, FetchOutcome,
+    FetchRequest, Fingerprint, Level, OutputMeta, Stamp, TreeNode, Urgency, WsPath,
 };
-
 use minibuild_download::{Ended, Step as Planned};
 
-use super::{Machine, Status, Step};
+use super::{Machine, Name, Status, Step, Stopping};
 use crate::state::FileRecord;
 
 impl Machine {
@@ -52,13 +51,62 @@ impl Machine {
         let (Some(producer), Some(content)) = (row.producer, self.known[artifact.index()].clone()) else { return };
         let (path, who) = (row.path.clone(), self.requester(producer, content.digest_and_size().0));
         self.count_fetch(producer, true);
-        self.steps.push(Step::Fetch(Box::new(FetchRequest { id, producer, path, content, urgency, who })));
+        let here = self.blobs_here(&content);
+        self.steps.push(Step::Fetch(Box::new(FetchRequest { id, producer, path, content, urgency, here, who })));
+    }
+
+    /// Blobs of a content that lie in other files here.
+    fn blobs_here(&mut self, content: &Content) -> Vec<Blob> {
+        if self.digests_here.is_none() {
+            let ids = (0..self.known.len()).map(ArtifactId::new);
+            let here = ids.filter(|&id| self.bytes.here(id).is_some());
+            let digest = |id: ArtifactId| match &self.known[id.index()] {
+                Some(Content::File { digest, .. }) => Some((*digest, id)),
+                _ => None,
+            };
+            self.digests_here = Some(here.filter_map(digest).collect());
+        }
+        let digests = files_of(&WsPath::root(), content).into_iter().map(|(_, digest)| digest);
+        digests.filter_map(|digest| self.blob_here(digest)).collect()
+    }
+
+    fn blob_here(&self, digest: Digest) -> Option<Blob> {
+        let id = *self.digests_here.as_ref()?.get(&digest)?;
+        let holds = matches!(&self.known[id.index()], Some(Content::File { digest: now, .. }) if *now == digest);
+        let fingerprint = self.bytes.here(id).filter(|_| holds);
+        let source = BlobSource::File { path: self.model.artifact(id).path.clone(), fingerprint: Some(fingerprint?) };
+        Some(Blob { digest, source })
+    }
+
+    /// An artifact has come to lie here.
+    pub(super) fn note_here(&mut self, id: ArtifactId) {
+        if let (Some(digests), Some(Content::File { digest, .. })) = (&mut self.digests_here, &self.known[id.index()]) {
+            digests.insert(*digest, id);
+        }
     }
 
     fn count_fetch(&mut self, producer: ActionId, begins: bool) {
         for &goal in self.goals_of.get(&producer).into_iter().flatten() {
             let count = &mut self.goal_fetches[goal];
             *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        }
+    }
+
+    /// What a failed remote run left is brought here to be looked at, also when the build stops for the failure. It is
+    /// never an input.
+    pub(super) fn fetch_remains(&mut self, action: ActionId, remains: &[OutputMeta]) {
+        if remains.is_empty() || self.stopping >= Some(Stopping::Interrupted) || self.is_being_fetched(action) {
+            return;
+        }
+        let model = Arc::clone(&self.model);
+        let name = Name::of(&model, action);
+        self.state.record_begun(name.as_ref(), remains.iter().map(|output| output.path.clone()));
+        for &id in &model.action(action).outputs {
+            let Some(output) = remains.iter().find(|output| output.path == model.artifact(id).path) else { continue };
+            self.learn(id, &output.content, None, true);
+            if let Some(step) = self.bytes.need_remains(id) {
+                self.take_download_step(step);
+            }
         }
     }
 
@@ -85,6 +133,7 @@ impl Machine {
         let Some(content) = self.known[id.index()].clone() else { return };
         let fingerprint = fingerprint_of(&content, &stamps);
         self.bytes.set_here(id, Some(fingerprint));
+        self.note_here(id);
         self.world.outputs.insert(id, (content.clone(), fingerprint));
         let files = files_of(&path, &content);
         self.outcome.downloads.files += files.len() as u64 - copied.min(files.len() as u64);

@@ -196,6 +196,9 @@ impl Machine {
             self.roots.get_mut().forget();
         }
         self.bytes.set_place(id, on_disk, is_remote);
+        if on_disk.is_some() {
+            self.note_here(id);
+        }
         changed
     }
 
@@ -281,6 +284,7 @@ impl Machine {
         self.emit_completed(action, false, runner, code, report.cost.wall, running.made.reason.clone());
         let status = if report.status == ExecutionStatus::TimedOut { TestStatus::Timeout } else { TestStatus::Failed };
         self.finish_test(action, status, &report);
+        let left: Vec<OutputMeta> = report.outputs.iter().map(|output| output.meta.clone()).collect();
         self.show(action, Some(why.to_owned()), running.made.command, report);
         if self.is_test(action) {
             // Its last verdict counts, not an earlier pass of the same key.
@@ -290,6 +294,7 @@ impl Machine {
             self.fail_build();
         }
         self.fail(action);
+        self.fetch_remains(action, &left);
     }
 
     fn chain_failure(&mut self, action: ActionId, wall: Duration) {

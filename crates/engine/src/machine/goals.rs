@@ -14,6 +14,8 @@ pub struct Goals {
     pub targets: Vec<Goal>,
     /// Which outputs are wanted here.
     pub wishes: Wishes,
+    /// Nothing may run: what is not known stays unknown.
+    pub runs_nothing: bool,
     /// Actions that run here at once.
     pub jobs: usize,
     /// Builds all that does not depend on what failed.

@@ -146,6 +146,8 @@ pub struct Machine {
     rekeyed: FxHashSet<ActionId>,
     /// Actions that run with inputs that are known to be others by now.
     outdated: FxHashSet<ActionId>,
+    /// Where files with these digests lie here, as far as it was ever asked; to be checked when used.
+    digests_here: Option<FxHashMap<Digest, ArtifactId>>,
     /// Fetches under way for each goal.
     goal_fetches: Vec<u32>,
     /// Uploads under way, with the keys under which results are stored.
@@ -297,6 +299,7 @@ impl Machine {
             rehashing: FxHashMap::default(),
             rekeyed: FxHashSet::default(),
             outdated: FxHashSet::default(),
+            digests_here: None,
             goal_fetches: vec![0; goals.targets.len()],
             uploading: FxHashMap::default(),
             generation: 0,

@@ -15,6 +15,12 @@ use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Status, Step, Strategy, 
 impl Machine {
     /// The action has to run.
     pub(super) fn queue(&mut self, action: ActionId) {
+        if self.goals.runs_nothing {
+            return self.fail_without_run(
+                action,
+                "nothing is known of it, or its bytes are nowhere: `minibuild build` makes them",
+            );
+        }
         let sides = match self.sides(action) {
             Ok(sides) => sides,
             Err(reason) => return self.fail_without_run(action, &reason),
@@ -240,7 +246,7 @@ impl Machine {
             match self.status_of(producer) {
                 Status::Failed | Status::Skipped => self.skip_consumers(producer),
                 Status::Done if self.bytes.is_there(id) => self.fetch(id, DownloadReason::Input),
-                Status::Done => self.want_bytes(producer, "its outputs are not on disk and are needed"),
+                Status::Done => self.recover_bytes(producer),
                 _ => {}
             }
             // What it waits for may have turned out to be impossible.
@@ -248,6 +254,16 @@ impl Machine {
                 return;
             }
             self.bytes.wait_for(action, id);
+        }
+    }
+
+    /// The bytes of a finished action's outputs are needed, and neither here nor known to be in the store: a cache may
+    /// have the result all the same, as where another store was used before.
+    fn recover_bytes(&mut self, producer: ActionId) {
+        let newest = self.state.action(&key_path(&self.model, producer)).and_then(|record| record.results.first());
+        let key = newest.map(|result| result.key);
+        if !self.look_up(producer, key) {
+            self.want_bytes(producer, "its outputs are not on disk and are needed");
         }
     }
 

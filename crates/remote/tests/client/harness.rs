@@ -230,6 +230,7 @@ impl Client {
             producer: ActionId::new(0),
             path: output.meta.path.clone(),
             content: output.meta.content.clone(),
+            here: Vec::new(),
             urgency,
             who: who(F.digest(b"fetch")),
         });

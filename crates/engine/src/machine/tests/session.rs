@@ -112,6 +112,7 @@ impl Ask {
             root: "/ws".to_owned(),
             targets: self.targets.iter().map(goal).collect(),
             wishes: self.wishes(),
+            runs_nothing: false,
             jobs: self.jobs,
             keep_going: self.keep_going,
             fresh_tests: self.fresh_tests,

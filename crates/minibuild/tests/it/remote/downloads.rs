@@ -262,6 +262,49 @@ fn t21_two_consumers_one_download() {
 }
 
 #[test]
+fn t22_same_digest_two_paths_one_download() {
+    let remote = Remote::new();
+    let ws =
+        with_targets(&(genrule("a", &[], &["x"], "echo same > $OUT") + &genrule("b", &[], &["y"], "echo same > $OUT")));
+    remote.build(&ws, &["//...", "--download=minimal"]).ok();
+    let run = remote.build(&ws, &["//..."]).ok_without_running();
+    assert_eq!((ws.output("x"), ws.output("y")), ("same\n".to_owned(), "same\n".to_owned()));
+    let Some(Event::BuildFinished { downloads, .. }) = run.events.last() else { panic!("the last event") };
+    assert_eq!((downloads.files, downloads.files_copied), (1, 1));
+    assert_eq!(remote.calls(&["Read", "BatchReadBlobs"]), 1);
+    ws.remove("minibuild-out/bin/x");
+    let run = remote.build(&ws, &["//..."]).ok_without_running();
+    let Some(Event::BuildFinished { downloads, .. }) = run.events.last() else { panic!("the last event") };
+    assert_eq!((downloads.files, downloads.files_copied), (0, 1), "it is at another place already");
+}
+
+#[test]
+fn t23_failed_actions_outputs_and_logs_are_there_in_minimal() {
+    let remote = Remote::new();
+    let ws = with_targets(&genrule("a", &[], &["x", "y"], "echo said; echo made > $OUT; exit 3"));
+    let run = remote.build(&ws, &["//...", "--download=minimal"]).code(1);
+    assert_eq!(
+        (ws.output("x").as_str(), ws.has_output("y"), downloaded(&run)),
+        ("made\n", false, vec![("x", "failed")])
+    );
+    run.says(&["said", "exit code 3"]);
+    ws.write("BUILD.toml", genrule("a", &[], &["x", "y"], "echo right | tee $OUT > minibuild-out/bin/y"));
+    let run = remote.build(&ws, &["//...", "--download=minimal"]).ok();
+    assert!(!ws.has_output("x"), "what the failure left is no output");
+    run.says_nothing_of("was changed by something else");
+}
+
+#[test]
+fn t24_regex_fetches_matches_only_and_t25_changing_it_runs_nothing() {
+    let (remote, ws) = (Remote::new(), chain());
+    let run = remote.build(&ws, &["//:c", "--download=minimal", "--download-regex=.*/a\\.txt"]).ok();
+    assert_eq!(downloaded(&run), [("a.txt", "regex")]);
+    let run = remote.build(&ws, &["//:c", "--download=minimal", "--download-regex=.*/[ab].txt"]).ok_without_running();
+    assert_eq!(downloaded(&run), [("b.txt", "regex")]);
+    remote.build(&ws, &["//:c", "--download-regex=("]).code(2).says(&["no regular expression"]);
+}
+
+#[test]
 fn t27_test_fetches_logs_not_the_binary() {
     let remote = Remote::new();
     let ws = with_targets(
@@ -464,6 +507,21 @@ fn t55_local_tree_consumed_remotely() {
         .file("in.txt", "x\n");
     remote.build(&ws, &["//:use"]).ok();
     assert_eq!(ws.output("u"), "d\nd/empty\nd/link\nd/n\nd/n/m\nd/n/m/f\nd/plain\nd/run\nrun\nx\n");
+}
+
+#[test]
+fn t60_fetch_after_minimal() {
+    let (remote, ws) = (Remote::new(), chain());
+    let executor = remote.executor();
+    let fetch = |pattern: &str| ws.run(&["fetch", pattern, &executor]);
+    fetch("//:c").code(1).says(&["minibuild build"]);
+    remote.build(&ws, &["//:c", "--download=minimal"]).ok();
+    let run = fetch("//:b").ok_without_running();
+    assert_eq!((downloaded(&run), present(&ws).as_str()), (vec![("b.txt", "fetch")], "b"));
+    fetch("//:b").ok_without_running();
+    ws.write("in.txt", "two\n");
+    let run = fetch("//:c").code(1);
+    assert_eq!((run.ran().len(), remote.ran()), (0, 3));
 }
 
 #[test]

@@ -264,7 +264,7 @@ mod tests {
         for code in [code::FAILED_PRECONDITION, code::INTERNAL, code::NOT_FOUND] {
             let mut a = attempts();
             assert_eq!(a.next(refused(code), true), Step::UploadAfresh);
-            assert!(matches!(a.next(refused(code), true), Step::GiveUp(text) if text.starts_with("no (")));
+            assert!(matches!(a.next(refused(code), true), Step::GiveUp(text) if text.ends_with(": no")));
         }
         for code in [code::CANCELLED, code::UNAVAILABLE, code::ABORTED, code::UNKNOWN, code::RESOURCE_EXHAUSTED] {
             assert_eq!(attempts().next(refused(code), true), Step::Execute(pause(0)));

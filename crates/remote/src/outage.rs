@@ -68,9 +68,9 @@ impl Outage {
         let (level, text) = match change {
             None => return,
             Some(Change::Opened) => {
-                (Level::Warning, format!("`{}` cannot be reached ({why}); going on without it", self.endpoint))
+                (Level::Warning, format!("`{}` cannot be used ({why}); going on without it", self.endpoint))
             }
-            Some(Change::Closed) => (Level::Info, format!("`{}` can be reached again", self.endpoint)),
+            Some(Change::Closed) => (Level::Info, format!("`{}` can be used again", self.endpoint)),
         };
         (self.tell)(RemoteEvent::Message { level, text });
     }

@@ -11,7 +11,7 @@ use minibuild_reapi::decode::digest_message;
 use minibuild_reapi::proto::{execution as proto, protobuf};
 use minibuild_reapi::{InputNode, tree_message};
 
-use crate::cache::{EnsureFailure, StoreFailure};
+use crate::cache::{Cache, EnsureFailure, StoreFailure};
 use crate::shared::Shared;
 
 /// Stores one result; without the right to do so nothing is done.
@@ -132,6 +132,10 @@ impl Upload<'_> {
         }
         let message = tree_message(&mut nodes, self.shared.config.function).map_err(|e| e.to_string())?;
         let digest = self.bytes(&message.bytes);
+        if matches!(self.shared.cache, Cache::Grpc(_)) {
+            // Nobody asks for them by name, but some servers believe a tree only if they have its directories.
+            message.directories.iter().for_each(|(_, bytes)| drop(self.bytes(bytes)));
+        }
         self.result.output_directories.push(proto::OutputDirectory {
             path: path.as_str().to_owned(),
             tree_digest: Some(digest),

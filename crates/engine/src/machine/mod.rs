@@ -40,6 +40,8 @@ pub use values::{Event, Outcome, Progress, RunningAction, Shown, SourceFact, Ste
 const UNKNOWN_TIME: Duration = Duration::from_millis(100);
 /// How often one action is run anew because its bytes were needed.
 const MAX_ATTEMPTS: u32 = 5;
+/// Runs of an action for bytes that are gone again after which it runs here, if it may.
+const REMOTE_ATTEMPTS: u32 = 2;
 
 /// Where an action stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use minibuild_graph::{Priority, diff, reason};
 
 use super::evaluate::FlatInputs;
 use super::remote::Sides;
-use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Status, Step, Strategy, key_path};
+use super::{MAX_ATTEMPTS, Machine, Made, Name, REMOTE_ATTEMPTS, Running, Status, Step, Strategy, key_path};
 
 impl Machine {
     /// The action has to run.
@@ -273,6 +273,10 @@ impl Machine {
             return self.give_up(producer, &format!("what it makes is gone again after {MAX_ATTEMPTS} runs: {reason}"));
         }
         self.forced.insert(producer, reason.to_owned());
+        let is_hopeless = self.attempts[producer.index()] >= REMOTE_ATTEMPTS && !self.local_only.contains(&producer);
+        if is_hopeless && self.may_fall_back(producer) {
+            return self.fall_back(producer, &format!("what it makes there is gone again and again: {reason}"));
+        }
         self.queue(producer);
     }
 

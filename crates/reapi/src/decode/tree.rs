@@ -38,8 +38,8 @@ pub struct TreeContent {
 /// The same message with its directories left as they are, since their digests are of the sender's bytes.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RawTree {
-    #[prost(bytes = "vec", tag = "1")]
-    root: Vec<u8>,
+    #[prost(bytes = "vec", optional, tag = "1")]
+    root: Option<Vec<u8>>,
     #[prost(bytes = "vec", repeated, tag = "2")]
     children: Vec<Vec<u8>>,
 }
@@ -50,7 +50,10 @@ struct RawTree {
 /// A [`DecodeError`] where it is none, a directory is not as it has to be, or it is larger than `limits`.
 pub fn tree(bytes: &[u8], function: DigestFunction, limits: Limits) -> Result<TreeContent, DecodeError> {
     let raw: RawTree = crate::proto::read(WHAT, bytes)?;
-    tree_of_directories(&raw.root, &raw.children, function, limits)
+    if raw.root.is_none() && !raw.children.is_empty() {
+        return Err(DecodeError::new("Tree", "", Flaw::Missing("root")));
+    }
+    tree_of_directories(&raw.root.unwrap_or_default(), &raw.children, function, limits)
 }
 
 /// The same of `Directory` blobs that came one by one: the root, and whatever it names, in any order.
@@ -213,6 +216,8 @@ mod tests {
     fn a_tree_that_lost_its_root_is_empty() {
         let got = tree(&[], F, Limits::default()).expect("decodes");
         assert_eq!((got.entries.len(), got.size, got.root), (0, 0, F.empty()));
+        let headless = proto::Tree { root: None, children: vec![proto::Directory::default()] };
+        assert!(tree(&headless.encode_to_vec(), F, Limits::default()).is_err(), "it lost more than nothing");
     }
 
     proptest! {

@@ -219,7 +219,8 @@ fn t42_a_stale_entry_of_the_action_cache_is_bypassed() {
 #[test]
 fn t43_evicted_again_and_again_ends_as_lost() {
     let mut bench = chain(1);
-    let mut session = bench.begin(&ask(&[0]).remotely());
+    let goals = RemoteGoals { falls_back: false, ..remote() };
+    let mut session = bench.begin(&ask(&[0]).with(goals).strategy(Strategy::Remote));
     while session.outcome.is_none() {
         let doing = session.doing()[0];
         session.end_remote(doing, if is_fetch(&doing) { RemoteEnd::Lost } else { RemoteEnd::ByItself });
@@ -232,9 +233,23 @@ fn t43_evicted_again_and_again_ends_as_lost() {
 }
 
 #[test]
+fn t43_evicted_again_and_again_is_made_here_if_wanted() {
+    let mut bench = chain(1);
+    let mut session = bench.begin(&ask(&[0]).with(remote()).strategy(Strategy::Remote));
+    while session.running().is_empty() {
+        let doing = session.doing()[0];
+        session.end_remote(doing, if is_fetch(&doing) { RemoteEnd::Lost } else { RemoteEnd::ByItself });
+    }
+    assert_eq!((session.started.len(), session.warnings().len()), (3, 1));
+    session.finish(|_| 0);
+    assert_eq!(counts(&session), (0, 0, 1, 0));
+}
+
+#[test]
 fn t43_inputs_lost_again_and_again_end_as_lost() {
     let mut bench = chain(2);
-    let mut session = bench.begin(&ask(&[1]).remotely());
+    let goals = RemoteGoals { falls_back: false, ..remote() };
+    let mut session = bench.begin(&ask(&[1]).with(goals).strategy(Strategy::Remote));
     while session.outcome.is_none() {
         let doing = session.doing()[0];
         let is_lost = is_run(&doing) && session.can_be_lost(doing);

@@ -302,9 +302,9 @@ impl Invocation<'_> {
 
     /// Adds `--events` after the subcommand that takes it.
     fn ask_for_events(&mut self, path: PathBuf) -> Option<PathBuf> {
-        let subcommands = ["build", "test", "run", "clean", "info", "schema"];
+        let subcommands = ["build", "test", "run", "fetch", "clean", "info", "schema"];
         let at = self.args.iter().position(|arg| subcommands.contains(&arg.as_str()))?;
-        let takes_events = subcommands[..3].contains(&self.args[at].as_str());
+        let takes_events = subcommands[..4].contains(&self.args[at].as_str());
         if !self.with_events || !takes_events {
             return None;
         }

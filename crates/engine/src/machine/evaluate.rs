@@ -261,10 +261,12 @@ impl Machine {
         let found = self.world.outputs.remove(&id);
         self.steps.push(Step::Discard(meta.path.clone()));
         let record = self.state.action(&key_path(&self.model, action));
+        // What a failed run left is no surprise either.
+        let is_begun = record.is_some_and(|record| record.begun.contains(&meta.path));
         let mut results = record.into_iter().flat_map(|record| &record.results).flat_map(|result| &result.outputs);
         let is_known =
             results.any(|old| old.path == meta.path && found.as_ref().is_some_and(|(c, _)| *c == old.content));
-        if !is_known && self.bytes.wanted(id).is_none() {
+        if !is_known && !is_begun && self.bytes.wanted(id).is_none() {
             let text = format!("`{}` was changed by something else than its action; it is removed", meta.path);
             self.message(Level::Warning, text);
         }

@@ -7,6 +7,7 @@ use minibuild_core::{
     FetchRequest, Fingerprint, Level, OutputMeta, Stamp, TreeNode, Urgency, WsPath,
 };
 use minibuild_download::{Ended, Step as Planned};
+use rustc_hash::FxHashMap;
 
 use super::{Machine, Name, Status, Step, Stopping};
 use crate::state::FileRecord;
@@ -58,13 +59,11 @@ impl Machine {
     /// Blobs of a content that lie in other files here.
     fn blobs_here(&mut self, content: &Content) -> Vec<Blob> {
         if self.digests_here.is_none() {
-            let ids = (0..self.known.len()).map(ArtifactId::new);
-            let here = ids.filter(|&id| self.bytes.here(id).is_some());
-            let digest = |id: ArtifactId| match &self.known[id.index()] {
-                Some(Content::File { digest, .. }) => Some((*digest, id)),
-                _ => None,
-            };
-            self.digests_here = Some(here.filter_map(digest).collect());
+            let mut digests = FxHashMap::default();
+            for (&id, (content, _)) in &self.world.outputs {
+                digests.extend(digest_of(content).map(|digest| (digest, id)));
+            }
+            self.digests_here = Some(digests);
         }
         let digests = files_of(&WsPath::root(), content).into_iter().map(|(_, digest)| digest);
         digests.filter_map(|digest| self.blob_here(digest)).collect()
@@ -72,17 +71,17 @@ impl Machine {
 
     fn blob_here(&self, digest: Digest) -> Option<Blob> {
         let id = *self.digests_here.as_ref()?.get(&digest)?;
-        let holds = matches!(&self.known[id.index()], Some(Content::File { digest: now, .. }) if *now == digest);
-        let fingerprint = self.bytes.here(id).filter(|_| holds);
-        let source = BlobSource::File { path: self.model.artifact(id).path.clone(), fingerprint: Some(fingerprint?) };
+        let (_, fingerprint) = self.world.outputs.get(&id).filter(|(now, _)| digest_of(now) == Some(digest))?;
+        let source = BlobSource::File { path: self.model.artifact(id).path.clone(), fingerprint: Some(*fingerprint) };
         Some(Blob { digest, source })
     }
 
-    /// An artifact has come to lie here.
-    pub(super) fn note_here(&mut self, id: ArtifactId) {
-        if let (Some(digests), Some(Content::File { digest, .. })) = (&mut self.digests_here, &self.known[id.index()]) {
-            digests.insert(*digest, id);
+    /// An output has come to lie here.
+    pub(super) fn put_here(&mut self, id: ArtifactId, content: Content, fingerprint: Fingerprint) {
+        if let (Some(digests), Some(digest)) = (&mut self.digests_here, digest_of(&content)) {
+            digests.insert(digest, id);
         }
+        self.world.outputs.insert(id, (content, fingerprint));
     }
 
     fn count_fetch(&mut self, producer: ActionId, begins: bool) {
@@ -133,8 +132,7 @@ impl Machine {
         let Some(content) = self.known[id.index()].clone() else { return };
         let fingerprint = fingerprint_of(&content, &stamps);
         self.bytes.set_here(id, Some(fingerprint));
-        self.note_here(id);
-        self.world.outputs.insert(id, (content.clone(), fingerprint));
+        self.put_here(id, content.clone(), fingerprint);
         let files = files_of(&path, &content);
         self.outcome.downloads.files += files.len() as u64 - copied.min(files.len() as u64);
         self.outcome.downloads.files_copied += copied;
@@ -190,6 +188,13 @@ pub(super) fn fingerprint_of(content: &Content, stamps: &[Stamp]) -> Fingerprint
     match content {
         Content::Directory(_) => Fingerprint::default(),
         _ => stamps.first().map(|stamp| stamp.fingerprint).unwrap_or_default(),
+    }
+}
+
+fn digest_of(content: &Content) -> Option<Digest> {
+    match content {
+        Content::File { digest, .. } => Some(*digest),
+        Content::Symlink { .. } | Content::Directory(_) => None,
     }
 }
 

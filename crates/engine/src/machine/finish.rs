@@ -169,7 +169,7 @@ impl Machine {
         let model = Arc::clone(&self.model);
         for (&id, output) in model.action(action).outputs.iter().zip(found) {
             let fingerprint = fingerprint_of(&output.meta.content, &output.stamps);
-            self.world.outputs.insert(id, (output.meta.content.clone(), fingerprint));
+            self.put_here(id, output.meta.content.clone(), fingerprint);
             changed |= self.learn(id, &output.meta.content, Some(fingerprint), false);
             // Also of a result that is not remembered: it is what lies there.
             let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
@@ -196,9 +196,6 @@ impl Machine {
             self.roots.get_mut().forget();
         }
         self.bytes.set_place(id, on_disk, is_remote);
-        if on_disk.is_some() {
-            self.note_here(id);
-        }
         changed
     }
 
@@ -284,7 +281,9 @@ impl Machine {
         self.emit_completed(action, false, runner, code, report.cost.wall, running.made.reason.clone());
         let status = if report.status == ExecutionStatus::TimedOut { TestStatus::Timeout } else { TestStatus::Failed };
         self.finish_test(action, status, &report);
-        let left: Vec<OutputMeta> = report.outputs.iter().map(|output| output.meta.clone()).collect();
+        let is_remote = running.side == Branch::Remote;
+        let left = report.outputs.iter().filter(|_| is_remote).map(|output| output.meta.clone());
+        let left: Vec<OutputMeta> = left.collect();
         self.show(action, Some(why.to_owned()), running.made.command, report);
         if self.is_test(action) {
             // Its last verdict counts, not an earlier pass of the same key.

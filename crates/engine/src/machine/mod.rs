@@ -140,6 +140,8 @@ pub struct Machine {
     lookups: FxHashMap<ActionId, Lookup>,
     /// Keys under which the cache had nothing.
     missed: FxHashMap<ActionId, Digest>,
+    /// Actions whose outputs the store was found to have lost.
+    lost: FxHashSet<ActionId>,
     /// Actions whose remote side failed.
     local_only: FxHashSet<ActionId>,
     /// Sources that are read again, with the actions that wait for that.
@@ -297,6 +299,7 @@ impl Machine {
             runners: vec![Runner::UpToDate; model.actions.len()],
             lookups: FxHashMap::default(),
             missed: FxHashMap::default(),
+            lost: FxHashSet::default(),
             local_only: FxHashSet::default(),
             rehashing: FxHashMap::default(),
             rekeyed: FxHashSet::default(),

@@ -291,6 +291,7 @@ impl Machine {
 
     /// Remembers across builds that the store lost what the action made last.
     pub(super) fn forget_newest_held(&mut self, action: ActionId) {
+        self.lost.insert(action);
         let path = key_path(&self.model, action).into_owned();
         let newest = self.state.action(&path).and_then(|record| record.results.first()).map(|result| result.key);
         if let (Some(key), Some(store)) = (newest, self.store) {

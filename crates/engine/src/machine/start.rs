@@ -258,10 +258,10 @@ impl Machine {
     }
 
     /// The bytes of a finished action's outputs are needed, and neither here nor known to be in the store: a cache may
-    /// have the result all the same, as where another store was used before.
+    /// have the result all the same, as where another store was used before. Of what was lost its entries are not believed.
     fn recover_bytes(&mut self, producer: ActionId) {
         let newest = self.state.action(&key_path(&self.model, producer)).and_then(|record| record.results.first());
-        let key = newest.map(|result| result.key);
+        let key = newest.map(|result| result.key).filter(|_| !self.lost.contains(&producer));
         if !self.look_up(producer, key) {
             self.want_bytes(producer, "its outputs are not on disk and are needed");
         }

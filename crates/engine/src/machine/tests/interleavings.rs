@@ -96,7 +96,9 @@ fn picture_remote(session: &Session<'_>, text: &mut String) {
     missed.sort_unstable();
     let mut local_only: Vec<_> = machine.local_only.iter().collect();
     local_only.sort_unstable();
-    let _ = write!(text, "{missed:?} {local_only:?} {:?} {}", machine.runners, remote.fetches_stopped);
+    let mut lost: Vec<_> = machine.lost.iter().collect();
+    lost.sort_unstable();
+    let _ = write!(text, "{missed:?} {local_only:?} {lost:?} {:?} {}", machine.runners, remote.fetches_stopped);
     let lookups: Vec<_> = machine.lookups.iter().map(|(a, l)| (a, l.generation == machine.generation)).collect();
     let _ = write!(text, "{lookups:?} {:?} {:?}", remote.lookups.keys(), remote.uploads.keys());
     for (run, state) in &remote.runs {

@@ -10,7 +10,6 @@ mod ensure;
 mod flights;
 mod missing;
 mod pile;
-mod presence;
 mod sink;
 mod source;
 mod write;
@@ -31,12 +30,12 @@ use tonic::Code;
 
 use crate::error::{CallError, ReadError};
 use crate::grpc::Grpc;
+use crate::presence::Presence;
 use batch_read::{Delivery, Order};
 use batch_write::Parcel;
 use flights::{Flight, Flights, Outcome};
 use missing::Question;
 use pile::Pile;
-use presence::Presence;
 
 /// Room in a message around one blob.
 const OVERHEAD: u64 = 160;

@@ -11,6 +11,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint as Transp
 use crate::config::Tls;
 use crate::endpoint::Endpoint;
 use crate::error::ConfigError;
+use crate::headers::USER_AGENT;
+use crate::tls::{Pem, unusable};
 
 /// Bytes a server may send ahead of our reading, of one stream and of all.
 const STREAM_WINDOW: u32 = 8 << 20;
@@ -18,17 +20,7 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Servers allow a hundred streams on a connection, mostly; what is above would wait.
 const STREAMS: usize = 90;
 /// Longest time to a connection.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Where the certificate authorities of a system lie, in PEM.
-const AUTHORITIES: [&str; 6] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-    "/var/lib/ca-certificates/ca-bundle.pem",
-];
-
+pub(crate) const CONNECT: Duration = Duration::from_secs(10);
 /// A number of connections that calls share.
 pub(crate) struct Pool {
     transport: Transport,
@@ -118,7 +110,7 @@ pub(crate) fn transport(endpoint: &Endpoint, tls: &Tls, timeout: Duration) -> Re
     };
     let transport = Transport::from_shared(url).map_err(|_| bad("it is no address"))?;
     let transport = transport
-        .user_agent(concat!("minibuild/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
         .map_err(|_| bad("it is no address"))?
         .connect_timeout(CONNECT.min(timeout))
         .tcp_nodelay(true)
@@ -128,50 +120,20 @@ pub(crate) fn transport(endpoint: &Endpoint, tls: &Tls, timeout: Duration) -> Re
     if !encrypted {
         return Ok(transport);
     }
-    let unusable = |e: tonic::transport::Error| ConfigError::Tls {
-        what: "certificates",
-        path: tls.ca.clone().or_else(|| tls.certificate.clone()).unwrap_or_else(|| "the system".to_owned()),
-        why: source_text(&e),
-    };
+    let unusable = |e: tonic::transport::Error| unusable("certificates", tls, &source_text(&e));
     transport.tls_config(client_tls(tls)?).map_err(unusable)
 }
 
 fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, ConfigError> {
-    let authorities = match &tls.ca {
-        Some(path) => read("certificate authorities", path)?,
-        None => system_authorities()?,
-    };
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities));
-    match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => {
-            let identity = Identity::from_pem(read("client certificate", certificate)?, read("client key", key)?);
-            config = config.identity(identity);
-        }
-        (Some(path), None) => return Err(lonely("client certificate", path, "it comes without a key")),
-        (None, Some(path)) => return Err(lonely("client key", path, "it comes without a certificate")),
-        (None, None) => {}
+    let pem = Pem::read(tls)?;
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem.authorities));
+    if let Some((certificate, key)) = pem.identity {
+        config = config.identity(Identity::from_pem(certificate, key));
     }
     Ok(match &tls.server_name {
         Some(name) => config.domain_name(name),
         None => config,
     })
-}
-
-fn lonely(what: &'static str, path: &str, why: &str) -> ConfigError {
-    ConfigError::Tls { what, path: path.to_owned(), why: why.to_owned() }
-}
-
-pub(crate) fn read(what: &'static str, path: &str) -> Result<Vec<u8>, ConfigError> {
-    let fail = |why| ConfigError::Tls { what, path: path.to_owned(), why };
-    let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
-    let is_pem = bytes.windows(10).any(|window| window == b"-----BEGIN");
-    if is_pem { Ok(bytes) } else { Err(fail("it is no PEM file".to_owned())) }
-}
-
-/// The first bundle that is there.
-pub(crate) fn system_authorities() -> Result<Vec<u8>, ConfigError> {
-    let found = AUTHORITIES.iter().find_map(|path| read("certificate authorities", path).ok());
-    found.ok_or_else(|| ConfigError::NoAuthorities(AUTHORITIES.map(|path| format!("`{path}`")).join(", ")))
 }
 
 fn source_text(error: &dyn std::error::Error) -> String {

@@ -8,6 +8,9 @@ use tonic::codegen::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::ConfigError;
 
+/// What this program calls itself.
+pub(crate) const USER_AGENT: &str = concat!("minibuild/", env!("CARGO_PKG_VERSION"));
+
 /// Headers that are sent with every call.
 #[derive(Clone, Default)]
 pub(crate) struct Headers(HeaderMap);

@@ -29,11 +29,13 @@ mod lookup;
 mod metadata;
 mod notice;
 mod outage;
+mod presence;
 mod result;
 mod shared;
 mod side;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod unique;
 mod upload;
 

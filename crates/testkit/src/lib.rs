@@ -7,6 +7,7 @@
 mod certificate;
 mod event;
 mod gate;
+mod http;
 mod peers;
 mod process;
 mod proxy;
@@ -19,6 +20,7 @@ mod workspace;
 pub use certificate::{Authority, Certificate, Validity};
 pub use event::{Actions, Event, Output};
 pub use gate::Gate;
+pub use http::{HttpAnswer, HttpRequest, serve_http};
 pub use nix::sys::signal::Signal;
 pub use peers::{Peer, PeerKind, Skipped};
 pub use process::{Pid, children, command_line, is_alive, kill, wait_until_dead};

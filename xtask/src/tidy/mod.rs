@@ -97,6 +97,7 @@ fn collect(root: &Path) -> Result<Vec<Finding>, String> {
     let mut findings = edges::check(&packages);
     findings.extend(lock::check_licences(&packages));
     findings.extend(lock::check_lock(&files));
+    findings.extend(lock::check_built(&output_of(root, &cargo_program(), &lock::tree_arguments())?));
     findings.extend(modules::check(&files));
     findings.extend(lint::check(&files));
     findings.extend(texts::check(&files));

@@ -3,6 +3,8 @@
 //! The last piece of a file leaves only when all of it has the expected digest, so that a server which trusts names
 //! never stores something else under one. It does not know who asks for the upload.
 
+use std::convert::Infallible;
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -11,16 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{try_unfold, unfold};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Empty, StreamBody};
-use hyper::body::Frame;
 use minibuild_core::{Digest, DigestFunction, Hasher};
+use reqwest::Body;
 
 /// Bytes read from a file at a time.
 const PIECE: usize = 256 << 10;
-
-/// A body of a request.
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// How many bytes of a body were taken by the connection.
 #[derive(Clone, Default)]
@@ -36,11 +33,6 @@ impl Progress {
     }
 }
 
-/// No body.
-pub(super) fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
 /// The body with these bytes.
 pub(super) fn of_bytes(bytes: Bytes, progress: Progress) -> Body {
     let pieces = unfold((bytes, progress), |(mut bytes, progress)| async move {
@@ -49,22 +41,14 @@ pub(super) fn of_bytes(bytes: Bytes, progress: Progress) -> Body {
         }
         let piece = bytes.split_to(bytes.len().min(PIECE));
         progress.add(piece.len());
-        Some((Ok(Frame::data(piece)), (bytes, progress)))
+        Some((Ok::<_, Infallible>(piece), (bytes, progress)))
     });
-    StreamBody::new(pieces).boxed_unsync()
+    Body::wrap_stream(pieces)
 }
 
-/// The error of a file that is not the blob.
-pub(super) fn is_changed(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let is_ours = |e: &io::Error| e.get_ref().is_some_and(|inner| inner.is::<Changed>());
-        if error.is::<Changed>() || error.downcast_ref::<io::Error>().is_some_and(is_ours) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+/// Whether a request failed because its file is not the blob.
+pub(super) fn is_changed(error: &(dyn Error + 'static)) -> bool {
+    error.is::<Changed>() || error.source().is_some_and(is_changed)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,16 +58,13 @@ struct Changed;
 /// The body with the content of a file.
 pub(super) fn of_file(path: PathBuf, digest: Digest, function: DigestFunction, progress: Progress) -> Body {
     let begin = Reading { path, file: None, digest, left: digest.size, hasher: Some(function.hasher()), progress };
-    let pieces = try_unfold(begin, |reading| async move {
+    Body::wrap_stream(try_unfold(begin, |reading| async move {
         if reading.left == 0 {
             return Ok(None);
         }
-        match tokio::task::spawn_blocking(move || reading.next()).await {
-            Ok(next) => next.map(|(piece, reading)| Some((Frame::data(piece), reading))),
-            Err(error) => Err(io::Error::other(error)),
-        }
-    });
-    StreamBody::new(pieces).boxed_unsync()
+        let next = tokio::task::spawn_blocking(move || reading.next()).await;
+        next.ok().and_then(Result::ok).map(Some).ok_or(Changed)
+    }))
 }
 
 struct Reading {
@@ -110,7 +91,7 @@ impl Reading {
         self.left -= length as u64;
         self.progress.add(length);
         if self.left == 0 && self.hasher.take().is_none_or(|hasher| hasher.finish() != self.digest) {
-            return Err(io::Error::other(Changed));
+            return Err(io::ErrorKind::InvalidData.into());
         }
         Ok((piece.into(), self))
     }

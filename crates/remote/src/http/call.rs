@@ -2,24 +2,21 @@
 //!
 //! It does not know blobs or results.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use minibuild_core::DigestFunction;
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Body, Client, Method, Request, Response, StatusCode, Url};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::Code;
-use tonic::codegen::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::body::{self, Body, Progress};
-use super::connect::Connector;
+use super::body::{self, Progress};
 use crate::answer::Sink;
 use crate::backoff::{Backoff, mix};
 use crate::breaker::Allowed;
@@ -31,10 +28,10 @@ pub(super) const MOST: usize = 32;
 
 /// What a cache is made of.
 pub(super) struct HttpConfig {
-    pub(super) connector: Connector,
-    /// Scheme, host, port and path, without a slash at the end; as in requests.
-    pub(super) base: String,
-    /// The same as it may be shown.
+    pub(super) client: Client,
+    /// Where the cache is, as in requests; no password is in it.
+    pub(super) base: Url,
+    /// The same as the user wrote it, as far as it may be shown.
     pub(super) shown: String,
     /// Sent with every request; secrets among them.
     pub(super) headers: HeaderMap,
@@ -63,10 +60,18 @@ pub(super) enum HttpError {
 /// What takes the pieces of an answer, and says whether it takes more.
 pub(super) type Take<'a> = &'a mut (dyn FnMut(Bytes) -> bool + Send);
 
+/// What is sent.
+#[derive(Clone, Copy)]
+pub(super) struct Upload<'a> {
+    /// In bytes.
+    pub(super) length: u64,
+    /// Made anew for each attempt.
+    pub(super) body: &'a (dyn Fn(Progress) -> Body + Sync),
+}
+
 /// One server.
 pub(super) struct Caller {
     pub(super) config: HttpConfig,
-    client: Client<Connector, Body>,
     turns: Semaphore,
     outage: Outage,
     calls: AtomicU64,
@@ -78,11 +83,9 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(config: HttpConfig) -> Self {
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(MOST).build(config.connector.clone());
         Self {
             outage: Outage::new(config.shown.clone(), config.timeout, Arc::clone(&config.sink)),
             config,
-            client,
             turns: Semaphore::new(MOST),
             calls: AtomicU64::new(0),
             version: AtomicU64::new(0),
@@ -94,7 +97,7 @@ impl Caller {
     ///
     /// # Errors
     /// An [`HttpError`], after retries.
-    pub(super) async fn get(&self, url: &str, limit: u64) -> Result<Bytes, HttpError> {
+    pub(super) async fn get(&self, url: &Url, limit: u64) -> Result<Bytes, HttpError> {
         let mut tries = Tries::new(self);
         loop {
             let mut bytes = BytesMut::new();
@@ -110,33 +113,27 @@ impl Caller {
         }
     }
 
-    /// Sends `length` bytes.
+    /// Stores something.
     ///
     /// # Errors
     /// An [`HttpError`], after retries.
-    pub(super) async fn put(&self, url: &str, length: u64, body: impl Fn(Progress) -> Body) -> Result<(), HttpError> {
-        self.call(Method::PUT, url, length, body).await
+    pub(super) async fn put(&self, url: &Url, upload: Upload<'_>) -> Result<(), HttpError> {
+        self.call(Method::PUT, url, Some(upload)).await
     }
 
     /// Whether there is something, without its bytes.
     ///
     /// # Errors
     /// An [`HttpError`], after retries.
-    pub(super) async fn head(&self, url: &str) -> Result<(), HttpError> {
-        self.call(Method::HEAD, url, 0, |_| body::empty()).await
+    pub(super) async fn head(&self, url: &Url) -> Result<(), HttpError> {
+        self.call(Method::HEAD, url, None).await
     }
 
     /// One request with retries, the answer to which says nothing but its status.
-    async fn call(
-        &self,
-        method: Method,
-        url: &str,
-        length: u64,
-        body: impl Fn(Progress) -> Body,
-    ) -> Result<(), HttpError> {
+    async fn call(&self, method: Method, url: &Url, upload: Option<Upload<'_>>) -> Result<(), HttpError> {
         let mut tries = Tries::new(self);
         loop {
-            match self.attempt(method.clone(), url, length, &body, &mut |_| true).await {
+            match self.attempt(method.clone(), url, upload, &mut |_| true).await {
                 Ok(()) => return Ok(()),
                 Err(error) => tries.again(error).await?,
             }
@@ -147,17 +144,16 @@ impl Caller {
     ///
     /// # Errors
     /// An [`HttpError`].
-    pub(super) async fn get_pieces(&self, url: &str, take: Take<'_>) -> Result<(), HttpError> {
-        self.attempt(Method::GET, url, 0, &|_| body::empty(), take).await
+    pub(super) async fn get_pieces(&self, url: &Url, take: Take<'_>) -> Result<(), HttpError> {
+        self.attempt(Method::GET, url, None, take).await
     }
 
     /// One request; the answer's body is given piece by piece until `take` has enough.
     async fn attempt(
         &self,
         method: Method,
-        url: &str,
-        length: u64,
-        body: &impl Fn(Progress) -> Body,
+        url: &Url,
+        upload: Option<Upload<'_>>,
         take: Take<'_>,
     ) -> Result<(), HttpError> {
         if self.outage.allows() == Allowed::No {
@@ -165,7 +161,7 @@ impl Caller {
         }
         // Closed never.
         let _turn = self.turns.acquire().await;
-        let outcome = self.exchange(method, url, length, body, take).await;
+        let outcome = self.exchange(method, url, upload, take).await;
         match &outcome {
             Err(HttpError::Status(status)) if status.is_server_error() => self.outage.failed(status.as_str()),
             Err(HttpError::Broken(why)) => self.outage.failed(why),
@@ -177,20 +173,19 @@ impl Caller {
     async fn exchange(
         &self,
         method: Method,
-        url: &str,
-        length: u64,
-        body: &impl Fn(Progress) -> Body,
+        url: &Url,
+        upload: Option<Upload<'_>>,
         take: Take<'_>,
     ) -> Result<(), HttpError> {
         let progress = Progress::default();
-        let request = self.request(method, url, length, body(progress.clone())).await?;
-        let mut response = std::pin::pin!(self.client.request(request));
+        let request = self.request(method, url, upload, &progress).await?;
+        let mut response = std::pin::pin!(self.config.client.execute(request));
         let response = loop {
             let before = progress.bytes();
             match timeout(self.config.timeout, &mut response).await {
                 Ok(Ok(response)) => break response,
                 Ok(Err(error)) if body::is_changed(&error) => return Err(HttpError::Changed),
-                Ok(Err(error)) => return Err(HttpError::Broken(source_text(&error))),
+                Ok(Err(error)) => return Err(broken(error)),
                 // An upload goes on as long as it moves.
                 Err(_) if progress.bytes() > before => {}
                 Err(_) => return Err(self.silent()),
@@ -202,25 +197,28 @@ impl Caller {
         self.take_body(response, take).await
     }
 
-    async fn take_body(&self, mut response: Response<Incoming>, take: Take<'_>) -> Result<(), HttpError> {
+    async fn take_body(&self, mut response: Response, take: Take<'_>) -> Result<(), HttpError> {
         loop {
-            match timeout(self.config.timeout, response.frame()).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(Ok(frame))) => {
-                    if frame.into_data().is_ok_and(|piece| !take(piece)) {
+            match timeout(self.config.timeout, response.chunk()).await {
+                Ok(Ok(piece)) => {
+                    if !piece.is_some_and(&mut *take) {
                         return Ok(());
                     }
                 }
-                Ok(Some(Err(error))) => return Err(HttpError::Broken(source_text(&error))),
+                Ok(Err(error)) => return Err(broken(error)),
                 Err(_) => return Err(self.silent()),
             }
         }
     }
 
-    async fn request(&self, method: Method, url: &str, length: u64, body: Body) -> Result<Request<Body>, HttpError> {
-        let is_upload = method == Method::PUT;
-        let request = Request::builder().method(method).uri(url).body(body);
-        let mut request = request.map_err(|_| HttpError::Broken("its address makes no request".to_owned()))?;
+    async fn request(
+        &self,
+        method: Method,
+        url: &Url,
+        upload: Option<Upload<'_>>,
+        progress: &Progress,
+    ) -> Result<Request, HttpError> {
+        let mut request = Request::new(method, url.clone());
         let headers = request.headers_mut();
         headers.extend(self.config.headers.clone());
         if let Some(credentials) = &self.config.credentials {
@@ -229,9 +227,10 @@ impl Caller {
             self.version.store(version, Ordering::Relaxed);
             extra.apply(headers);
         }
-        if is_upload {
+        if let Some(Upload { length, body }) = upload {
             headers.insert(header::CONTENT_LENGTH, length.into());
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            *request.body_mut() = Some(body(progress.clone()));
         }
         Ok(request)
     }
@@ -299,13 +298,13 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// An error with what caused it; URLs with passwords never come here.
-fn source_text(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+/// What caused an error, down to what the operating system says. The URL is not among it.
+fn broken(error: reqwest::Error) -> HttpError {
+    let mut causes = Vec::new();
     let mut next = error.source();
-    while let Some(error) = next {
-        text = format!("{text}: {error}");
-        next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
     }
-    text
+    HttpError::Broken(if causes.is_empty() { error.without_url().to_string() } else { causes.join(": ") })
 }

@@ -5,10 +5,9 @@
 
 mod body;
 mod call;
-mod connect;
+mod client;
 mod open;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,11 +18,13 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use minibuild_core::{Blob, BlobSource, Digest, DigestFunction, Level, RemoteEvent};
 use minibuild_reapi::proto::{Message as _, execution as proto};
-use tonic::codegen::http::StatusCode;
+use reqwest::{StatusCode, Url};
+use tokio::time::Instant;
 
-use self::call::{Caller, HttpConfig, HttpError, Tries};
+use self::call::{Caller, HttpConfig, HttpError, Tries, Upload};
 pub(crate) use self::open::open;
 use crate::cache::{EnsureFailure, ReadFailure, StoreFailure, UploadCounts};
+use crate::presence::Presence;
 
 /// A larger result is refused.
 const LARGEST_RESULT: u64 = 64 << 20;
@@ -31,7 +32,8 @@ const LARGEST_RESULT: u64 = 64 << 20;
 /// The cache.
 pub(crate) struct HttpCache {
     caller: Caller,
-    present: Mutex<HashSet<Digest>>,
+    presence: Mutex<Presence>,
+    began: Instant,
     /// The server answers no HEAD.
     has_no_head: AtomicBool,
     has_told: AtomicBool,
@@ -43,7 +45,8 @@ impl HttpCache {
     fn new(config: HttpConfig) -> Self {
         Self {
             caller: Caller::new(config),
-            present: Mutex::default(),
+            presence: Mutex::default(),
+            began: Instant::now(),
             has_no_head: AtomicBool::new(false),
             has_told: AtomicBool::new(false),
             sent_blobs: AtomicU64::new(0),
@@ -74,8 +77,7 @@ impl HttpCache {
     /// Why it is not stored.
     pub(crate) async fn store_result(&self, key: &Digest, result: &proto::ActionResult) -> Result<(), StoreFailure> {
         let bytes = Bytes::from(result.encode_to_vec());
-        let length = bytes.len() as u64;
-        let put = self.caller.put(&self.url("ac", key), length, |p| body::of_bytes(bytes.clone(), p)).await;
+        let put = self.put_bytes(&self.url("ac", key), &bytes).await;
         put.map_err(|error| match self.is_denial(&error) {
             true => StoreFailure::Denied(self.text(&error)),
             false => StoreFailure::Failed(self.failed(&error)),
@@ -151,8 +153,8 @@ impl HttpCache {
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), EnsureFailure> {
         let absent: Vec<&Blob> = {
-            let present = self.present();
-            blobs.iter().filter(|blob| blob.digest.size > 0 && !present.contains(&blob.digest)).collect()
+            let (presence, now) = (self.presence(), self.began.elapsed());
+            blobs.iter().filter(|blob| blob.digest.size > 0 && !presence.has(&blob.digest, now)).collect()
         };
         let all = absent.len() as u64;
         let (mut done, mut lost, mut changed) = (0, Vec::new(), Vec::new());
@@ -184,7 +186,7 @@ impl HttpCache {
             self.sent_blobs.fetch_add(1, Ordering::Relaxed);
             self.sent_bytes.fetch_add(blob.digest.size, Ordering::Relaxed);
         }
-        self.present().insert(blob.digest);
+        self.presence().seen([blob.digest], self.began.elapsed());
         Ok(())
     }
 
@@ -205,17 +207,19 @@ impl HttpCache {
         }
     }
 
+    async fn put_bytes(&self, url: &Url, bytes: &Bytes) -> Result<(), HttpError> {
+        let body = |progress| body::of_bytes(bytes.clone(), progress);
+        self.caller.put(url, Upload { length: bytes.len() as u64, body: &body }).await
+    }
+
     async fn put_blob(&self, blob: &Blob) -> Result<(), EnsureFailure> {
         let url = self.url("cas", &blob.digest);
         let put = match &blob.source {
-            BlobSource::Bytes(bytes) => {
-                let bytes = Bytes::copy_from_slice(bytes);
-                self.caller.put(&url, blob.digest.size, |p| body::of_bytes(bytes.clone(), p)).await
-            }
+            BlobSource::Bytes(bytes) => self.put_bytes(&url, &Bytes::copy_from_slice(bytes)).await,
             BlobSource::File { path, .. } => {
-                let at = self.config().workspace.join(path.as_path());
-                let function = self.config().function;
-                self.caller.put(&url, blob.digest.size, |p| body::of_file(at.clone(), blob.digest, function, p)).await
+                let (at, function) = (self.config().workspace.join(path.as_path()), self.config().function);
+                let body = |progress| body::of_file(at.clone(), blob.digest, function, progress);
+                self.caller.put(&url, Upload { length: blob.digest.size, body: &body }).await
             }
             BlobSource::Elsewhere => return Err(EnsureFailure::Lost(vec![blob.digest])),
         };
@@ -228,10 +232,7 @@ impl HttpCache {
 
     /// No longer believes that these are present.
     pub(crate) fn forget(&self, digests: &[Digest]) {
-        let mut present = self.present();
-        digests.iter().for_each(|digest| {
-            present.remove(digest);
-        });
+        self.presence().forget(digests);
     }
 
     pub(crate) fn sent(&self) -> UploadCounts {
@@ -239,16 +240,24 @@ impl HttpCache {
         UploadCounts { blobs, bytes }
     }
 
-    fn present(&self) -> MutexGuard<'_, HashSet<Digest>> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    /// As if so much time had gone by.
+    #[cfg(test)]
+    pub(crate) fn grow_older(&mut self, by: std::time::Duration) {
+        self.began -= by;
     }
 
-    fn url(&self, space: &str, digest: &Digest) -> String {
+    fn presence(&self) -> MutexGuard<'_, Presence> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn url(&self, space: &str, digest: &Digest) -> Url {
         let function = match self.config().function {
             DigestFunction::Sha256 => "",
             DigestFunction::Blake3 => "blake3/",
         };
-        format!("{}/{space}/{function}{}", self.config().base, digest.hex())
+        let mut url = self.config().base.clone();
+        url.set_path(&format!("{}/{space}/{function}{}", url.path().trim_end_matches('/'), digest.hex()));
+        url
     }
 
     fn text(&self, error: &HttpError) -> String {

@@ -4,22 +4,17 @@
 
 use std::sync::Arc;
 
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-use tonic::codegen::http::{HeaderMap, HeaderValue, header};
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Client, Url};
 
 use super::HttpCache;
 use super::call::HttpConfig;
-use super::connect::Connector;
+use super::client::client;
 use crate::answer::Sink;
-use crate::channel::{read, system_authorities};
 use crate::credentials::Credentials;
 use crate::endpoint::HttpEndpoint;
 use crate::headers::Headers;
-use crate::{ConfigError, RemoteConfig, Tls};
+use crate::{ConfigError, RemoteConfig};
 
 /// The cache at an endpoint.
 ///
@@ -27,14 +22,15 @@ use crate::{ConfigError, RemoteConfig, Tls};
 /// A [`ConfigError`].
 pub(crate) fn open(config: &RemoteConfig, endpoint: &HttpEndpoint, sink: &Sink) -> Result<HttpCache, ConfigError> {
     let scheme = if endpoint.tls { "https" } else { "http" };
-    let base = format!("{scheme}://{}:{}{}", endpoint.host, endpoint.port, endpoint.path);
-    let tls = if endpoint.tls { Some(tls(&config.tls, &endpoint.host)?) } else { None };
+    let written = format!("{scheme}://{}:{}{}", endpoint.host, endpoint.port, endpoint.path);
+    let (client, named) = (client(config, endpoint)?, other_name(config, endpoint));
+    let (base, headers) = place(&client, endpoint, &written, named)?;
     Ok(HttpCache::new(HttpConfig {
-        connector: Connector { host: endpoint.host.as_str().into(), port: endpoint.port, tls, timeout: config.timeout },
-        credentials: config.credential_helper.as_deref().map(|helper| Credentials::new(helper, base.clone())),
+        client,
         base,
+        headers: with_configured(config, headers)?,
+        credentials: config.credential_helper.as_deref().map(|helper| Credentials::new(helper, written)),
         shown: endpoint.to_string(),
-        headers: headers(config, endpoint)?,
         function: config.function,
         timeout: config.timeout,
         retries: config.retries,
@@ -43,99 +39,104 @@ pub(crate) fn open(config: &RemoteConfig, endpoint: &HttpEndpoint, sink: &Sink) 
     }))
 }
 
-/// Configured headers, and those of user and password.
-fn headers(config: &RemoteConfig, endpoint: &HttpEndpoint) -> Result<HeaderMap, ConfigError> {
-    let mut map = HeaderMap::new();
+/// The name in the server's certificate, where it is not the host's.
+pub(super) fn other_name<'a>(config: &'a RemoteConfig, endpoint: &HttpEndpoint) -> Option<&'a str> {
+    config.tls.server_name.as_deref().filter(|name| endpoint.tls && *name != endpoint.host)
+}
+
+/// The URL of requests, and the headers that follow from the endpoint: those of user and password, and the host where
+/// the URL has the name in the certificate instead.
+fn place(
+    client: &Client,
+    endpoint: &HttpEndpoint,
+    written: &str,
+    named: Option<&str>,
+) -> Result<(Url, HeaderMap), ConfigError> {
+    let bad = |why| ConfigError::Endpoint { url: endpoint.to_string(), why };
+    let mut url = Url::parse(written).map_err(|_| bad("it is no address"))?;
+    let host = url.authority().to_owned();
     if let Some((user, password)) = &endpoint.credentials {
-        let text = format!("{}:{}", unescaped(user), unescaped(password));
-        let fail = |_| ConfigError::Header { name: "authorization".into(), why: "user or password make no header" };
-        let mut value = HeaderValue::from_str(&format!("Basic {}", base64(text.as_bytes()))).map_err(fail)?;
-        value.set_sensitive(true);
-        map.insert(header::AUTHORIZATION, value);
+        let set = url.set_username(user).and_then(|()| url.set_password(Some(password)));
+        set.map_err(|()| bad("user or password cannot be sent"))?;
     }
+    if let Some(name) = named {
+        // An address would be connected to.
+        let set = url.set_host(Some(name)).is_ok() && url.domain().is_some();
+        set.then_some(()).ok_or_else(|| bad("its `tls_server_name` is no name of a host"))?;
+    }
+    let mut request = client.get(url).build().map_err(|_| bad("it is no address"))?;
+    if endpoint.credentials.is_some() && !request.headers().contains_key(header::AUTHORIZATION) {
+        return Err(bad("user or password are no text"));
+    }
+    if named.is_some() {
+        let host = HeaderValue::from_str(&host).map_err(|_| bad("its host is no name or address"))?;
+        request.headers_mut().insert(header::HOST, host);
+    }
+    Ok((request.url().clone(), request.headers().clone()))
+}
+
+fn with_configured(config: &RemoteConfig, mut headers: HeaderMap) -> Result<HeaderMap, ConfigError> {
     let pairs = config.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    Headers::new(pairs)?.apply(&mut map);
-    Ok(map)
-}
-
-/// `%40` and the like as what they stand for.
-fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let escaped = (byte == b'%').then(|| after.get(..2)).flatten();
-        let value = escaped.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        bytes.push(value.unwrap_or(byte));
-        rest = if value.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let number = group.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for place in 0..4 {
-            let digit = DIGITS[(number >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= group.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
-fn tls(tls: &Tls, host: &str) -> Result<(TlsConnector, ServerName<'static>), ConfigError> {
-    let (what, path) = ("certificate authorities", tls.ca.as_deref());
-    let authorities = path.map_or_else(system_authorities, |path| read(what, path))?;
-    let unusable = |what, path: Option<&str>, why: String| ConfigError::Tls {
-        what,
-        path: path.unwrap_or("the system").to_owned(),
-        why,
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&authorities) {
-        let certificate = certificate.map_err(|e| unusable(what, path, e.to_string()))?;
-        // Of a system's bundle some may be too old to be understood.
-        let _ = roots.add(certificate);
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| unusable(what, path, e.to_string()))?
-        .with_root_certificates(roots);
-    let client = match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => {
-            let chain = CertificateDer::pem_slice_iter(&read("client certificate", certificate)?)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| unusable("client certificate", Some(certificate), e.to_string()))?;
-            let secret = PrivateKeyDer::from_pem_slice(&read("client key", key)?)
-                .map_err(|e| unusable("client key", Some(key), e.to_string()))?;
-            let client = builder.with_client_auth_cert(chain, secret);
-            client.map_err(|e| unusable("client certificate", Some(certificate), e.to_string()))?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    let name = tls.server_name.as_deref().unwrap_or(host).trim_start_matches('[').trim_end_matches(']').to_owned();
-    let bad_name = |_| ConfigError::Endpoint { url: host.to_owned(), why: "its host is no name for TLS" };
-    let name = ServerName::try_from(name).map_err(bad_name)?;
-    Ok((TlsConnector::from(Arc::new(client)), name))
+    Headers::new(pairs)?.apply(&mut headers);
+    Ok(headers)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use rustls::ClientConfig;
 
-    #[test]
-    fn basic_authentication_is_base64() {
-        for (text, expected) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
-            assert_eq!(base64(text.as_bytes()), expected);
+    use super::*;
+    use crate::endpoint::Endpoint;
+
+    /// A URL, and headers.
+    type Shown<'a> = (&'a str, &'a [(&'a str, &'a str)]);
+
+    /// URL and headers of requests, or why there are none.
+    fn check(written: &str, named: Option<&str>, expected: Result<Shown<'_>, &str>) {
+        let Ok(Endpoint::Http(endpoint)) = Endpoint::parse(written) else { panic!("{written}") };
+        let scheme = if endpoint.tls { "https" } else { "http" };
+        let text = format!("{scheme}://{}:{}{}", endpoint.host, endpoint.port, endpoint.path);
+        // No certificates are needed for it.
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().expect("versions");
+        let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        let client = Client::builder().no_proxy().tls_backend_preconfigured(config).build().expect("a client");
+        match (place(&client, &endpoint, &text, named), expected) {
+            (Ok((url, headers)), Ok((shown, pairs))) => {
+                assert_eq!(url.as_str(), shown);
+                let text = |(name, value): (&header::HeaderName, &HeaderValue)| {
+                    (name.to_string(), value.to_str().expect("ASCII").to_owned())
+                };
+                let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+                assert_eq!(headers.iter().map(text).collect::<Vec<_>>(), pairs.collect::<Vec<_>>(), "{written}");
+                assert!(!format!("{headers:?}").contains("Basic"), "is marked as a secret");
+            }
+            (Err(error), Err(part)) => {
+                let error = error.to_string();
+                assert!(error.contains(part) && !error.contains("secret"), "{error}");
+            }
+            (got, _) => panic!("{written}: {got:?}"),
         }
-        assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
     }
 
     #[test]
-    fn user_and_password_may_be_escaped() {
-        for (text, expected) in [("a%40b", "a@b"), ("%3A", ":"), ("100%", "100%"), ("%zz", "%zz"), ("%4", "%4")] {
-            assert_eq!(unescaped(text), expected);
+    fn urls_and_headers_of_endpoints() {
+        check("http://h", None, Ok(("http://h/", &[])));
+        check("https://h/a%20b/", None, Ok(("https://h/a%20b", &[])));
+        check("http://[::1]:8/a", None, Ok(("http://[::1]:8/a", &[])));
+        // base64 of `f:`, `me:p@ss`, `a@b:c:d`
+        check("http://f@h:81", None, Ok(("http://h:81/", &[("authorization", "Basic Zjo=")])));
+        check("http://me:p%40ss@h", None, Ok(("http://h/", &[("authorization", "Basic bWU6cEBzcw==")])));
+        check("http://a@b:c:d@h", None, Ok(("http://h/", &[("authorization", "Basic YUBiOmM6ZA==")])));
+        check("http://%ff:secret@h", None, Err("`http://***@h:80`: user or password are no text"));
+    }
+
+    #[test]
+    fn a_name_in_the_certificate_takes_the_place_of_the_host() {
+        check("https://h/a", Some("n.example"), Ok(("https://n.example/a", &[("host", "h")])));
+        check("https://127.0.0.1:8/a", Some("n"), Ok(("https://n:8/a", &[("host", "127.0.0.1:8")])));
+        for bad in ["127.0.0.1", "[::1]", "a b", "", "a/b"] {
+            check("https://h/a", Some(bad), Err("`tls_server_name` is no name"));
         }
     }
 }

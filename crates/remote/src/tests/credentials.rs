@@ -10,7 +10,7 @@ use super::harness::{Fixture, blob};
 use crate::error::EnsureError;
 
 /// A helper that counts its runs in a file `runs` beside it.
-fn helper(dir: &Path, script: &str) -> String {
+pub(super) fn helper(dir: &Path, script: &str) -> String {
     let path = dir.join("helper");
     let runs = dir.join("runs");
     let text = format!(
@@ -24,7 +24,7 @@ fn helper(dir: &Path, script: &str) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-fn runs(dir: &Path) -> Vec<String> {
+pub(super) fn runs(dir: &Path) -> Vec<String> {
     std::fs::read_to_string(dir.join("runs")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 

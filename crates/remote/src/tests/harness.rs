@@ -9,10 +9,14 @@ use minibuild_disk::{DiskError, FileClock, FsInstant, OutTree, fingerprint_behin
 use minibuild_server::{Inject, Listen, MethodCount, Running, Server, ServerConfig};
 use tokio::runtime::Runtime;
 
+use crate::answer::Sink;
+use crate::cache::{EnsureFailure, ReadFailure};
 use crate::cas::GrpcCas;
 use crate::config::{RemoteConfig, Tls};
 use crate::endpoint::Endpoint;
+use crate::error::ConfigError;
 use crate::grpc::Grpc;
+use crate::http::HttpCache;
 
 pub(super) const F: DigestFunction = DigestFunction::Sha256;
 
@@ -197,4 +201,46 @@ pub(super) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     bytes.truncate(length);
     bytes
+}
+
+/// An HTTP cache of whatever listens at an address.
+pub(super) struct Http {
+    runtime: Runtime,
+    pub(super) cache: HttpCache,
+    dir: tempfile::TempDir,
+}
+
+impl Http {
+    pub(super) fn new(url: &str, edit: impl FnOnce(&mut RemoteConfig)) -> Self {
+        Self::open(url, edit).expect("a configuration")
+    }
+
+    pub(super) fn open(url: &str, edit: impl FnOnce(&mut RemoteConfig)) -> Result<Self, ConfigError> {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut config = config(dir.path());
+        edit(&mut config);
+        let Endpoint::Http(endpoint) = Endpoint::parse(url).expect("an address") else { panic!("{url}: not HTTP") };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let cache = crate::http::open(&config, &endpoint, &(Arc::new(|_| {}) as Sink))?;
+        Ok(Self { runtime, cache, dir })
+    }
+
+    pub(super) fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    pub(super) fn ensure(&self, blobs: &[Blob]) -> Result<(), EnsureFailure> {
+        self.run(self.cache.ensure(blobs, &|_, _| {}))
+    }
+
+    pub(super) fn read(&self, digest: Digest) -> Result<Vec<u8>, ReadFailure> {
+        self.run(self.cache.read(digest)).map(|bytes| bytes.to_vec())
+    }
+
+    /// A file of the workspace as a blob.
+    pub(super) fn file(&self, path: &str, bytes: &[u8]) -> Blob {
+        std::fs::write(self.dir.path().join(path), bytes).expect("written");
+        let path = WsPath::new(path).expect("a path");
+        Blob { digest: F.digest(bytes), source: BlobSource::File { path, fingerprint: None } }
+    }
 }

@@ -6,5 +6,6 @@ mod fake;
 mod faults;
 mod harness;
 mod hostile;
+mod http;
 mod tls;
 mod uploads;

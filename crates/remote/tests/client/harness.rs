@@ -15,6 +15,7 @@ use minibuild_disk::{FileClock, FsClock, OutTree};
 use minibuild_reapi::{ActionMessage, CommandMessage, InputNode, input_root};
 use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
 use minibuild_server::{Counts, Inject, Running, Server, ServerConfig};
+use minibuild_testkit::{HttpAnswer, serve_http};
 
 pub const F: DigestFunction = DigestFunction::Sha256;
 
@@ -407,24 +408,10 @@ pub fn file_output(name: &str, bytes: &[u8]) -> FoundOutput {
     FoundOutput { meta: minibuild_core::OutputMeta { path: path(name), content }, stamps: Vec::new() }
 }
 
-/// An HTTP server of these files, which believes anything; one request a connection.
+/// An HTTP server of these files, which believes anything.
 pub fn serve_files(files: std::collections::BTreeMap<String, Vec<u8>>) -> std::net::SocketAddr {
-    use std::io::{Read as _, Write as _};
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("is bound");
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|length| length == 1) {
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8_lossy(&head).into_owned();
-            let found = head.split(' ').nth(1).and_then(|path| files.get(path));
-            let (status, body) = found.map_or(("404 Not Found", &[][..]), |bytes| ("200 OK", bytes));
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-            let _ = stream.write_all(&[answer.as_bytes(), body].concat());
-        }
-    });
-    address
+    serve_http(move |request| match files.get(request.path()) {
+        Some(bytes) => HttpAnswer { body: bytes.clone(), ..HttpAnswer::status("200 OK") },
+        None => HttpAnswer::status("404 Not Found"),
+    })
 }

@@ -1,13 +1,14 @@
 //! Storing results of local runs, by both protocols, and what comes back of them.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use minibuild_core::{
     ArtifactKind, Blob, BlobSource, CacheAnswer, Content, DeclaredOutput, FetchOutcome, UploadRequest, WsPath,
 };
 use minibuild_disk::{FsClock, OutTree};
+use minibuild_testkit::{HttpAnswer, HttpRequest, serve_http};
 
 use crate::harness::{Client, F, Fixture, Task, file_output, output, path, run_id};
 
@@ -128,15 +129,20 @@ fn depfiles_are_part_of_the_result() {
 #[test]
 fn a_file_that_changed_is_not_uploaded() {
     for is_http in [false, true] {
-        let fixture = Fixture::new();
-        let mut client = if is_http { http(&fixture) } else { fixture.client() };
-        let (task, request) = run_here(&fixture, "");
-        let changed = fixture.workspace().join("minibuild-out/bin/tree/sub/large");
-        std::fs::remove_file(&changed).expect("removes");
-        std::fs::write(&changed, "y".repeat(300_000)).expect("writes");
-        let error = client.upload(request).expect("it is not what it was");
-        assert!(error.contains("`minibuild-out/bin/tree/sub/large` changed"), "{error}");
-        assert!(matches!(client.look_up(&task), CacheAnswer::Miss));
+        for now in [Some("y".repeat(300_000)), Some("z".repeat(299_999)), None] {
+            let fixture = Fixture::new();
+            let mut client = if is_http { http(&fixture) } else { fixture.client() };
+            let (task, request) = run_here(&fixture, "");
+            let changed = fixture.workspace().join("minibuild-out/bin/tree/sub/large");
+            std::fs::remove_file(&changed).expect("removes");
+            if let Some(now) = now {
+                std::fs::write(&changed, now).expect("writes");
+            }
+            let error = client.upload(request).expect("it is not what it was");
+            assert!(error.contains("`minibuild-out/bin/tree/sub/large` changed"), "{error}");
+            assert!(matches!(client.look_up(&task), CacheAnswer::Miss));
+            assert_eq!(client.messages(), Vec::<String>::new(), "the server is not to blame");
+        }
     }
 }
 
@@ -235,28 +241,20 @@ fn what_an_http_cache_lacks_is_lost() {
     assert_eq!(digests, [F.digest(b"none")]);
 }
 
-/// A server that gives one answer to every request of a connection and keeps what it was asked.
-fn one_answer(answer: &'static str) -> (SocketAddr, std::sync::mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("is bound");
-    let (sender, asked) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|length| length == 1) {
-                head.push(byte[0]);
-            }
-            let _ = sender.send(String::from_utf8_lossy(&head).to_lowercase());
-            let _ = stream.write_all(answer.as_bytes());
-        }
+/// A server that gives one answer to every request and keeps what it was asked.
+fn one_answer(status: &'static str) -> (SocketAddr, Receiver<HttpRequest>) {
+    let (sender, asked) = channel();
+    let address = serve_http(move |request| {
+        // A test that is over wants to know nothing more.
+        let _ = sender.send(request.clone());
+        HttpAnswer::status(status)
     });
     (address, asked)
 }
 
 #[test]
 fn user_password_and_headers_are_sent_and_never_shown() {
-    let (address, asked) = one_answer("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let (address, asked) = one_answer("403 Forbidden");
     let fixture = Fixture::new();
     let mut client = fixture.client_with(|config| {
         config.executor = None;
@@ -266,19 +264,36 @@ fn user_password_and_headers_are_sent_and_never_shown() {
     let task = Task::new("true");
     let CacheAnswer::Failed(why) = client.look_up(&task) else { panic!("forbidden") };
     assert!(why.contains("403") && why.contains("***@") && !why.contains("ss@"), "{why}");
-    let head = asked.recv().expect("was asked");
-    let key = task.request().who.key.hex();
-    assert!(head.starts_with(&format!("get /prefix/ac/{key} http/1.1\r\n")), "{head}");
+    let asked = asked.recv().expect("was asked");
+    assert_eq!(asked.line, format!("GET /prefix/ac/{} HTTP/1.1", task.request().who.key.hex()));
     // base64 of `me:p@ss`
-    assert!(head.contains("authorization: basic bwu6cebzcw=="), "{head}");
-    assert!(head.contains("x-key: hidden"), "{head}");
+    assert_eq!(asked.header("authorization"), Some("Basic bWU6cEBzcw=="));
+    assert_eq!(asked.header("x-key"), Some("hidden"));
+    assert_eq!((asked.header("accept-encoding"), asked.header("cookie")), (None, None));
     assert!(!format!("{:?}", client.rest()).contains("hidden"));
 }
 
 #[test]
+fn a_redirect_is_not_followed() {
+    let fixture = Fixture::new();
+    let elsewhere = fixture.http_address();
+    let address = serve_http(move |request| {
+        let headers = format!("location: {elsewhere}{}\r\n", request.path());
+        HttpAnswer { headers, ..HttpAnswer::status("307 Temporary Redirect") }
+    });
+    let mut client = fixture.client_with(|config| {
+        config.executor = None;
+        config.cache = Some(format!("http://{address}"));
+        config.headers = vec![("authorization".to_owned(), "hidden".to_owned())];
+    });
+    let CacheAnswer::Failed(why) = client.look_up(&Task::new("true")) else { panic!("led elsewhere") };
+    assert!(why.contains("307"), "{why}");
+    assert!(fixture.counts().methods.is_empty());
+}
+
+#[test]
 fn a_store_without_head_is_just_written_to() {
-    let (address, asked) =
-        one_answer("HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let (address, asked) = one_answer("405 Method Not Allowed");
     let fixture = Fixture::new();
     let mut client = fixture.client_with(|config| {
         config.executor = None;
@@ -289,8 +304,8 @@ fn a_store_without_head_is_just_written_to() {
     request.stdout = [].into();
     request.blobs = vec![Blob { digest: F.digest(b"b"), source: BlobSource::Bytes((*b"b").into()) }];
     assert_eq!(client.upload(request), None, "a cache that takes nothing is no error");
-    let heads = [asked.recv(), asked.recv()].map(|head| head.expect("was asked")[..4].to_owned());
-    assert_eq!(heads, ["head", "put "]);
+    let lines = [asked.recv(), asked.recv()].map(|request| request.expect("was asked").line[..4].to_owned());
+    assert_eq!(lines, ["HEAD", "PUT "]);
     assert!(client.messages()[0].contains("405"));
 }
 

@@ -163,6 +163,28 @@ fn certificates() {
 }
 
 #[test]
+fn http_caches_are_asked_by_tls_and_by_no_proxy() {
+    let authority = Authority::new("authority");
+    let remote = with_certificate(&authority, &["cache.example.org"], Validity::Now);
+    let cache = format!("--remote-cache={}", remote.url().replace("grpcs://", "https://"));
+    let build = |name: &str| {
+        let ws = chain();
+        let pem = pem(&ws, &authority).display().to_string();
+        let command = ws.invoke(&["build", "//...", &cache, "--remote-retries=0"]);
+        let command = command.env("MINIBUILD_REMOTE_TLS_CA", &pem).env("MINIBUILD_REMOTE_TLS_SERVER_NAME", name);
+        let proxies = ["http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY", "ALL_PROXY"];
+        let proxy = format!("http://{}", nobody());
+        proxies.iter().fold(command, |command, name| command.env(name, &proxy)).run().ok()
+    };
+    assert_eq!(build("cache.example.org").counts().local, 3);
+    let run = build("cache.example.org");
+    assert_eq!((run.counts().remote_cache, run.counts().local), (3, 0));
+    let run = build("other.example.org");
+    assert_eq!(run.counts().local, 3, "a cache that is not believed breaks no build");
+    run.says(&["cache error", "certificate"]);
+}
+
+#[test]
 fn the_wrong_one_of_grpc_and_grpcs() {
     let authority = Authority::new("authority");
     let secure = with_certificate(&authority, &["127.0.0.1"], Validity::Now);

@@ -8,25 +8,25 @@ use std::time::Duration;
 use minibuild_core::Digest;
 
 /// How long what was seen is believed.
-pub(super) const LIFE: Duration = Duration::from_secs(30 * 60);
+pub(crate) const LIFE: Duration = Duration::from_secs(30 * 60);
 
 /// Blobs that were seen, each with the time until which that is believed.
 #[derive(Debug, Default)]
-pub(super) struct Presence(HashMap<Digest, Duration>);
+pub(crate) struct Presence(HashMap<Digest, Duration>);
 
 impl Presence {
     /// These are there now.
-    pub(super) fn seen(&mut self, digests: impl IntoIterator<Item = Digest>, now: Duration) {
+    pub(crate) fn seen(&mut self, digests: impl IntoIterator<Item = Digest>, now: Duration) {
         self.0.extend(digests.into_iter().map(|digest| (digest, now + LIFE)));
     }
 
     /// Whether it was there a short while ago.
-    pub(super) fn has(&self, digest: &Digest, now: Duration) -> bool {
+    pub(crate) fn has(&self, digest: &Digest, now: Duration) -> bool {
         self.0.get(digest).is_some_and(|until| now < *until)
     }
 
     /// These are not believed any more.
-    pub(super) fn forget(&mut self, digests: &[Digest]) {
+    pub(crate) fn forget(&mut self, digests: &[Digest]) {
         for digest in digests {
             self.0.remove(digest);
         }

@@ -178,6 +178,9 @@ pub(crate) fn text_of(status: &Status) -> String {
         }
         source = error.source();
     }
+    if text.contains("InvalidContentType") {
+        text.push_str(": what answers does not speak TLS");
+    }
     text.chars().take(1000).collect()
 }
 

@@ -144,6 +144,8 @@ pub struct Machine {
     lost: FxHashSet<ActionId>,
     /// Actions whose remote side failed.
     local_only: FxHashSet<ActionId>,
+    /// Why, as it was told.
+    fallbacks_told: FxHashSet<String>,
     /// Sources that are read again, with the actions that wait for that.
     rehashing: FxHashMap<WsPath, Vec<ActionId>>,
     /// Actions for which that was done.
@@ -301,6 +303,7 @@ impl Machine {
             missed: FxHashMap::default(),
             lost: FxHashSet::default(),
             local_only: FxHashSet::default(),
+            fallbacks_told: FxHashSet::default(),
             rehashing: FxHashMap::default(),
             rekeyed: FxHashSet::default(),
             outdated: FxHashSet::default(),

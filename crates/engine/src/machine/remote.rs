@@ -334,11 +334,12 @@ impl Machine {
         (is_dynamic || is_wanted) && self.refused_here(action).is_none()
     }
 
-    /// The action runs here from now on, since the remote side failed it.
+    /// The action runs here from now on, since the remote side failed it. Of many with the same reason one is named.
     pub(super) fn fall_back(&mut self, action: ActionId, why: &str) {
-        let label = self.model.label_of(action);
-        let text = format!("`{label}` could not be run remotely and runs here: {why}");
-        self.message(Level::Warning, text);
+        if self.fallbacks_told.insert(why.to_owned()) {
+            let label = self.model.label_of(action);
+            self.message(Level::Warning, format!("`{label}` could not be run remotely and runs here: {why}"));
+        }
         self.local_only.insert(action);
         self.queue(action);
     }

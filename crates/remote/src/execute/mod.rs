@@ -404,7 +404,9 @@ impl Execution<'_> {
 
     fn failed(&self, why: String) -> Box<ExecutionReport> {
         let place = self.shared.executor_name();
-        self.report(ExecutionStatus::Infrastructure(format!("remote execution at {place}: {why}")))
+        let says_where = why.contains(place);
+        let why = if says_where { why } else { format!("remote execution at `{place}`: {why}") };
+        self.report(ExecutionStatus::Infrastructure(why))
     }
 
     fn measured(&self) -> Duration {

@@ -69,6 +69,18 @@ fn nobody_listens() {
 }
 
 #[test]
+fn an_outage_is_told_once_and_not_by_each_action() {
+    let targets: String = (0..30).map(|i| genrule(&format!("a{i}"), &[], &[&i.to_string()], "echo x > $OUT")).collect();
+    let ws = with_targets(&targets);
+    let executor = format!("--remote-executor=grpc://{}", nobody());
+    let run = ws.build(&["//...", &executor, "--strategy=remote", "--remote-retries=0"]).ok();
+    assert_eq!(run.counts().local, 30);
+    let warnings = run.messages("warning");
+    // That the server is given up, and what that means for an action that was under way and for one that comes later.
+    assert!((2..=4).contains(&warnings.len()), "{warnings:?}");
+}
+
+#[test]
 fn silence() {
     check(&listen(|stream| drain(&stream)), &[]);
 }
@@ -194,7 +206,11 @@ fn the_wrong_one_of_grpc_and_grpcs() {
     let executor = plain.executor().replace("grpc://", "grpcs://");
     let args = ["build", "//:c", &executor, "--strategy=remote", "--on-remote-failure=fail", "--remote-retries=0"];
     let pem = pem(&ws, &authority).display().to_string();
-    ws.invoke(&args).env("MINIBUILD_REMOTE_TLS_CA", &pem).run().code(34).says(&["grpcs://127.0.0.1:"]);
+    ws.invoke(&args)
+        .env("MINIBUILD_REMOTE_TLS_CA", &pem)
+        .run()
+        .code(34)
+        .says(&["grpcs://127.0.0.1:", "does not speak TLS"]);
 }
 
 /// `b` is held where it runs.

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::{
-    ActionId, Content, DeclaredOutput, Digest, ExecutionReport, Fingerprint, FoundOutput, Level, RunId, Stamp, WsPath,
+    ActionId, Content, DeclaredOutput, Digest, DigestFunction, ExecutionReport, Fingerprint, FoundOutput, Level, RunId,
+    Stamp, WsPath,
 };
 
 /// Whose work a call is, for `RequestMetadata` and messages.
@@ -216,6 +217,8 @@ pub enum RemoteEvent {
         /// What went wrong, if anything.
         error: Option<String>,
     },
+    /// The server lacks the function of all digests, has this one, and the configuration leaves the choice to it.
+    OtherFunction(DigestFunction),
     /// Something to tell the user: an outage, its end, an action that waits long for a worker.
     Message {
         /// How urgent.

@@ -20,12 +20,14 @@ use crate::workspace;
 
 /// The word for the server inside the build.
 const EMBEDDED: &str = "embedded";
+/// Endpoints that are known to want BLAKE3, one a line; in the state's directory.
+const BLAKE3_SERVERS: &str = "blake3-servers";
 
 /// What the settings want of the remote side; `None` where there is none.
 ///
 /// # Errors
 /// Settings that contradict each other.
-pub fn goals(settings: &Settings) -> Result<Option<RemoteGoals>, String> {
+pub fn goals(settings: &Settings, function: DigestFunction) -> Result<Option<RemoteGoals>, String> {
     let remote = &settings.remote;
     let wants_remote = settings.strategy.iter().chain(settings.strategy_by_mnemonic.values());
     if wants_remote.into_iter().any(|side| *side == minibuild_rules::Strategy::Remote)
@@ -34,7 +36,7 @@ pub fn goals(settings: &Settings) -> Result<Option<RemoteGoals>, String> {
         let why = if remote.offline { "nothing remote may be used" } else { "no remote executor is set" };
         return Err(format!("the strategy is `remote`, but {why}\nhint: `--remote-executor=embedded` needs no server"));
     }
-    let Some(endpoint) = remote.cache.as_ref().or(remote.executor.as_ref()).filter(|_| !remote.offline) else {
+    let Some(endpoint) = endpoint(remote).filter(|_| !remote.offline) else {
         return Ok(None);
     };
     let caches = !remote.cache_off;
@@ -46,7 +48,7 @@ pub fn goals(settings: &Settings) -> Result<Option<RemoteGoals>, String> {
         UploadLocalResults::Auto => Uploads::Always,
     };
     Ok(Some(RemoteGoals {
-        store: format!("{} {} {}", redact::url(endpoint), remote.instance, function_name(function(remote))),
+        store: format!("{} {} {}", endpoint, remote.instance, function_name(function)),
         executes: remote.executor.is_some(),
         caches,
         jobs: remote.jobs as usize,
@@ -69,8 +71,40 @@ pub fn strategies(settings: &Settings) -> Strategies {
 }
 
 /// The hash function of all digests of a build.
-pub fn function(remote: &RemoteSettings) -> DigestFunction {
-    remote.digest_function.unwrap_or_default()
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionChoice {
+    /// The function.
+    pub function: DigestFunction,
+    /// Whether the server may ask for another.
+    pub may_change: bool,
+}
+
+/// What the settings say, else what the server asked for in an earlier build, else SHA-256. Nothing is asked here.
+pub fn choose_function(remote: &RemoteSettings, state_dir: &Path) -> FunctionChoice {
+    if let Some(function) = remote.digest_function {
+        return FunctionChoice { function, may_change: false };
+    }
+    let is_remembered = || {
+        let endpoint = endpoint(remote)?;
+        let text = std::fs::read_to_string(state_dir.join(BLAKE3_SERVERS)).ok()?;
+        text.lines().any(|line| line == endpoint).then_some(DigestFunction::Blake3)
+    };
+    FunctionChoice { function: is_remembered().unwrap_or_default(), may_change: true }
+}
+
+/// Remembers what the server asked for. Should it not be possible, the next build is told again.
+pub fn remember_function(remote: &RemoteSettings, state_dir: &Path, function: DigestFunction) {
+    let Some(endpoint) = endpoint(remote) else { return };
+    let path = state_dir.join(BLAKE3_SERVERS);
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let others: String = text.lines().filter(|line| *line != endpoint).map(|line| format!("{line}\n")).collect();
+    let _ =
+        std::fs::write(path, if function == DigestFunction::Blake3 { format!("{others}{endpoint}\n") } else { others });
+}
+
+/// The endpoint of blobs, as it may be shown.
+fn endpoint(remote: &RemoteSettings) -> Option<String> {
+    remote.cache.as_ref().or(remote.executor.as_ref()).map(|endpoint| redact::url(endpoint))
 }
 
 fn function_name(function: DigestFunction) -> &'static str {
@@ -84,6 +118,8 @@ fn function_name(function: DigestFunction) -> &'static str {
 pub struct Parts {
     /// Unique id of the build.
     pub build_id: String,
+    /// The hash function of all digests.
+    pub function: FunctionChoice,
     /// The output tree.
     pub tree: Arc<OutTree>,
     /// The file system's clock.
@@ -123,7 +159,8 @@ fn config(remote: &RemoteSettings, executor: Option<String>, parts: Parts) -> Re
         retries: remote.retries,
         connections: remote.connections,
         cancel: remote.cancel || remote.executor.as_deref() == Some(EMBEDDED),
-        function: function(remote),
+        function: parts.function.function,
+        may_change_function: parts.function.may_change,
         compression: remote.compression && remote.executor.as_deref() != Some(EMBEDDED),
         tls: Tls {
             ca: remote.tls_ca.clone(),

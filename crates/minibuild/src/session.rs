@@ -22,6 +22,7 @@ use minibuild_rules::{
 use crate::args::BuildFlags;
 use crate::console::{Console, use_color};
 use crate::event_log::EventLog;
+use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
 use crate::{exit, redact, remote_side, signals};
 
@@ -193,9 +194,15 @@ impl Session<'_> {
         if !loaded.warnings.list.is_empty() {
             console.print(&render(&loaded.warnings, &loaded.sources, use_color(settings.color)));
         }
-        let goals = self.goals(&loaded)?;
         let program = self.program(&loaded)?;
-        let outcome = self.drive(&loaded, goals, &lock, &line, clock, &mut Told { console: &mut console, events })?;
+        let mut function = remote_side::choose_function(&loaded.settings.remote, &state_dir);
+        let mut told = Told { console: &mut console, events };
+        let mut outcome = self.drive(&loaded, function, &lock, &line, &clock, &mut told)?;
+        if let Some(other) = outcome.other_function.filter(|_| function.may_change) {
+            remote_side::remember_function(&loaded.settings.remote, &state_dir, other);
+            function = FunctionChoice { function: other, may_change: false };
+            outcome = self.drive(&loaded, function, &lock, &line, &clock, &mut told)?;
+        }
         console.summary(&outcome, self.began.elapsed());
         Ok(Done { outcome, program })
     }
@@ -221,7 +228,7 @@ impl Session<'_> {
         Refusal::bad_input(render(&failure.diagnostics, &failure.sources, color))
     }
 
-    fn goals(&self, loaded: &Loaded) -> Result<Goals, Refusal> {
+    fn goals(&self, loaded: &Loaded, function: DigestFunction) -> Result<Goals, Refusal> {
         let model = &loaded.model;
         let settings = &loaded.settings;
         let targets: Vec<Goal> = loaded.requested.iter().map(|requested| self.goal(model, requested)).collect();
@@ -240,7 +247,8 @@ impl Session<'_> {
             fresh_tests: !settings.cache_tests,
             all_events: self.flags.events_detail.is_some(),
             strategies: remote_side::strategies(settings),
-            remote: remote_side::goals(settings).map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?,
+            remote: remote_side::goals(settings, function)
+                .map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?,
         })
     }
 
@@ -301,20 +309,22 @@ impl Session<'_> {
     fn drive(
         &self,
         loaded: &Loaded,
-        goals: Goals,
+        choice: FunctionChoice,
         lock: &WorkspaceLock,
         line: &Line,
-        clock: Arc<FsClock>,
+        clock: &Arc<FsClock>,
         told: &mut Told<'_>,
     ) -> Result<Outcome, Refusal> {
         let settings = &loaded.settings;
         let facts = workspace::host();
-        let function = remote_side::function(&settings.remote);
+        let goals = self.goals(loaded, choice.function)?;
+        let function = choice.function;
         let tree = Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function));
-        let remote = goals.remote.is_some().then(|| self.open_remote(settings, &tree, &clock, line)).transpose()?;
+        let remote =
+            goals.remote.is_some().then(|| self.open_remote(settings, choice, &tree, clock, line)).transpose()?;
         let build = Build {
             tree,
-            clock,
+            clock: clock.clone(),
             remote,
             state_dir: &self.workspace.root.join(minibuild_core::STATE_ROOT),
             lock,
@@ -345,6 +355,7 @@ impl Session<'_> {
     fn open_remote(
         &self,
         settings: &Settings,
+        function: FunctionChoice,
         tree: &Arc<OutTree>,
         clock: &Arc<FsClock>,
         line: &Line,
@@ -352,6 +363,7 @@ impl Session<'_> {
         let sender = line.sender.clone();
         let parts = remote_side::Parts {
             build_id: self.build_id.clone(),
+            function,
             tree: tree.clone(),
             clock: clock.clone(),
             // The loop outlives the client; an event after its end interests nobody.

@@ -75,6 +75,12 @@ fn check_function(offered: &[i32], function: DigestFunction) -> Result<(), Strin
     Err(format!("it does not offer the digest function {}, but {names}", name_of(function)))
 }
 
+/// A function of ours that the server offers.
+pub(crate) fn offered_function(answer: &proto::ServerCapabilities) -> Option<DigestFunction> {
+    let offered = answer.cache_capabilities.as_ref().map(|cache| cache.digest_functions.as_slice()).unwrap_or_default();
+    offered.iter().find_map(|number| digest_function(*number).ok())
+}
+
 fn name_of(function: DigestFunction) -> &'static str {
     match function {
         DigestFunction::Sha256 => "SHA256",

@@ -28,6 +28,8 @@ pub struct RemoteConfig {
     pub cancel: bool,
     /// Hash function of all digests given to the client.
     pub function: DigestFunction,
+    /// Whether a server that lacks the function may have another: told by [`minibuild_core::RemoteEvent::OtherFunction`].
+    pub may_change_function: bool,
     /// Whether blobs are compressed where the server can.
     pub compression: bool,
     /// Of `grpcs://` and `https://`.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use minibuild_core::{DigestFunction, Requester};
+use minibuild_core::{DigestFunction, RemoteEvent, Requester};
 use minibuild_reapi::proto::execution as proto;
 use proto::capabilities_client::CapabilitiesClient;
 use tokio::sync::{OnceCell, Semaphore};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, offered_function};
 use crate::channel::{Pool, transport};
 use crate::config::RemoteConfig;
 use crate::credentials::Credentials;
@@ -53,6 +53,7 @@ pub(crate) struct Grpc {
     outage: Arc<Outage>,
     seed: AtomicU64,
     capabilities: OnceCell<Arc<Capabilities>>,
+    on_other_function: Option<Tell>,
 }
 
 /// How long a call may be silent.
@@ -87,6 +88,7 @@ impl Grpc {
             calls: Semaphore::new(CALLS * connections),
             timeout: config.timeout,
             retries: config.retries,
+            on_other_function: config.may_change_function.then(|| Arc::clone(&tell)),
             outage: Arc::new(Outage::new(endpoint.to_string(), config.timeout, tell)),
             seed: AtomicU64::new(0),
             capabilities: OnceCell::new(),
@@ -128,7 +130,13 @@ impl Grpc {
             let mut client = CapabilitiesClient::new(attempt.channel());
             Ok(client.get_capabilities(attempt.request(request)).await?.into_inner())
         });
-        let capabilities = Capabilities::read(&answer.await?, self.function);
+        let answer = answer.await?;
+        let capabilities = Capabilities::read(&answer, self.function);
+        if let (Err(_), Some(tell)) = (&capabilities, &self.on_other_function)
+            && let Some(other) = offered_function(&answer).filter(|other| *other != self.function)
+        {
+            tell(RemoteEvent::OtherFunction(other));
+        }
         capabilities.map(Arc::new).map_err(|why| self.refuse(Code::FailedPrecondition, "GetCapabilities", why))
     }
 

@@ -472,7 +472,8 @@ impl Machine {
             let name = self.model.action_key_path(ActionId::new(row));
             self.outcome.internal = Some(format!("bug: nothing runs, but `{name}` is still {status:?}"));
         }
-        for goal in 0..self.goals.targets.len() {
+        let is_to_be_repeated = self.outcome.other_function.is_some();
+        for goal in (0..self.goals.targets.len()).filter(|_| !is_to_be_repeated) {
             self.announce(goal, false);
         }
         self.finished = true;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Blob, BlobSource, Branch, CacheAnswer, CacheLookup, Content, Digest,
     DigestFunction, ExecutionReport, Fingerprint, Level, RemoteEvent, RemoteRequest, Requester, RunId, Runner,
-    TreeMeta, TreeNode, UploadRequest, WsPath,
+    StopReason, TreeMeta, TreeNode, UploadRequest, WsPath,
 };
 use minibuild_graph::{ActionKey, Facts};
 use minibuild_reapi::{InputRootError, tree_directories};
@@ -125,6 +125,10 @@ impl Machine {
             RemoteEvent::Finished(report) => self.take_report(Branch::Remote, *report),
             RemoteEvent::Fetched { id, outcome } => self.take_fetched(id, outcome),
             RemoteEvent::Uploaded { run, error } => self.take_uploaded(run, error),
+            RemoteEvent::OtherFunction(function) => {
+                self.outcome.other_function = Some(function);
+                self.stop_all(Stopping::FailFast, StopReason::Interrupt);
+            }
             RemoteEvent::Message { level, text } => self.message(level, text),
         }
     }

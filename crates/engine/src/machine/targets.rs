@@ -76,7 +76,7 @@ impl Machine {
 
     /// Says what became of a requested target, once.
     pub(super) fn announce(&mut self, goal: usize, success: bool) {
-        if std::mem::replace(&mut self.announced[goal], true) {
+        if self.outcome.other_function.is_some() || std::mem::replace(&mut self.announced[goal], true) {
             return;
         }
         let Goal { target, artifacts, .. } = &self.goals.targets[goal];
@@ -125,6 +125,10 @@ impl Machine {
         wall: Duration,
         reason: String,
     ) {
+        // The build is begun anew; that is what counts.
+        if self.outcome.other_function.is_some() {
+            return;
+        }
         let row = self.model.action(action);
         let outputs = match success {
             true => row.outputs.iter().filter_map(|&id| self.output_event(id, false)).collect(),

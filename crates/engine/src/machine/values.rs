@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DownloadCounts, ExecutionRequest,
-    ExecutorEvent, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent, RemoteRequest, RemoteStage, RunId,
-    StopReason, TestStatus, UploadCounts, UploadRequest, Urgency, WsPath,
+    ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DigestFunction, DownloadCounts,
+    ExecutionRequest, ExecutorEvent, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent, RemoteRequest,
+    RemoteStage, RunId, StopReason, TestStatus, UploadCounts, UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
 use rustc_hash::FxHashMap;
@@ -119,6 +119,8 @@ pub struct Outcome {
     pub interrupted: bool,
     /// Bytes could not be brought back, however often their producer ran.
     pub lost: bool,
+    /// The build came to nothing because the server's digests are of this function: it has to be begun anew with it.
+    pub other_function: Option<DigestFunction>,
     /// The remote side failed where nothing else could take its place.
     pub remote_failed: bool,
     /// Something of minibuild itself is wrong.

@@ -48,6 +48,7 @@ pub(super) fn config(workspace: &Path) -> RemoteConfig {
         connections: 1,
         cancel: false,
         function: F,
+        may_change_function: false,
         compression: false,
         tls: Tls::default(),
         credential_helper: None,

@@ -108,6 +108,7 @@ impl Fixture {
             connections: 1,
             cancel: false,
             function: F,
+            may_change_function: false,
             compression: true,
             tls: Tls::default(),
             credential_helper: None,

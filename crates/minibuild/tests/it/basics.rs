@@ -5,7 +5,7 @@ use minibuild_testkit::{Event, Workspace};
 use crate::{genrule, with_targets, workspace};
 
 /// in.txt -> a.txt (upper case) -> b.txt -> c.txt
-fn chain() -> Workspace {
+pub fn chain() -> Workspace {
     let targets = [
         genrule("a", &["in.txt"], &["a.txt"], "tr a-z A-Z < $SRC > $OUT"),
         genrule("b", &[":a"], &["b.txt"], "(cat $SRC; echo b) > $OUT"),

@@ -16,14 +16,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use minibuild_core::{Blob, BlobSource, Digest, DigestFunction, Level, RemoteEvent};
+use minibuild_core::{Blob, BlobSource, Digest, DigestFunction, Level, RemoteEvent, UploadCounts};
 use minibuild_reapi::proto::{Message as _, execution as proto};
 use reqwest::{StatusCode, Url};
 use tokio::time::Instant;
 
 use self::call::{Caller, HttpConfig, HttpError, Tries, Upload};
 pub(crate) use self::open::open;
-use crate::cache::{EnsureFailure, ReadFailure, StoreFailure, UploadCounts};
+use crate::cache::{EnsureFailure, ReadFailure, StoreFailure};
 use crate::presence::Presence;
 
 /// A larger result is refused.
@@ -237,7 +237,7 @@ impl HttpCache {
 
     pub(crate) fn sent(&self) -> UploadCounts {
         let (blobs, bytes) = (self.sent_blobs.load(Ordering::Relaxed), self.sent_bytes.load(Ordering::Relaxed));
-        UploadCounts { blobs, bytes }
+        UploadCounts { files: blobs, bytes }
     }
 
     /// As if so much time had gone by.

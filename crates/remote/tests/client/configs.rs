@@ -44,7 +44,7 @@ fn an_open_client_has_no_connection() {
     let mut client = fixture.client();
     client.remote().stop(crate::harness::run_id(), minibuild_core::StopReason::Kill);
     client.remote().stop_fetches();
-    assert_eq!(client.remote().transfer_counts().blobs, 0);
+    assert_eq!(client.remote().transfer_counts().files, 0);
     client.shutdown();
     assert!(fixture.counts().methods.is_empty() && client.rest().is_empty());
 }

@@ -24,7 +24,7 @@ fn an_action_runs_and_its_result_is_a_hit_afterwards() {
     assert_eq!((&*report.stdout, &*report.stderr), (&b"told\n"[..], &b"warned\n"[..]));
     assert!(!report.from_cache && report.outputs[0].stamps.is_empty());
     let sent = client.remote().transfer_counts();
-    assert!(sent.blobs >= 4 && sent.bytes > 0, "{sent:?}");
+    assert!(sent.files >= 4 && sent.bytes > 0, "{sent:?}");
     let again = client.run(&copy());
     assert!(again.from_cache);
     assert_eq!(again.outputs, report.outputs);
@@ -174,8 +174,8 @@ fn blobs_are_sent_once() {
     client.run(&copy());
     let before = client.remote().transfer_counts();
     client.run(&copy().salt("other"));
-    let sent = client.remote().transfer_counts().blobs - before.blobs;
+    let sent = client.remote().transfer_counts().files - before.files;
     assert_eq!(sent, 1, "the action alone is new");
     let is_bytes = |blob: &&minibuild_core::Blob| matches!(blob.source, BlobSource::Bytes(_));
-    assert_eq!(before.blobs, copy().request().blobs.iter().filter(is_bytes).count() as u64);
+    assert_eq!(before.files, copy().request().blobs.iter().filter(is_bytes).count() as u64);
 }

@@ -152,7 +152,7 @@ fn blobs_lost_before_the_run_are_uploaded_again() {
     let mut client = fixture.client();
     let report = client.run(&copy("first"));
     assert_eq!(exit_code(&report), 0);
-    let sent = client.remote().transfer_counts().blobs;
+    let sent = client.remote().transfer_counts().files;
     assert_eq!(sent, copy("first").request().blobs.len() as u64 + 1, "that one twice");
     // The client believes that all is there.
     let fixture = Fixture::new();

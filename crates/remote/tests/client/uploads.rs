@@ -90,7 +90,7 @@ fn a_result_goes_round_by_http() {
     let mut client = http(&fixture);
     round_trip(&fixture, &mut client);
     let sent = client.remote().transfer_counts();
-    assert!(sent.blobs >= 6 && sent.bytes > 300_000, "{sent:?}");
+    assert!(sent.files >= 6 && sent.bytes > 300_000, "{sent:?}");
     assert_eq!(fixture.calls("GetActionResult") + fixture.calls("FindMissingBlobs"), 0);
     // All is known to be there.
     std::fs::remove_dir_all(fixture.workspace().join("minibuild-out/bin")).expect("removes");

@@ -13,7 +13,7 @@ use minibuild_server::{Counts, Inject, Listen, Running, Server, ServerConfig};
 use minibuild_testkit::{Event, Run, Workspace};
 use tempfile::TempDir;
 
-use crate::{genrule, with_targets};
+use crate::basics::chain;
 
 /// A server with a port of its own, which can be taken down and brought back on the same port.
 struct Remote {
@@ -114,16 +114,6 @@ impl Remote {
     fn build_cached(&self, ws: &Workspace, args: &[&str]) -> Run {
         ws.build(&[&[&*self.cache()], args].concat())
     }
-}
-
-/// in.txt -> a.txt (upper case) -> b.txt -> c.txt
-fn chain() -> Workspace {
-    let targets = [
-        genrule("a", &["in.txt"], &["a.txt"], "tr a-z A-Z < $SRC > $OUT"),
-        genrule("b", &[":a"], &["b.txt"], "(cat $SRC; echo b) > $OUT"),
-        genrule("c", &[":b"], &["c.txt"], "(cat $SRC; echo c) > $OUT"),
-    ];
-    with_targets(&targets.concat()).file("in.txt", "one\n")
 }
 
 /// Who made the result of each completed action, by label.

@@ -358,10 +358,7 @@ impl<'a> Session<'a> {
                 self.stops.push((run.action.index(), reason));
                 self.fake.stop_remote(run, reason);
             }
-            Step::Fetch(request) => {
-                self.check_request();
-                self.perform_fetch(*request);
-            }
+            Step::Fetch(request) => self.perform_fetch(*request),
             Step::Rehash(path) => {
                 self.check_request();
                 let id = self.fake.id_of(&path);
@@ -387,10 +384,14 @@ impl<'a> Session<'a> {
 
     fn perform_fetch(&mut self, request: FetchRequest) {
         let id = self.fake.id_of(&request.path);
-        self.check_fetch(id, &request);
+        let is_remains = self.is_remains(&request);
+        if !is_remains {
+            self.check_request();
+            self.check_fetch(id, &request);
+            self.fetched.push(request.path.to_string());
+        }
         let known = self.machine.known[id.index()].clone();
-        self.fetched.push(request.path.to_string());
-        self.fake.fetch(request, known.as_ref());
+        self.fake.fetch(request, known.as_ref(), is_remains);
     }
 
     /// The last `action_completed` of an action: who made its result, and why.

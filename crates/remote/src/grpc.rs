@@ -4,6 +4,7 @@
 
 mod attempt;
 mod retries;
+mod watched;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,7 @@
 //! A TCP proxy that breaks connections where a test wants it: after a number of bytes, on demand, or by going silent.
 //!
-//! Deterministic: what happens to a connection depends on its number and on counted bytes, never on time. It does not
-//! know what is said over the connections.
+//! Deterministic: what happens to a connection depends on its number and on counted bytes, never on time; only how fast a
+//! slow one is does. It does not know what is said over the connections.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum Fate {
     CutAfterBoth(u64),
     /// Everything passes until so many bytes came from the server; then nothing passes any more, and nothing is cut.
     StallAfter(u64),
+    /// Everything passes, what comes from the server no faster than so many bytes a second.
+    Slow(u32),
     /// It is cut at once.
     Refuse,
 }
@@ -54,7 +57,16 @@ impl Fate {
     fn bytes(self) -> u64 {
         match self {
             Fate::CutAfter(bytes) | Fate::CutAfterBoth(bytes) | Fate::StallAfter(bytes) => bytes,
-            Fate::Pass | Fate::Refuse => u64::MAX,
+            Fate::Pass | Fate::Slow(_) | Fate::Refuse => u64::MAX,
+        }
+    }
+
+    /// As long as so many bytes take.
+    fn pause(self, bytes: u64) {
+        if let Fate::Slow(rate) = self {
+            let micros = bytes.saturating_mul(1_000_000) / u64::from(rate.max(1));
+            // Ended early it does no harm.
+            std::thread::park_timeout(Duration::from_micros(micros));
         }
     }
 }
@@ -176,7 +188,10 @@ fn carry(mut from: TcpStream, mut to: TcpStream, fate: Fate, left: &AtomicU64) {
     while left.load(Ordering::Relaxed) > 0 {
         let most = usize::try_from(left.load(Ordering::Relaxed)).unwrap_or(usize::MAX).min(buffer.len());
         match from.read(&mut buffer[..most]) {
-            Ok(length) if length > 0 && to.write_all(&buffer[..length]).is_ok() => take(left, length as u64),
+            Ok(length) if length > 0 && to.write_all(&buffer[..length]).is_ok() => {
+                take(left, length as u64);
+                fate.pause(length as u64);
+            }
             _ => break,
         }
     }

@@ -101,17 +101,22 @@ impl Running {
         self.wait_for(&path, text)
     }
 
-    /// There is nothing to wait on but the file: it is read again at each tick of a wait for the process's end, which is
-    /// no news.
     #[track_caller]
     fn wait_for(&self, path: &PathBuf, text: &str) -> String {
         let read = || fs::read_to_string(path).unwrap_or_default();
-        let deadline = Instant::now() + SOON;
-        while !read().contains(text) {
-            let late = wait_until_dead(self.pid(), Duration::from_millis(5)) || Instant::now() > deadline;
-            assert!(!late || read().contains(text), "`{text}` is not there:\n{}\n{}", read(), self.stderr_so_far());
-        }
+        self.wait_until(&format!("`{text}` is in `{}`", path.display()), || read().contains(text));
         read()
+    }
+
+    /// Waits until something is so that this run, or what it talks to, is about to do. There is nothing to wait on: it
+    /// is looked at again at each tick of a wait for the process's end, which is no news.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !is_so() {
+            let late = wait_until_dead(self.pid(), Duration::from_millis(5)) || Instant::now() > deadline;
+            assert!(!late || is_so(), "it never came to be that {what}:\n{}", self.stderr_so_far());
+        }
     }
 
     /// Waits for its end and reads what it wrote.

@@ -13,11 +13,32 @@ use super::{Machine, Name, Status, Step, Stopping};
 use crate::state::FileRecord;
 
 impl Machine {
-    /// Brings the wanted outputs of a finished action here.
+    /// Brings the wanted outputs of a finished action here, and outputs that symlinks among them lead to.
     pub(super) fn fetch_wanted(&mut self, action: ActionId) {
         let model = Arc::clone(&self.model);
         for step in self.bytes.completed(&model.action(action).outputs) {
             self.take_download_step(step);
+        }
+        for &output in &model.action(action).outputs {
+            self.fetch_behind(action, output);
+        }
+    }
+
+    /// Brings the input of `action` here that its wanted output leads to, if that is a symlink.
+    fn fetch_behind(&mut self, action: ActionId, link: ArtifactId) {
+        let (Some(why), Some(Content::Symlink { target })) = (self.bytes.wanted(link), &self.known[link.index()])
+        else {
+            return;
+        };
+        let Some(path) = lead(&self.model.artifact(link).path, target) else { return };
+        let inputs = self.flat_inputs(action);
+        let is_behind = |id: &&ArtifactId| path.is_at_or_below(self.model.artifact(**id).path.as_str());
+        let Some(&behind) = inputs.artifacts.iter().find(is_behind) else { return };
+        let Some(producer) = self.model.artifact(behind).producer else { return };
+        if self.bytes.wanted(behind).is_none() {
+            self.bytes.want(behind, why);
+            self.fetch(behind, why);
+            self.fetch_behind(producer, behind);
         }
     }
 
@@ -196,6 +217,19 @@ fn digest_of(content: &Content) -> Option<Digest> {
         Content::File { digest, .. } => Some(*digest),
         Content::Symlink { .. } | Content::Directory(_) => None,
     }
+}
+
+/// Where a relative symlink leads, other symlinks not looked at; `None` where that is outside of the workspace.
+fn lead(link: &WsPath, target: &str) -> Option<WsPath> {
+    let mut names: Vec<&str> = link.parent()?.split('/').collect();
+    for name in target.split('/') {
+        match name {
+            "." => {}
+            ".." => drop(names.pop()?),
+            name => names.push(name),
+        }
+    }
+    WsPath::new(&names.join("/")).ok()
 }
 
 /// The files of an output, which are what is counted.

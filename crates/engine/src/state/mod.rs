@@ -220,8 +220,13 @@ impl State {
     }
 
     /// Records a result: it becomes the newest one of the action, an equal key is replaced.
-    pub fn record_result(&mut self, action: ActionName<'_>, result: ResultRecord, wall: Duration, max_rss: u64) {
+    ///
+    /// Stores that hold the same outputs under that key go on holding them.
+    pub fn record_result(&mut self, action: ActionName<'_>, mut result: ResultRecord, wall: Duration, max_rss: u64) {
         let record = self.entry(action);
+        let same = record.results.iter().filter(|old| old.key == result.key && old.outputs == result.outputs);
+        let held: Vec<StoreId> = same.flat_map(|old| &old.held_by).copied().collect();
+        result.held_by.extend(held.into_iter().filter(|store| !result.held_by.contains(store)).collect::<Vec<_>>());
         record.begun.retain(|path| result.outputs.iter().all(|output| output.path != *path));
         record.results.retain(|old| old.key != result.key);
         record.results.insert(0, result);

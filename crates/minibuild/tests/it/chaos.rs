@@ -1,7 +1,7 @@
 //! Builds that are killed at random points, with edits in between: the build after equals a clean build of the same
 //! sources byte for byte, modes too, and nothing of the killed build is alive.
 //!
-//! `scripts/chaos N [SEED]` is the long form; the seed is printed and decides all but the timing.
+//! `scripts/chaos [--remote] N [SEED]` is the long form; the seed is printed and decides all but the timing.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -47,8 +47,8 @@ const TREE_COMMAND: &str = "i=0; while read -r line; do i=$((i + 1)); d=$OUT_DIR
     if [ $((i % 2)) = 0 ]; then chmod +x $d/f$i; fi; done < $SRC; mkdir $OUT_DIR/empty; ln -s d1/f1 $OUT_DIR/link";
 
 /// Sums up files and trees; `SUM` is `cksum`, or `wc -l`, which often gives the same again.
-const FILE_COMMAND: &str = "echo begun > $OUT; for f in $SRCS; do if [ -d $f ]; then find $f | LC_ALL=C sort; \
-    find $f -type f -exec cat '{}' +; else cat $f; fi; done | SUM > $TMPDIR/sum; cat $TMPDIR/sum > $OUT";
+const FILE_COMMAND: &str = "echo begun > $OUT; sum=$(for f in $SRCS; do if [ -d $f ]; then find $f | LC_ALL=C sort; \
+    find $f -type f | LC_ALL=C sort | xargs -r cat; else cat $f; fi; done | SUM); echo \"$sum\" > $OUT";
 
 /// The sources of a workspace as they should be.
 struct Sources {
@@ -200,7 +200,11 @@ fn strike(build: Running, with_helpers: bool) -> bool {
     was_killed
 }
 
-struct Chaos {
+struct Chaos<'a> {
+    /// Of each build, but not of the clean ones.
+    flags: &'a [&'a str],
+    /// Of one build to be killed each.
+    further: &'a [&'a str],
     sources: Sources,
     random: Random,
     ws: Workspace,
@@ -209,13 +213,13 @@ struct Chaos {
     whole: Duration,
 }
 
-impl Chaos {
-    fn new(seed: u64) -> Self {
+impl<'a> Chaos<'a> {
+    fn new(seed: u64, flags: &'a [&'a str], further: &'a [&'a str]) -> Self {
         let (sources, ws, clean) = (Sources::new(seed), workspace(), workspace());
-        let mut chaos = Self { sources, random: Random::new(!seed), ws, clean, whole: Duration::ZERO };
+        let mut chaos = Self { flags, further, sources, random: Random::new(!seed), ws, clean, whole: Duration::ZERO };
         chaos.sources.apply(&chaos.ws);
         let began = Instant::now();
-        chaos.ws.build(&["-j4", "//..."]).ok();
+        chaos.ws.build(&[&["-j4", "//..."], flags].concat()).ok();
         chaos.whole = began.elapsed();
         chaos.check("the first build");
         chaos
@@ -228,7 +232,8 @@ impl Chaos {
         if self.random.below(3) == 0 {
             meddle(&self.ws, &mut self.random);
         }
-        let build = self.ws.start_build(&["-j4", "//..."]);
+        let further = self.further.get(self.random.below(self.further.len().max(1))).copied();
+        let build = self.ws.start_build(&[&["-j4", "//..."], self.flags, further.as_slice()].concat());
         let limit = usize::try_from(self.whole.as_micros()).unwrap_or(usize::MAX);
         let point = Duration::from_micros(self.random.below(limit) as u64);
         // Not to wait for its end, but to be there at that point.
@@ -239,7 +244,7 @@ impl Chaos {
     /// The next build is right.
     fn check(&mut self, what: &str) {
         let began = Instant::now();
-        let run = self.ws.build(&["-j4", "//..."]).ok();
+        let run = self.ws.build(&[&["-j4", "//..."], self.flags].concat()).ok();
         // As long as the next one, which begins from as many edits.
         self.whole = self.whole.min(began.elapsed().max(self.whole / 4));
         assert_eq!(self.ws.processes(), [], "{what}: nobody of an earlier build is left");
@@ -253,7 +258,7 @@ impl Chaos {
             differences.join("\n"),
             run.stderr
         );
-        self.ws.build(&["//..."]).ok_without_running();
+        self.ws.build(&[&["//..."], self.flags].concat()).ok_without_running();
     }
 }
 
@@ -261,8 +266,8 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn builds_killed_at_random_points_leave_nothing_wrong() {
+/// Kills builds with these flags, each with one of the further ones as well.
+pub fn survives(flags: &[&str], further: &[&str]) {
     let wanted = number("MINIBUILD_CHAOS_KILLS").unwrap_or(8);
     let fresh = || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
@@ -270,7 +275,7 @@ fn builds_killed_at_random_points_leave_nothing_wrong() {
     };
     let seed = number("MINIBUILD_CHAOS_SEED").unwrap_or_else(fresh);
     eprintln!("seed {seed}: again with `scripts/chaos {wanted} {seed}`");
-    let mut chaos = Chaos::new(seed);
+    let mut chaos = Chaos::new(seed, flags, further);
     let (mut kills, mut builds) = (0, 0);
     while kills < wanted {
         let in_a_row = chaos.random.below(3) + 1;
@@ -279,4 +284,9 @@ fn builds_killed_at_random_points_leave_nothing_wrong() {
         chaos.check(&format!("seed {seed}, after {kills} kills"));
     }
     eprintln!("{kills} kills, {builds} builds after them, each equal to a clean build");
+}
+
+#[test]
+fn builds_killed_at_random_points_leave_nothing_wrong() {
+    survives(&[], &[]);
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Request;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
 
+use super::watched::Watched;
 use crate::channel::Lease;
 use crate::outage::Outage;
 
@@ -38,9 +38,9 @@ impl Attempt {
         Self { lease, metadata, progress }
     }
 
-    /// The connection to use.
-    pub(crate) fn channel(&self) -> Channel {
-        self.lease.channel()
+    /// The connection to use; what comes over it is progress.
+    pub(crate) fn channel(&self) -> Watched {
+        Watched::new(self.lease.channel(), Arc::clone(&self.progress))
     }
 
     /// A request with the headers of the call.
@@ -82,7 +82,8 @@ impl Progress {
         self.is_heard.store(false, Ordering::Relaxed);
     }
 
-    fn moved(&self) {
+    /// A sign of life: the deadline begins anew.
+    pub(super) fn moved(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
     }

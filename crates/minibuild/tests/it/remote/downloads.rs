@@ -10,12 +10,12 @@ use crate::run_cmd::program;
 use crate::{genrule, test, with_targets};
 
 /// What of `a.txt`, `b.txt`, `c.txt` is on disk.
-fn present(ws: &Workspace) -> String {
+pub(super) fn present(ws: &Workspace) -> String {
     ["a", "b", "c"].into_iter().filter(|name| ws.has_output(&format!("{name}.txt"))).collect()
 }
 
 /// `out_dirs` with a file, an executable, a symlink, an empty directory and a nested one.
-const TREE: &str = "[[genrule]]\nname = \"tree\"\nsrcs = [\"in.txt\"]\nout_dirs = [\"d\"]\n\
+pub(super) const TREE: &str = "[[genrule]]\nname = \"tree\"\nsrcs = [\"in.txt\"]\nout_dirs = [\"d\"]\n\
     cmd = \"\"\"cp $SRC $OUT_DIR/plain; printf '#!/bin/sh\\necho run\\n' > $OUT_DIR/run; chmod 755 $OUT_DIR/run; \
     ln -s plain $OUT_DIR/link; mkdir -p $OUT_DIR/empty $OUT_DIR/n/m; echo deep > $OUT_DIR/n/m/f\"\"\"\n";
 
@@ -387,7 +387,7 @@ fn t36_remote_turned_off() {
 }
 
 /// A local consumer at the end of a chain whose blobs are gone.
-fn heals(run: &Run, ws: &Workspace) {
+pub(super) fn heals(run: &Run, ws: &Workspace) {
     assert_eq!((run.counts().failed, ws.output("c.txt").as_str()), (0, "ONE\nb\nc\n"), "{}", run.stderr);
 }
 

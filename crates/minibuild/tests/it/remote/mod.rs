@@ -1,16 +1,23 @@
 //! Builds with a remote side: the binary against a server in this process.
 
+mod cache_only;
 mod conformance;
 mod cuts;
 mod downloads;
+mod edits;
+mod exactness;
 mod faults;
+mod healing;
+mod kills;
 mod peers;
+mod selection;
 mod sides;
+mod transfers;
 
 use std::cell::RefCell;
 
 use minibuild_server::{Counts, Inject, Listen, Running, Server, ServerConfig};
-use minibuild_testkit::{Event, Run, Workspace};
+use minibuild_testkit::{Event, Run, Running as Build, Workspace};
 use tempfile::TempDir;
 
 use crate::basics::chain;
@@ -80,6 +87,13 @@ impl Remote {
         self.counts().methods.values().map(|count| count.calls).sum()
     }
 
+    /// Bytes of blobs it sent in streams and batches since its start.
+    fn sent(&self) -> u64 {
+        let counts = self.counts();
+        let of = |method: &str| counts.methods.get(method).map_or(0, |count| count.bytes_out);
+        of("Read") + of("BatchReadBlobs")
+    }
+
     /// Commands it ran since its start.
     fn ran(&self) -> u64 {
         self.counts().actions.run
@@ -106,7 +120,13 @@ impl Remote {
     /// A build whose actions run remotely.
     #[track_caller]
     fn build(&self, ws: &Workspace, args: &[&str]) -> Run {
-        ws.build(&[&[&*self.executor(), "--strategy=remote", "--on-remote-failure=fail"], args].concat())
+        self.start(ws, args).wait()
+    }
+
+    /// Starts such a build.
+    #[track_caller]
+    fn start(&self, ws: &Workspace, args: &[&str]) -> Build {
+        ws.start_build(&[&[&*self.executor(), "--strategy=remote", "--on-remote-failure=fail"], args].concat())
     }
 
     /// A build that runs here and uses the server as a cache.

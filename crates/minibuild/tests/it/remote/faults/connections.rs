@@ -229,7 +229,7 @@ fn held() -> (Workspace, minibuild_testkit::Gate) {
 const HELD: &[&str] = &["//:c", "--strategy=remote", "--remote-retries=1"];
 
 #[test]
-fn a_server_that_goes_down_in_the_middle() {
+fn t61_outage_mid_build_rebuilds_remote_only_intermediates() {
     let (remote, (ws, mut gate)) = (Remote::new(), held());
     let executor = remote.executor();
     let build = ws.start_build(&[HELD, &[&executor]].concat());

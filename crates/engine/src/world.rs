@@ -272,15 +272,23 @@ impl Look<'_> {
         let paths: Vec<&str> = ids.iter().map(|&id| self.model.artifact(id).path.as_str()).collect();
         let seen = stat_batch(self.root(), &paths, self.threads);
         let mut changed = Vec::new();
+        let mut unsealed = Vec::new();
         for (&id, seen) in ids.iter().zip(seen) {
             let path = &self.model.artifact(id).path;
             let Some(seen) = seen else { continue };
             match self.known_output(state, path, &seen) {
+                // What a killed run left is complete perhaps, but was never published.
+                _ if seen.kind == EntryKind::File && seen.fingerprint.mode & 0o222 != 0 => unsealed.push(id),
                 Some(content) => drop(world.outputs.insert(id, (content, seen.fingerprint))),
                 None => changed.push(id),
             }
         }
-        self.reread_outputs(&changed, state, world)
+        let (files, others): (Vec<ArtifactId>, Vec<ArtifactId>) =
+            changed.into_iter().partition(|&id| self.model.artifact(id).kind == ArtifactKind::File);
+        self.reread_files(&files, state, world)?;
+        unsealed.extend(others);
+        self.capture_again(&unsealed, state, world);
+        Ok(())
     }
 
     fn known_output(&self, state: &State, path: &WsPath, seen: &Seen) -> Option<Content> {
@@ -293,10 +301,8 @@ impl Look<'_> {
         }
     }
 
-    /// Outputs that are not as they were: what they hold now. One that cannot be read counts as absent.
-    fn reread_outputs(&self, ids: &[ArtifactId], state: &mut State, world: &mut World) -> Result<(), DiskError> {
-        let (trees, files): (Vec<ArtifactId>, Vec<ArtifactId>) =
-            ids.iter().partition(|&&id| self.model.artifact(id).kind != ArtifactKind::File);
+    /// Files that are not as they were: what they hold now. One that cannot be read counts as absent.
+    fn reread_files(&self, files: &[ArtifactId], state: &mut State, world: &mut World) -> Result<(), DiskError> {
         let paths: Vec<&WsPath> = files.iter().map(|&id| &self.model.artifact(id).path).collect();
         for (&id, hashed) in files.iter().zip(self.hash_all(&paths)?) {
             if let Ok(hashed) = hashed {
@@ -304,7 +310,13 @@ impl Look<'_> {
                 world.outputs.insert(id, (fact.content, fact.fingerprint));
             }
         }
-        for id in trees {
+        Ok(())
+    }
+
+    /// Outputs that are not as they were, or writable: what they hold now, read-only from now on. One that is of another
+    /// kind or cannot be read counts as absent.
+    fn capture_again(&self, ids: &[ArtifactId], state: &mut State, world: &mut World) {
+        for &id in ids {
             let artifact = self.model.artifact(id);
             let declared = DeclaredOutput { path: artifact.path.clone(), kind: artifact.kind };
             match self.tree.capture(&[declared], self.clock) {
@@ -322,7 +334,6 @@ impl Look<'_> {
                 Err(CaptureError::Problems(_) | CaptureError::Disk(_)) => {}
             }
         }
-        Ok(())
     }
 }
 

@@ -130,7 +130,12 @@ impl Machine {
         let result = self.result_of(action, &made, &report, read.filter(|_| !is_outdated), runner);
         let changed = match runner {
             Runner::Local => self.take_outputs(action, &report.outputs),
-            _ => self.take_known_result(action, &result),
+            _ => {
+                // A local run that was killed may have left one; those that end have none.
+                let depfile = self.model.action(action).depfile.clone();
+                self.steps.extend(depfile.map(Step::Discard));
+                self.take_known_result(action, &result)
+            }
         };
         if report.changed_inputs.is_empty() {
             self.record(action, result, &report);

@@ -334,3 +334,21 @@ fn the_output_directory_ignores_itself() {
     assert_eq!(ws.read("minibuild-out/.gitignore"), "*\n");
     assert!(ws.read("minibuild-out/CACHEDIR.TAG").starts_with("Signature: 8a477f597d28d172789f06886806bc55"));
 }
+
+/// As a run that was killed leaves it: with the right content, perhaps, but never published.
+#[test]
+fn a_writable_output_is_made_read_only_again() {
+    let ws = with_targets(&genrule(
+        "a",
+        &[],
+        &["f", "x"],
+        "echo f > $OUT; echo x > minibuild-out/bin/x; chmod +x minibuild-out/bin/x",
+    ));
+    ws.build(&["//..."]).ok();
+    let mode = |path: &str| fs::metadata(ws.bin(path)).expect("it is there").permissions().mode() & 0o777;
+    for path in ["f", "x"] {
+        fs::set_permissions(ws.bin(path), fs::Permissions::from_mode(mode(path) | 0o200)).expect("sets");
+    }
+    ws.build(&["//..."]).ok_without_running();
+    assert_eq!((mode("f"), mode("x")), (0o444, 0o555));
+}

@@ -99,7 +99,7 @@ pub enum TestStatus {
 }
 
 /// Why a file was downloaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DownloadReason {
     /// Output of a requested target.

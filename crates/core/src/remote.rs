@@ -163,6 +163,21 @@ pub enum FetchOutcome {
     Disk(String),
 }
 
+/// Names one existence check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CheckId(pub u64);
+
+/// Asks which blobs the store lacks, and by that keeps the others alive there. Answered by [`RemoteEvent::Checked`].
+#[derive(Clone, Debug)]
+pub struct ExistenceCheck {
+    /// Names the answer.
+    pub id: CheckId,
+    /// The blobs.
+    pub digests: Vec<Digest>,
+    /// Whose work it is.
+    pub who: Requester,
+}
+
 /// Stores the result of a local run in the caches, blobs first. Answered by [`RemoteEvent::Uploaded`].
 #[derive(Clone, Debug)]
 pub struct UploadRequest {
@@ -210,6 +225,13 @@ pub enum RemoteEvent {
         /// How it ended.
         outcome: FetchOutcome,
     },
+    /// The answer to an [`ExistenceCheck`].
+    Checked {
+        /// Which check.
+        id: CheckId,
+        /// The blobs that are missing, or why the store could not be asked.
+        missing: Result<Vec<Digest>, String>,
+    },
     /// An [`UploadRequest`] is over.
     Uploaded {
         /// Of which run.
@@ -251,6 +273,8 @@ pub trait RemoteSide: Send {
     fn hurry(&self, fetch: FetchId, urgency: Urgency);
     /// Gives all fetches up.
     fn stop_fetches(&self);
+    /// Asks what the store has; nothing that was seen earlier in the build is taken for an answer.
+    fn check(&self, check: ExistenceCheck);
     /// Stores the result of a local run.
     fn upload(&self, request: UploadRequest);
     /// Blobs and bytes sent so far, inputs of runs included.

@@ -243,13 +243,16 @@ impl Driver {
             return Some(event);
         }
         self.flush(reporter);
-        let received = match reporter.tick() {
-            Some(tick) => events.recv_timeout(tick),
+        let wake = self.machine.wake_at().map(|at| at.saturating_sub(self.began.elapsed()));
+        let received = match reporter.tick().into_iter().chain(wake).min() {
+            Some(longest) => events.recv_timeout(longest),
             None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match received {
             Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                self.machine.wake_at().filter(|at| *at <= self.began.elapsed()).map(|_| Event::Wake)
+            }
             // `run`'s caller holds a sender; should it not, the build ends as interrupted instead of hanging.
             Err(RecvTimeoutError::Disconnected) => Some(Event::Interrupt),
         }
@@ -278,6 +281,7 @@ impl Driver {
                 }
                 Step::Hurry(id, urgency) => self.remote(|remote| remote.hurry(id, urgency)),
                 Step::StopFetches => self.remote(|remote| remote.stop_fetches()),
+                Step::Check(check) => self.remote(|remote| remote.check(*check)),
                 Step::Upload(request) => self.remote(|remote| remote.upload(*request)),
                 Step::Rehash(path) => self.rehash(path),
                 Step::Emit(event) => reporter.event(&event),

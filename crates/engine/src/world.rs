@@ -15,7 +15,7 @@ use minibuild_disk::{
 };
 
 use crate::machine::{SourceFact, World};
-use crate::state::{FileRecord, State};
+use crate::state::{FileRecord, Origin, State};
 
 /// What looking needs.
 pub struct Look<'a> {
@@ -42,7 +42,7 @@ pub fn read_again(tree: &OutTree, clock: &dyn FileClock, path: &WsPath) -> Resul
     let hashed = hash_file(rustix::fs::CWD, tree.workspace().join(path.as_path()), tree.function(), now)
         .map_err(|e| format!("its input `{path}` cannot be read: {e}"))?;
     let content = Content::File { digest: hashed.digest, executable: hashed.executable() };
-    Ok(FileRecord { content, stamps: vec![hashed.stamp] })
+    Ok(FileRecord { content, stamps: vec![hashed.stamp], origin: Origin::Found })
 }
 
 impl Look<'_> {
@@ -127,7 +127,7 @@ impl Look<'_> {
 
     fn take_hashed(&self, path: &WsPath, hashed: &HashedFile, state: &mut State) -> SourceFact {
         let content = Content::File { digest: hashed.digest, executable: hashed.executable() };
-        state.record_file(path, FileRecord { content: content.clone(), stamps: vec![hashed.stamp] });
+        state.record_seen(path, content.clone(), vec![hashed.stamp]);
         SourceFact { content, fingerprint: hashed.stamp.fingerprint, behind: Vec::new() }
     }
 
@@ -322,12 +322,11 @@ impl Look<'_> {
             match self.tree.capture(&[declared], self.clock) {
                 Ok(found) => {
                     for output in found {
-                        let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps };
-                        let fingerprint = match &record.content {
+                        let fingerprint = match &output.meta.content {
                             Content::Directory(_) => None,
-                            _ => record.stamps.first().map(|s| s.fingerprint),
+                            _ => output.stamps.first().map(|s| s.fingerprint),
                         };
-                        state.record_file(&artifact.path, record);
+                        state.record_seen(&artifact.path, output.meta.content.clone(), output.stamps);
                         world.outputs.insert(id, (output.meta.content, fingerprint.unwrap_or_default()));
                     }
                 }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use minibuild_core::{
-    CacheLookup, DigestFunction, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide, RemoteSink,
+    CacheLookup, DigestFunction, ExistenceCheck, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide, RemoteSink,
     RunId, STATE_ROOT, StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use minibuild_disk::{FileClock, OutTree};
-use minibuild_engine::machine::{RemoteGoals, Strategies, Strategy, Uploads};
+use minibuild_engine::machine::{Lease, RemoteGoals, Strategies, Strategy, Uploads};
 use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
 use minibuild_rules::{OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
 use minibuild_server::{Listen, Running, Server, ServerConfig};
@@ -55,7 +55,15 @@ pub fn goals(settings: &Settings, function: DigestFunction) -> Result<Option<Rem
         uploads,
         waits_for_uploads: remote.wait_for_uploads,
         falls_back: settings.on_remote_failure == OnRemoteFailure::Fallback,
+        lease: lease(remote, &endpoint),
     }))
+}
+
+/// How outputs that only the store has are kept alive. A store without batches would be asked for each blob by itself.
+fn lease(remote: &RemoteSettings, endpoint: &str) -> Option<Lease> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let is_wanted = !remote.lease.is_zero() && !endpoint.starts_with("http");
+    is_wanted.then(|| Lease { interval: remote.lease, now_unix: now.as_secs() })
 }
 
 /// Where actions are meant to run. Without an executor that is here.
@@ -250,6 +258,10 @@ impl RemoteSide for Embedded {
 
     fn stop_fetches(&self) {
         self.client.stop_fetches();
+    }
+
+    fn check(&self, check: ExistenceCheck) {
+        self.client().check(check);
     }
 
     fn upload(&self, request: UploadRequest) {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minibuild_core::{
-    CacheAnswer, ExecutionReport, ExecutionStatus, FetchId, FetchOutcome, Level, RemoteEvent, RemoteStage, RunId,
+    CacheAnswer, CheckId, ExecutionReport, ExecutionStatus, FetchId, FetchOutcome, Level, RemoteEvent, RemoteStage,
+    RunId,
 };
 
 /// Where events go. It never waits.
@@ -19,6 +20,7 @@ pub(crate) enum Request {
     LookUp(RunId),
     Run(RunId),
     Fetch(FetchId),
+    Check(CheckId),
     Upload(RunId),
 }
 
@@ -32,6 +34,7 @@ impl Request {
                 RemoteEvent::Finished(Box::new(ExecutionReport::new(run, status)))
             }
             Self::Fetch(id) => RemoteEvent::Fetched { id, outcome: why.outcome() },
+            Self::Check(id) => RemoteEvent::Checked { id, missing: Err(why.text().to_owned()) },
             Self::Upload(run) => RemoteEvent::Uploaded { run, error: Some(why.text().to_owned()) },
         }
     }
@@ -149,8 +152,13 @@ mod tests {
 
     #[test]
     fn dropped_tickets_answer_for_themselves() {
-        let requests =
-            [Request::LookUp(run()), Request::Run(run()), Request::Fetch(FetchId(7)), Request::Upload(run())];
+        let requests = [
+            Request::LookUp(run()),
+            Request::Run(run()),
+            Request::Fetch(FetchId(7)),
+            Request::Upload(run()),
+            Request::Check(CheckId(3)),
+        ];
         let (sink, log) = log();
         for request in requests {
             drop(Ticket(Answer::new(request, Arc::clone(&sink))));
@@ -162,7 +170,7 @@ mod tests {
             assert!(panics.is_err());
         }
         let log = log.lock().expect("not poisoned");
-        let expected = ["shut down", "bug", "shut down", "bug", "Stopped", "bug", "shut down", "bug"];
+        let expected = ["shut down", "bug", "shut down", "bug", "Stopped", "bug", "shut down", "bug", "shut down", "bug"];
         assert_eq!(log.len(), expected.len());
         for (text, part) in log.iter().zip(expected) {
             assert!(text.contains(part), "{text} lacks {part}");

@@ -44,6 +44,17 @@ pub(crate) enum EnsureFailure {
     Failed(String),
 }
 
+impl EnsureFailure {
+    /// What was seen, as a sentence.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Lost(digests) => format!("{} blobs are nowhere", digests.len()),
+            Self::Changed(paths) => format!("{} files are not what they were", paths.len()),
+            Self::Denied(why) | Self::Failed(why) => why,
+        }
+    }
+}
+
 /// Why a result is not stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StoreFailure {
@@ -157,6 +168,20 @@ impl Cache {
         match self {
             Self::Grpc(cache) => Ok(cache.cas.ensure(who, blobs, progress).await?),
             Self::Http(cache) => cache.ensure(blobs, progress).await,
+        }
+    }
+
+    /// Those of the blobs that the cache lacks now, whatever was seen earlier.
+    ///
+    /// # Errors
+    /// Why it could not be asked.
+    pub(crate) async fn missing(&self, who: &Requester, mut digests: Vec<Digest>) -> Result<Vec<Digest>, String> {
+        digests.retain(|digest| digest.size > 0);
+        digests.sort_unstable();
+        digests.dedup();
+        match self {
+            Self::Grpc(cache) => cache.cas.missing(who, digests).await.map_err(|error| error.to_string()),
+            Self::Http(cache) => cache.missing(digests).await,
         }
     }
 

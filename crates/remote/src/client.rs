@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minibuild_core::{
-    CacheLookup, ExecutionReport, ExecutionStatus, FetchId, FetchRequest, RemoteEvent, RemoteRequest, RunId,
+    CacheLookup, ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchRequest, RemoteEvent, RemoteRequest, RunId,
     StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use tokio::runtime::{Handle, Runtime};
@@ -128,6 +128,14 @@ impl RemoteClient {
         state.fetching.abort_all();
         self.shared.fetches.stop();
         self.shared.blobs.stop();
+    }
+
+    /// Asks what the store lacks. Answered by [`RemoteEvent::Checked`].
+    pub fn check(&self, check: ExistenceCheck) {
+        self.begin(Request::Check(check.id), move |shared, _| async move {
+            let missing = shared.cache.missing(&check.who, check.digests).await;
+            RemoteEvent::Checked { id: check.id, missing }
+        });
     }
 
     /// Stores a result. Answered by [`RemoteEvent::Uploaded`].

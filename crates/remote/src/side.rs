@@ -1,7 +1,7 @@
 //! The client as the port that the engine drives.
 
 use minibuild_core::{
-    CacheLookup, FetchId, FetchRequest, RemoteRequest, RemoteSide, RunId, StopReason, UploadCounts, UploadRequest,
+    CacheLookup, ExistenceCheck, FetchId, FetchRequest, RemoteRequest, RemoteSide, RunId, StopReason, UploadCounts, UploadRequest,
     Urgency,
 };
 
@@ -30,6 +30,10 @@ impl RemoteSide for RemoteClient {
 
     fn stop_fetches(&self) {
         Self::stop_fetches(self);
+    }
+
+    fn check(&self, check: ExistenceCheck) {
+        Self::check(self, check);
     }
 
     fn upload(&self, request: UploadRequest) {

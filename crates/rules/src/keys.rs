@@ -248,6 +248,7 @@ keys! {
     "remote.cancel", KeyType::Bool, None, "`false`", "Send `CancelOperation` for lost races.", |s, v| s.remote.cancel = truth(v)?;
     "remote.upload_local_results", KeyType::Choice(&["auto", "always", "never"]), None, "`auto`", "Whether results of local runs are uploaded.", |s, v| s.remote.upload_local_results = choice!(v, "auto" => UploadLocalResults::Auto, "always" => UploadLocalResults::Always, "never" => UploadLocalResults::Never);
     "remote.wait_for_uploads", KeyType::Bool, None, "`true`", "End the build only when its uploads have ended.", |s, v| s.remote.wait_for_uploads = truth(v)?;
+    "remote.lease", KeyType::Duration, None, "`10m`", "How often, in builds that speak to the server anyway, outputs that only it has are asked for, which keeps them alive there; `0s` for never.", |s, v| s.remote.lease = duration(v)?;
     "remote.digest_function", KeyType::Choice(&["auto", "sha256", "blake3"]), None, "`auto`", "Hash of blobs; `auto` takes SHA-256 unless the server lacks it.", |s, v| s.remote.digest_function = choice!(v, "auto" => None, "sha256" => Some(DigestFunction::Sha256), "blake3" => Some(DigestFunction::Blake3));
     "remote.compression", KeyType::Bool, None, "`true`", "Compress blobs where the server can.", |s, v| s.remote.compression = truth(v)?;
     "remote.tls_ca", KeyType::Text, None, "the system's", "PEM file of certificate authorities.", |s, v| s.remote.tls_ca = optional(text(v)?);

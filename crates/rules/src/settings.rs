@@ -149,6 +149,8 @@ pub struct RemoteSettings {
     pub upload_local_results: UploadLocalResults,
     /// Whether the build ends only when its uploads have.
     pub wait_for_uploads: bool,
+    /// How often outputs that only the server has are asked for, which keeps them alive there; zero for never.
+    pub lease: Duration,
     /// Asked of the server; `None` lets it decide.
     pub digest_function: Option<DigestFunction>,
     /// Whether blobs are compressed where the server can.
@@ -184,6 +186,7 @@ impl Default for RemoteSettings {
             cancel: false,
             upload_local_results: UploadLocalResults::Auto,
             wait_for_uploads: true,
+            lease: Duration::from_secs(600),
             digest_function: None,
             compression: true,
             tls_ca: None,

@@ -96,7 +96,7 @@ impl Machine {
             self.reopen_consumers(action);
         }
         if let Some(missing) = self.wanted_but_nowhere(action) {
-            if !self.look_up(action, Some(found.key)) {
+            if !self.check_existence(action, Some(found.key)) && !self.look_up(action, Some(found.key)) {
                 self.forced.insert(action, format!("output `{missing}` is not on disk"));
                 self.queue(action);
             }

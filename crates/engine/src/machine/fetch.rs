@@ -10,7 +10,7 @@ use minibuild_download::{Ended, Step as Planned};
 use rustc_hash::FxHashMap;
 
 use super::{Machine, Name, Status, Step, Stopping};
-use crate::state::FileRecord;
+use crate::state::{FileRecord, Origin};
 
 impl Machine {
     /// Brings the wanted outputs of a finished action here, and outputs that symlinks among them lead to.
@@ -162,7 +162,7 @@ impl Machine {
             let event = BuildEvent::FileDownloaded { path: path.to_string(), digest, size: digest.size, why };
             self.steps.push(Step::Emit(event));
         }
-        self.state.record_file(&path, FileRecord { content, stamps });
+        self.state.record_file(&path, FileRecord { content, stamps, origin: Origin::Brought(why) });
         self.wake_waiters(id);
     }
 
@@ -170,6 +170,7 @@ impl Machine {
     fn take_lost(&mut self, id: ArtifactId, producer: ActionId, why: &str) {
         self.bytes.set_there(id, false);
         self.forget_newest_held(producer);
+        self.suspect_store();
         let waits = |&consumer: &ActionId| self.status_of(consumer) == Status::AwaitingInputs;
         let is_needed = self.bytes.wanted(id).is_some() || self.bytes.waiters(id).iter().any(waits);
         if is_needed && self.stopping.is_none() && self.status_of(producer) == Status::Done {

@@ -12,7 +12,7 @@ use minibuild_graph::parse_depfile;
 
 use super::fetch::fingerprint_of;
 use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping, key_path};
-use crate::state::{FileRecord, PrunedRecord, ResultRecord};
+use crate::state::{FileRecord, Origin, PrunedRecord, ResultRecord};
 use minibuild_core::{OutputMeta, StopReason, not_started_code};
 
 impl Machine {
@@ -177,7 +177,8 @@ impl Machine {
             self.put_here(id, output.meta.content.clone(), fingerprint);
             changed |= self.learn(id, &output.meta.content, Some(fingerprint), false);
             // Also of a result that is not remembered: it is what lies there.
-            let record = FileRecord { content: output.meta.content.clone(), stamps: output.stamps.clone() };
+            let (content, stamps) = (output.meta.content.clone(), output.stamps.clone());
+            let record = FileRecord { content, stamps, origin: Origin::Made };
             self.state.record_file(&output.meta.path, record);
         }
         changed

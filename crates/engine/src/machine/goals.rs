@@ -1,6 +1,7 @@
 //! What is asked of one build. Values only.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use minibuild_core::{ActionId, ArtifactId, TargetId};
 use minibuild_download::Wishes;
@@ -88,6 +89,17 @@ pub struct RemoteGoals {
     pub waits_for_uploads: bool,
     /// Whether what fails there for no fault of the action's runs here.
     pub falls_back: bool,
+    /// How outputs that only the store has are kept alive there; `None` for not at all.
+    pub lease: Option<Lease>,
+}
+
+/// How outputs that only the store has are kept alive there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// How often the store is asked for them, in builds that speak to it anyway.
+    pub interval: Duration,
+    /// When the build began, in seconds since the Unix epoch.
+    pub now_unix: u64,
 }
 
 /// Which results of local runs are stored in the caches.

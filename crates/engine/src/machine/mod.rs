@@ -4,6 +4,7 @@
 //! I/O and has no clock: contents of sources and of what lies in the output tree are handed in as a [`World`], times
 //! with each event. An action moves through one table of statuses; queues and counters are views of it.
 
+mod checks;
 mod evaluate;
 mod fetch;
 mod finish;
@@ -33,7 +34,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::state::{ActionName, State, StoreId};
 
-pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
+pub use goals::{Goal, Goals, Lease, RemoteGoals, Strategies, Strategy, Uploads};
 pub use values::{Event, Outcome, Progress, RunningAction, Shown, SourceFact, Step, World};
 
 /// Predicted time of an action nothing is known of.
@@ -91,11 +92,21 @@ struct Made {
     command: minibuild_core::CommandLine,
 }
 
-/// A question to the cache.
+/// What is asked for an action before it may have to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// What the cache knows under its key.
+    Result,
+    /// Whether the store has the blobs of a result that is known.
+    Existence,
+}
+
+/// A question that waits for its answer.
 #[derive(Debug)]
 struct Lookup {
     key: Digest,
     generation: u64,
+    question: Question,
 }
 
 /// Why no further action is started.
@@ -140,6 +151,8 @@ pub struct Machine {
     lookups: FxHashMap<ActionId, Lookup>,
     /// Keys under which the cache had nothing.
     missed: FxHashMap<ActionId, Digest>,
+    /// What the store is asked to have.
+    checks: checks::Checks,
     /// Actions whose outputs the store was found to have lost.
     lost: FxHashSet<ActionId>,
     /// Actions whose remote side failed.
@@ -301,6 +314,7 @@ impl Machine {
             runners: vec![Runner::UpToDate; model.actions.len()],
             lookups: FxHashMap::default(),
             missed: FxHashMap::default(),
+            checks: checks::Checks::default(),
             lost: FxHashSet::default(),
             local_only: FxHashSet::default(),
             fallbacks_told: FxHashSet::default(),
@@ -339,6 +353,7 @@ impl Machine {
             world,
             state,
         };
+        machine.checks = checks::Checks::new(machine.first_lease());
         machine.mark_goals();
         machine.take_sources();
         machine.outcome.counts.total =
@@ -361,10 +376,20 @@ impl Machine {
             Event::Executor(ExecutorEvent::Finished(report)) => self.take_report(Branch::Local, *report),
             Event::Remote(event) => self.take_remote(event),
             Event::Rehashed { path, found } => self.take_rehashed(&path, found),
+            Event::Wake => {}
         }
         self.start_ready();
+        self.ask_checks();
         self.finish_if_idle();
         std::mem::take(&mut self.steps)
+    }
+
+    /// When what is only in the store is asked for first: an interval after it was last, in whichever build.
+    fn first_lease(&self) -> Option<Duration> {
+        let lease = self.goals.remote.as_ref()?.lease?;
+        let last = self.store.and_then(|store| self.state.lease(store)).unwrap_or_default();
+        let since = Duration::from_secs(lease.now_unix.saturating_sub(last));
+        Some(lease.interval.saturating_sub(since))
     }
 
     /// The state, for flushing between events and at the end.

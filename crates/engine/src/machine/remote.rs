@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use super::evaluate::FlatInputs;
 use super::goals::{Strategy, Uploads};
 use super::start::declared_outputs;
-use super::{Lookup, Machine, Made, Running, Status, Step, Stopping, key_path};
+use super::{Lookup, Machine, Made, Question, Running, Status, Step, Stopping, key_path};
 
 /// Bits of a mode that say what a file is, and what they are of a symlink.
 const FILE_TYPE: u32 = 0o170_000;
@@ -101,7 +101,7 @@ impl Machine {
             return false;
         };
         self.set_status(action, Status::LookingUp);
-        self.lookups.insert(action, Lookup { key, generation: self.generation });
+        self.lookups.insert(action, Lookup { key, generation: self.generation, question: Question::Result });
         let lookup = CacheLookup {
             run: self.run_id(action),
             who: self.requester(action, key),
@@ -124,6 +124,7 @@ impl Machine {
             }
             RemoteEvent::Finished(report) => self.take_report(Branch::Remote, *report),
             RemoteEvent::Fetched { id, outcome } => self.take_fetched(id, outcome),
+            RemoteEvent::Checked { id, missing } => self.take_checked(id, missing),
             RemoteEvent::Uploaded { run, error } => self.take_uploaded(run, error),
             RemoteEvent::OtherFunction(function) => {
                 self.outcome.other_function = Some(function);
@@ -135,12 +136,8 @@ impl Machine {
 
     /// An answer that is no longer asked for is dropped.
     fn take_answer(&mut self, run: RunId, answer: CacheAnswer) {
+        let Some(lookup) = self.take_question(run, Question::Result) else { return };
         let action = run.action;
-        let is_current = run == self.run_id(action) && self.status_of(action) == Status::LookingUp;
-        if self.stopping.is_some() || !is_current {
-            return;
-        }
-        let Some(lookup) = self.lookups.remove(&action) else { return };
         if lookup.generation == self.generation
             && let CacheAnswer::Hit(report) = answer
         {
@@ -157,8 +154,22 @@ impl Machine {
         self.settle(node);
     }
 
+    /// The question that an answer is for; `None` where it is no longer asked.
+    pub(super) fn take_question(&mut self, run: RunId, question: Question) -> Option<Lookup> {
+        let action = run.action;
+        let is_current = run == self.run_id(action) && self.status_of(action) == Status::LookingUp;
+        let is_asked = self.lookups.get(&action).is_some_and(|lookup| lookup.question == question);
+        if self.stopping.is_some() || !is_current || !is_asked {
+            return None;
+        }
+        self.lookups.remove(&action)
+    }
+
     /// Takes a result from the cache; false if it is of no use.
     fn take_hit(&mut self, action: ActionId, key: Digest, report: ExecutionReport) -> bool {
+        if self.is_known_to_be_lost(action, &key, &report.outputs) {
+            return false;
+        }
         let Ok(read) = self.read_inputs(action, &report) else { return false };
         let command = self.command_of(action);
         let inputs = self.flat_inputs(action);
@@ -278,7 +289,7 @@ impl Machine {
     }
 
     /// The store has what the action made under this key.
-    fn believe_remote(&mut self, action: ActionId, key: &Digest) {
+    pub(super) fn believe_remote(&mut self, action: ActionId, key: &Digest) {
         let path = key_path(&self.model, action).into_owned();
         let newest = self.state.action(&path).and_then(|record| record.results.first());
         let is_newest = newest.is_some_and(|newest| newest.key == *key);
@@ -297,8 +308,7 @@ impl Machine {
     pub(super) fn forget_newest_held(&mut self, action: ActionId) {
         self.lost.insert(action);
         let path = key_path(&self.model, action).into_owned();
-        let newest = self.state.action(&path).and_then(|record| record.results.first()).map(|result| result.key);
-        if let (Some(key), Some(store)) = (newest, self.store) {
+        if let (Some(key), Some(store)) = (self.newest_key(action), self.store) {
             self.state.set_held(&path, &key, store, false);
         }
     }
@@ -327,6 +337,7 @@ impl Machine {
         for &producer in &producers {
             self.forget_newest_held(producer);
         }
+        self.suspect_store();
         !producers.is_empty()
     }
 

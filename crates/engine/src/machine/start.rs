@@ -257,12 +257,12 @@ impl Machine {
         }
     }
 
-    /// The bytes of a finished action's outputs are needed, and neither here nor known to be in the store: a cache may
-    /// have the result all the same, as where another store was used before. Of what was lost its entries are not believed.
+    /// The bytes of a finished action's outputs are needed, and neither here nor known to be in the store: it may have
+    /// them all the same, as where another store was used before, or a cache its result under the key. Of what was lost
+    /// neither is believed.
     fn recover_bytes(&mut self, producer: ActionId) {
-        let newest = self.state.action(&key_path(&self.model, producer)).and_then(|record| record.results.first());
-        let key = newest.map(|result| result.key).filter(|_| !self.lost.contains(&producer));
-        if !self.look_up(producer, key) {
+        let key = self.newest_key(producer).filter(|_| !self.lost.contains(&producer));
+        if !self.check_existence(producer, key) && !self.look_up(producer, key) {
             self.want_bytes(producer, "its outputs are not on disk and are needed");
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DigestFunction, DownloadCounts,
-    ExecutionRequest, ExecutorEvent, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent, RemoteRequest,
+    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent, RemoteRequest,
     RemoteStage, RunId, StopReason, TestStatus, UploadCounts, UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
@@ -50,6 +50,8 @@ pub enum Event {
         /// What it holds now, or why it cannot be read.
         found: Result<FileRecord, String>,
     },
+    /// It is as late as [`super::Machine::wake_at`] says.
+    Wake,
     /// Ctrl-C, SIGTERM or SIGHUP.
     Interrupt,
 }
@@ -73,6 +75,8 @@ pub enum Step {
     Hurry(FetchId, Urgency),
     /// Give up all fetches.
     StopFetches,
+    /// Ask what the store has.
+    Check(Box<ExistenceCheck>),
     /// Store a local result in the caches.
     Upload(Box<UploadRequest>),
     /// Read a source again, which changed since it was looked at. Answered by one [`Event::Rehashed`].

@@ -9,14 +9,14 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use minibuild_core::{Content, Digest, DigestFunction, Fingerprint, OutputMeta, Stamp, WsPath};
+use minibuild_core::{Content, Digest, DigestFunction, DownloadReason, Fingerprint, OutputMeta, Stamp, WsPath};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use log::{Log, Opened};
 
 /// Version of all records; bumped whenever one of their types changes.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// How many results of each action are kept.
 const KEPT_RESULTS: usize = 4;
 
@@ -62,7 +62,7 @@ pub struct ResultRecord {
 }
 
 /// A store of blobs outside this workspace: an endpoint with instance and digest function. See [`State::store_id`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StoreId(u32);
 
 /// See [`minibuild_graph::PrunedKey`].
@@ -81,6 +81,20 @@ pub struct FileRecord {
     pub content: Content,
     /// One stamp for a file or symlink, several for a directory: see [`minibuild_core::FoundOutput`].
     pub stamps: Vec<Stamp>,
+    /// How it came to be there.
+    pub origin: Origin,
+}
+
+/// How a file came to be where it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// It was there: a source, or an output that something else than a build changed.
+    #[default]
+    Found,
+    /// An action made it here.
+    Made,
+    /// It was brought here, for this reason.
+    Brought(DownloadReason),
 }
 
 /// Digest of a host program, and outputs of its version arguments.
@@ -106,6 +120,8 @@ enum Record {
     Tool(String, ToolRecord),
     /// Name of the next store, in the order of their ids.
     Store(String),
+    /// When the store was last asked for all that only it has, in seconds since the Unix epoch.
+    Lease(StoreId, u64),
 }
 
 /// The state of one workspace.
@@ -121,6 +137,7 @@ pub struct State {
     files: FxHashMap<WsPath, FileRecord>,
     tools: FxHashMap<String, ToolRecord>,
     stores: Vec<String>,
+    leases: FxHashMap<StoreId, u64>,
 }
 
 impl State {
@@ -146,6 +163,7 @@ impl State {
             files: tables.files,
             tools: tables.tools,
             stores: tables.stores,
+            leases: tables.leases,
         };
         if tables.boot_id != boot_id {
             state.distrust_stamps();
@@ -287,6 +305,17 @@ impl State {
         StoreId(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
+    /// When the store was last asked for all that only it has, in seconds since the Unix epoch.
+    pub fn lease(&self, store: StoreId) -> Option<u64> {
+        self.leases.get(&store).copied()
+    }
+
+    /// Records that it was.
+    pub fn record_lease(&mut self, store: StoreId, unix: u64) {
+        self.append(&Record::Lease(store, unix));
+        self.leases.insert(store, unix);
+    }
+
     /// Whether `store` holds what the action made under `key`, from now on.
     pub fn set_held(&mut self, action: &str, key: &Digest, store: StoreId, is_held: bool) {
         let Some(record) = self.actions.get_mut(action) else { return };
@@ -323,6 +352,13 @@ impl State {
                 self.files.insert(path, record);
             }
         }
+    }
+
+    /// Records what a file holds that was looked at anew. One that holds what it held came to be there as before.
+    pub fn record_seen(&mut self, path: &WsPath, content: Content, stamps: Vec<Stamp>) {
+        let known = self.files.get(path).filter(|known| known.content == content);
+        let origin = known.map(|known| known.origin).unwrap_or_default();
+        self.record_file(path, FileRecord { content, stamps, origin });
     }
 
     /// Forgets a file.
@@ -368,7 +404,7 @@ impl State {
     /// Those of the operating system; the state stays as it was then.
     pub fn compact(&mut self) -> io::Result<()> {
         self.flush()?;
-        let live = self.actions.len() + self.files.len() + self.tools.len() + self.stores.len() + 1;
+        let live = self.actions.len() + self.files.len() + self.tools.len() + self.stores.len() + self.leases.len() + 1;
         if self.written < 1000 + 2 * live {
             return Ok(());
         }
@@ -378,7 +414,8 @@ impl State {
         let files = self.files.iter().map(|(path, record)| Record::File(path.clone(), record.clone()));
         let tools = self.tools.iter().map(|(name, record)| Record::Tool(name.clone(), record.clone()));
         let stores = self.stores.iter().map(|name| Record::Store(name.clone()));
-        let records = boot.chain(stores).chain(actions).chain(files).chain(tools);
+        let leases = self.leases.iter().map(|(store, unix)| Record::Lease(*store, *unix));
+        let records = boot.chain(stores).chain(leases).chain(actions).chain(files).chain(tools);
         self.records.rewrite(self.version, records.map(|r| encode(&r)))?;
         self.written = live;
         Ok(())
@@ -454,6 +491,7 @@ struct Tables {
     files: FxHashMap<WsPath, FileRecord>,
     tools: FxHashMap<String, ToolRecord>,
     stores: Vec<String>,
+    leases: FxHashMap<StoreId, u64>,
 }
 
 impl Tables {
@@ -476,6 +514,7 @@ impl Tables {
             Record::ForgetFile(path) => drop(self.files.remove(&path)),
             Record::Tool(name, record) => drop(self.tools.insert(name, record)),
             Record::Store(name) => self.stores.push(name),
+            Record::Lease(store, unix) => drop(self.leases.insert(store, unix)),
         }
     }
 }
@@ -509,7 +548,8 @@ mod tests {
 
     fn file(text: &str) -> FileRecord {
         let stamp = Stamp { fingerprint: Fingerprint { size: 1, ..Default::default() }, trusted: true };
-        FileRecord { content: Content::File { digest: digest(text), executable: true }, stamps: vec![stamp] }
+        let content = Content::File { digest: digest(text), executable: true };
+        FileRecord { content, stamps: vec![stamp], origin: Origin::Made }
     }
 
     fn open(dir: &Path, boot: &str) -> (State, Vec<String>) {

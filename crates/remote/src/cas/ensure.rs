@@ -43,6 +43,20 @@ impl GrpcCas {
         self.send(&who, &with_sources(missing)?, progress).await
     }
 
+    /// Those of `digests` that the server lacks now, whatever was seen earlier.
+    ///
+    /// # Errors
+    /// Why the server did not say.
+    pub(crate) async fn missing(&self, who: &Requester, digests: Vec<Digest>) -> Result<Vec<Digest>, CallError> {
+        if digests.is_empty() {
+            return Ok(digests);
+        }
+        self.0.inner.grpc.capabilities().await?;
+        let missing = self.find_missing(&Arc::new(who.clone()), digests).await?;
+        self.forget(&missing);
+        Ok(missing)
+    }
+
     /// Sends all of these: the server has said in other words that it lacks them.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub(crate) use self::open::open;
 use crate::cache::{EnsureFailure, ReadFailure, StoreFailure};
 use crate::presence::Presence;
 
+/// Blobs asked for at a time.
+const MOST_QUESTIONS: usize = 64;
 /// A larger result is refused.
 const LARGEST_RESULT: u64 = 64 << 20;
 
@@ -178,6 +180,26 @@ impl HttpCache {
             (true, false) => Err(EnsureFailure::Lost(lost)),
             (true, true) => Ok(()),
         }
+    }
+
+    /// Those of `digests` that the cache lacks now. One that cannot be asked for single blobs may have any of them.
+    pub(crate) async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, String> {
+        let ask = |digest: Digest| async move { (digest, self.has(&digest).await) };
+        let mut answers = futures_util::stream::iter(digests.into_iter().map(ask)).buffer_unordered(MOST_QUESTIONS);
+        let mut missing = Vec::new();
+        while let Some((digest, answer)) = answers.next().await {
+            match answer {
+                Ok(true) => self.presence().seen([digest], self.began.elapsed()),
+                Ok(false) => missing.push(digest),
+                Err(failure) => return Err(failure.text()),
+            }
+        }
+        drop(answers);
+        if self.has_no_head.load(Ordering::Relaxed) {
+            return Err(format!("`{}` answers no HEAD, so that nobody knows what it has", self.config().shown));
+        }
+        self.forget(&missing);
+        Ok(missing)
     }
 
     async fn ensure_one(&self, blob: &Blob) -> Result<(), EnsureFailure> {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionKind, ArtifactId, ArtifactKind, Blob, BlobSource, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport,
-    ExecutionStatus, FetchId, FetchOutcome, FetchRequest, FoundOutput, OutputMeta, RemoteEvent, RemoteRequest, RunCost,
+    ActionKind, ArtifactId, ArtifactKind, Blob, BlobSource, CacheAnswer, CacheLookup, CheckId, Content, Digest,
+    ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchOutcome, FetchRequest, FoundOutput, OutputMeta, RemoteEvent, RemoteRequest, RunCost,
     RunId, Stamp, StopReason, TreeNode, UploadRequest, WsPath,
 };
 
@@ -52,6 +52,7 @@ pub enum Doing {
     Run(RunId),
     Fetch(FetchId),
     Upload(RunId),
+    Check(CheckId),
     /// This machine reads a source again.
     Rehash(ArtifactId),
 }
@@ -86,6 +87,7 @@ pub struct Asked {
     pub runs: usize,
     pub fetches: usize,
     pub uploads: usize,
+    pub checks: usize,
 }
 
 /// All stores, and what is under way in the one that is used now.
@@ -97,6 +99,7 @@ pub struct Remote {
     pub runs: BTreeMap<RunId, RemoteRun>,
     pub fetches: BTreeMap<FetchId, FetchRequest>,
     pub uploads: BTreeMap<RunId, UploadRequest>,
+    pub checks: BTreeMap<CheckId, ExistenceCheck>,
     /// Sources that are read again.
     pub rehashes: BTreeSet<ArtifactId>,
     /// Fetches were told to stop.
@@ -137,7 +140,8 @@ impl Remote {
         let fetches = self.fetches.keys().map(|&id| Doing::Fetch(id));
         let uploads = self.uploads.keys().map(|&run| Doing::Upload(run));
         let rehashes = self.rehashes.iter().map(|&id| Doing::Rehash(id));
-        lookups.chain(runs).chain(fetches).chain(uploads).chain(rehashes).collect()
+        let checks = self.checks.keys().map(|&id| Doing::Check(id));
+        lookups.chain(runs).chain(fetches).chain(uploads).chain(checks).chain(rehashes).collect()
     }
 }
 
@@ -231,6 +235,15 @@ impl Fake {
         self.no_more_starts = true;
     }
 
+    pub fn check(&mut self, check: ExistenceCheck) {
+        let mut digests = check.digests.clone();
+        digests.dedup();
+        assert_eq!(digests, check.digests, "a blob is asked for twice");
+        assert!(check.digests.iter().all(|digest| self.texts.contains_key(digest)), "blobs nobody ever made");
+        self.remote.asked.checks += 1;
+        assert!(self.remote.checks.insert(check.id, check).is_none(), "checked twice");
+    }
+
     pub fn upload(&mut self, request: UploadRequest) {
         let tags = &self.model.action(request.run.action).tags;
         assert!(!tags.no_cache && !tags.no_remote, "{:?} is uploaded", request.run);
@@ -251,6 +264,7 @@ impl Fake {
             Doing::LookUp(run) => RemoteEvent::LookedUp { run, answer: self.answer(run, end) },
             Doing::Run(run) => RemoteEvent::Finished(Box::new(self.end_remote_run(run, end))),
             Doing::Fetch(id) => RemoteEvent::Fetched { id, outcome: self.end_fetch(id, end) },
+            Doing::Check(id) => RemoteEvent::Checked { id, missing: self.end_check(id, end) },
             Doing::Upload(run) => RemoteEvent::Uploaded { run, error: self.end_upload(run, end) },
         }
     }
@@ -356,6 +370,15 @@ impl Fake {
         self.write_as(kind, request.path.as_str(), text);
         let fingerprint = self.disk[request.path.as_str()].fingerprint();
         FetchOutcome::Done { stamps: vec![Stamp { fingerprint, trusted: true }], copied: 0 }
+    }
+
+    fn end_check(&mut self, id: CheckId, end: RemoteEnd) -> Result<Vec<Digest>, String> {
+        let check = self.remote.checks.remove(&id).expect("asked");
+        if end != RemoteEnd::ByItself {
+            return Err("the store is away".to_owned());
+        }
+        let blobs = &self.remote.store().blobs;
+        Ok(check.digests.into_iter().filter(|digest| !blobs.contains(digest)).collect())
     }
 
     fn end_upload(&mut self, run: RunId, end: RemoteEnd) -> Option<String> {

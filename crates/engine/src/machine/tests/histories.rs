@@ -8,7 +8,7 @@ use super::fake::{End, Fake, outputs_of};
 use super::fake_remote::{Asked, Doing, RemoteEnd};
 use super::plan::{In, Plan, Spec, action, source_path, test};
 use super::session::{Ask, Session, cache, remote, state_dir};
-use crate::machine::{RemoteGoals, Strategy, Uploads};
+use crate::machine::{Lease, RemoteGoals, Strategy, Uploads};
 
 /// Decisions, taken from bytes so that a failing history can be shrunk; zero when they are used up.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -119,6 +119,7 @@ impl Choices<'_> {
             waits_for_uploads: self.one_in(2),
             falls_back: !self.one_in(4),
             caches: !self.one_in(12),
+            lease: [None, Some(lease(0)), Some(lease(3600))][self.below(3)],
             ..usual
         }
     }
@@ -173,6 +174,11 @@ impl Choices<'_> {
     }
 }
 
+/// What is only remote is asked for at once where it never was, and again after so many seconds.
+fn lease(since: u64) -> Lease {
+    Lease { interval: std::time::Duration::from_secs(1), now_unix: since }
+}
+
 /// Carries one history out.
 fn carry_out(bytes: &[u8]) -> Tally {
     let mut choices = Choices(bytes.iter());
@@ -223,6 +229,7 @@ impl Tally {
         self.asked.runs += other.asked.runs;
         self.asked.fetches += other.asked.fetches;
         self.asked.uploads += other.asked.uploads;
+        self.asked.checks += other.asked.checks;
     }
 }
 

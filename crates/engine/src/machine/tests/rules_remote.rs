@@ -1,5 +1,7 @@
 //! One test for each rule about where actions run, what is asked of caches, and which bytes come here.
 
+use std::time::Duration;
+
 use minibuild_core::{ArtifactKind, BlobSource, Level, Runner, StopReason};
 
 use super::bench::{Bench, chain};
@@ -7,7 +9,7 @@ use super::fake::{End, outputs_of};
 use super::fake_remote::{Asked, Doing, RemoteEnd, blobs_of};
 use super::plan::{In, Spec, action, test};
 use super::session::{Ask, Session, ask, cache, remote};
-use crate::machine::{RemoteGoals, Strategy, Uploads};
+use crate::machine::{Lease, RemoteGoals, Strategy, Uploads};
 
 use In::{Out, Source};
 
@@ -155,6 +157,65 @@ fn t35_what_only_another_store_had_is_not_fetched() {
     bench.delete(1);
     let back = bench.built(&ask(&[1]).remotely());
     assert!(back.outcome().counts.total == 2 && back.announced(1) == Some(true));
+}
+
+#[test]
+fn t35_what_the_other_store_has_anyway_is_found_by_one_question() {
+    let mut bench = chain(3);
+    bench.build(&ask(&[2]).remotely().minimal());
+    // It has the blobs, and knows no result.
+    let mut other = bench.fake.remote.stores["here"].clone();
+    other.cache.clear();
+    bench.fake.remote.stores.insert("elsewhere".to_owned(), other);
+    let elsewhere = RemoteGoals { store: "elsewhere".to_owned(), ..remote() };
+    let session = bench.built(&ask(&[0, 1, 2]).with(elsewhere.clone()).strategy(Strategy::Remote));
+    assert_eq!(session.started, []);
+    assert_eq!(session.fake.remote.asked, Asked { checks: 1, fetches: 3, ..Asked::default() });
+    bench.delete(2);
+    let again = bench.built(&ask(&[2]).with(elsewhere).strategy(Strategy::Remote));
+    assert_eq!(again.fake.remote.asked, Asked { fetches: 1, ..Asked::default() }, "the answer is remembered");
+}
+
+#[test]
+fn what_only_the_store_has_is_kept_alive_where_it_is_spoken_to_anyway() {
+    let leased = |now_unix| {
+        let lease = Some(Lease { interval: Duration::from_secs(100), now_unix });
+        ask(&[0, 1, 2]).with(RemoteGoals { lease, ..remote() }).strategy(Strategy::Remote).minimal()
+    };
+    let mut bench = Bench::new(3, (0..3).map(|n| action(&[Source(n)])).collect());
+    let asked = |bench: &mut Bench, ask: &Ask| {
+        let mut session = bench.begin(ask);
+        // The last thing that is under way is answered first.
+        session.finish(|doing| doing.len() - 1);
+        session.fake.remote.asked
+    };
+    bench.build(&ask(&[0, 1, 2]).remotely().minimal());
+    assert_eq!(asked(&mut bench, &leased(1000)), Asked::default(), "it connects for nobody");
+    bench.edit(0, "1");
+    assert_eq!(asked(&mut bench, &leased(1000)).checks, 1);
+    bench.edit(0, "2");
+    assert_eq!(asked(&mut bench, &leased(1099)).checks, 0, "it is not due");
+    bench.edit(0, "3");
+    assert_eq!(asked(&mut bench, &leased(1101)).checks, 1);
+}
+
+#[test]
+fn what_a_lease_finds_lost_is_made_again_only_when_it_is_needed() {
+    let lease = Some(Lease { interval: Duration::from_secs(100), now_unix: 1000 });
+    let goals = RemoteGoals { lease, ..remote() };
+    let mut bench = Bench::new(3, vec![action(&[Source(0)]), action(&[Source(1)]), action(&[Out(1, 0), Source(2)])]);
+    let asked = ask(&[0, 1, 2]).remotely().minimal();
+    bench.build(&asked);
+    bench.evict_all();
+    bench.edit(0, "1");
+    let mut session = bench.begin(&asked.clone().with(goals));
+    let check = the(&session, |doing| matches!(doing, Doing::Check(_)));
+    session.go_on(check);
+    session.finish(|_| 0);
+    assert_eq!(session.started, [0], "nobody needs the others");
+    bench.edit(2, "1");
+    let session = bench.built(&asked);
+    assert_eq!(session.started, [1, 2], "that it was lost is known before it is missed");
 }
 
 #[test]

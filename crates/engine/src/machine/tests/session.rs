@@ -20,7 +20,7 @@ use crate::machine::{
     Event, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies, Strategy,
     Uploads, Wanted, World,
 };
-use crate::state::{FileRecord, State};
+use crate::state::{FileRecord, Origin, State};
 
 /// A directory for state: in memory where there is such a place, since thousands are made.
 pub fn state_dir() -> TempDir {
@@ -133,6 +133,7 @@ pub fn remote() -> RemoteGoals {
         uploads: Uploads::Never,
         waits_for_uploads: true,
         falls_back: true,
+        lease: None,
     }
 }
 
@@ -234,7 +235,8 @@ impl<'a> Session<'a> {
         let entry = self.fake.disk.get(path.as_str()).cloned();
         let found = entry.ok_or_else(|| "it is gone".to_owned()).map(|entry| {
             let content = self.fake.tell(entry.kind, &entry.text);
-            FileRecord { content, stamps: vec![Stamp { fingerprint: entry.fingerprint(), trusted: true }] }
+            let stamps = vec![Stamp { fingerprint: entry.fingerprint(), trusted: true }];
+            FileRecord { content, stamps, origin: Origin::Found }
         });
         self.handle(Event::Rehashed { path, found });
     }
@@ -267,7 +269,7 @@ impl<'a> Session<'a> {
             Doing::Local(action) => self.is_stopped(action),
             Doing::Run(run) => self.fake.remote.runs[&run].stop.is_some(),
             Doing::Fetch(_) => self.fake.remote.fetches_stopped,
-            Doing::LookUp(_) | Doing::Upload(_) | Doing::Rehash(_) => false,
+            Doing::LookUp(_) | Doing::Upload(_) | Doing::Check(_) | Doing::Rehash(_) => false,
         }
     }
 
@@ -370,6 +372,10 @@ impl<'a> Session<'a> {
                 fetch.urgency = urgency;
             }
             Step::StopFetches => self.fake.stop_fetches(),
+            Step::Check(check) => {
+                self.check_request();
+                self.fake.check(*check);
+            }
             Step::Upload(request) => {
                 assert!(self.was_stopped < Some(Stopping::Interrupted), "an upload after an interrupt");
                 self.fake.upload(*request);
@@ -415,7 +421,7 @@ impl<'a> Session<'a> {
         match doing {
             Doing::Run(run) => self.fake.only_there(&self.fake.remote.runs[&run].request).next().is_some(),
             Doing::Fetch(_) => true,
-            Doing::Local(_) | Doing::LookUp(_) | Doing::Upload(_) | Doing::Rehash(_) => false,
+            Doing::Local(_) | Doing::LookUp(_) | Doing::Upload(_) | Doing::Check(_) | Doing::Rehash(_) => false,
         }
     }
 
@@ -464,7 +470,7 @@ fn look(fake: &mut Fake, state: &mut State) -> World {
         let stamp = Stamp { fingerprint: entry.fingerprint(), trusted: true };
         let content = entry.content();
         if record.stamps != [stamp] {
-            state.record_file(&artifact.path, FileRecord { content: content.clone(), stamps: vec![stamp] });
+            state.record_seen(&artifact.path, content.clone(), vec![stamp]);
         } else {
             assert_eq!(record.content, content, "the state is wrong about `{}`", artifact.path);
         }

@@ -81,6 +81,26 @@ pub struct TreeMeta {
     pub entries: Vec<TreeEntry>,
 }
 
+impl TreeMeta {
+    /// Whether everything in `part` is in this tree, too, and equal; a directory of it may have more below it here.
+    pub fn contains(&self, part: &Self) -> bool {
+        part.entries.iter().all(|entry| self.has(entry) || self.is_directory(entry))
+    }
+
+    /// Whether exactly this entry is in the tree.
+    pub fn has(&self, entry: &TreeEntry) -> bool {
+        self.entries.binary_search_by(|own| own.path.cmp(&entry.path)).is_ok_and(|at| self.entries[at] == *entry)
+    }
+
+    /// Whether the entry is a directory that is one in this tree, too.
+    fn is_directory(&self, entry: &TreeEntry) -> bool {
+        let below = format!("{}/", entry.path);
+        let at = self.entries.partition_point(|own| own.path.as_str() < below.as_str());
+        let next = self.entries.get(at);
+        entry.node == TreeNode::EmptyDirectory && next.is_some_and(|own| own.path.as_str().starts_with(&below))
+    }
+}
+
 /// One entry of a tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeEntry {
@@ -307,4 +327,40 @@ pub trait Executor: Send {
     fn stop(&mut self, run: RunId, reason: StopReason);
     /// Ends helpers and threads; every run must be over.
     fn shutdown(&mut self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DigestFunction;
+
+    fn tree(entries: &[(&str, Option<&str>)]) -> TreeMeta {
+        let entry = |(path, text): &(&str, Option<&str>)| TreeEntry {
+            path: WsPath::new(path).expect("a path"),
+            node: match text {
+                Some(text) => {
+                    TreeNode::File { digest: DigestFunction::Sha256.digest(text.as_bytes()), executable: false }
+                }
+                None => TreeNode::EmptyDirectory,
+            },
+        };
+        TreeMeta { root: DigestFunction::Sha256.empty(), size: 0, entries: entries.iter().map(entry).collect() }
+    }
+
+    #[test]
+    fn parts_of_trees() {
+        let whole = tree(&[("a", Some("1")), ("d-x", Some("2")), ("d/e/f", Some("3")), ("empty", None)]);
+        let check =
+            |part: &[(&str, Option<&str>)], expected| assert_eq!(whole.contains(&tree(part)), expected, "{part:?}");
+        check(&[], true);
+        check(&[("a", Some("1"))], true);
+        check(&[("a", Some("2"))], false);
+        check(&[("b", Some("1"))], false);
+        check(&[("d/e/f", Some("3")), ("empty", None)], true);
+        check(&[("d", None)], true);
+        check(&[("d/e", None)], true);
+        check(&[("d/e/f", None)], false);
+        check(&[("a", None)], false);
+        check(&[("x", None)], false);
+    }
 }

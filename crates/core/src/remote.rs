@@ -140,15 +140,31 @@ pub struct FetchRequest {
     pub who: Requester,
 }
 
+/// Files whose bytes were here already, or came for another file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Copied {
+    fn add_assign(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+    }
+}
+
 /// How a fetch ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchOutcome {
-    /// It is in its place. Stamps as of [`FoundOutput`]; `copied` files came from blobs that were here already.
+    /// It is in its place.
     Done {
         /// As of [`FoundOutput::stamps`].
         stamps: Vec<Stamp>,
-        /// Files whose bytes were here.
-        copied: u64,
+        /// What needed no transfer of its own.
+        copied: Copied,
     },
     /// These blobs cannot be had: the server lost them, has something else under their names, or cannot be reached.
     Lost {
@@ -279,6 +295,8 @@ pub trait RemoteSide: Send {
     fn upload(&self, request: UploadRequest);
     /// Blobs and bytes sent so far, inputs of runs included.
     fn transfer_counts(&self) -> crate::UploadCounts;
+    /// Bytes that came from the store so far, messages and all: for a display of how fast.
+    fn received(&self) -> u64;
     /// Ends connections and threads; what is under way is given up.
     fn shutdown(&mut self);
 }

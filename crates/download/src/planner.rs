@@ -16,6 +16,13 @@ pub enum Step {
         /// How soon.
         urgency: Urgency,
     },
+    /// Bring files of a tree here; which, is the caller's to know.
+    FetchPart {
+        /// Names the fetch.
+        id: FetchId,
+        /// The tree.
+        artifact: ArtifactId,
+    },
     /// A fetch under way is needed sooner than was thought.
     Hurry {
         /// Which.
@@ -32,6 +39,8 @@ pub struct Ended {
     pub artifact: ArtifactId,
     /// Why.
     pub why: DownloadReason,
+    /// Whether it brought single files of a tree.
+    pub is_part: bool,
 }
 
 /// Where the bytes of one artifact are.
@@ -47,6 +56,17 @@ struct Fetching {
     artifact: ArtifactId,
     why: DownloadReason,
     urgency: Urgency,
+    extent: Extent,
+}
+
+/// How much of an artifact a fetch brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    /// Single files of a tree; the whole is fetched next if there is a reason.
+    Part {
+        then_whole: Option<DownloadReason>,
+    },
 }
 
 /// The planner of one build.
@@ -64,6 +84,8 @@ pub struct Planner {
     /// How many artifacts each consumer waits for.
     awaiting: FxHashMap<ActionId, usize>,
     waiters: FxHashMap<ArtifactId, Vec<ActionId>>,
+    /// What is needed whole, of which a part has just been fetched.
+    unfinished: Vec<(ArtifactId, DownloadReason)>,
     is_stopped: bool,
 }
 
@@ -146,25 +168,62 @@ impl Planner {
             return None;
         }
         if let Some(id) = place.fetch {
-            let fetching = self.fetching.get_mut(&id).filter(|fetching| fetching.urgency < urgency)?;
+            let fetching = self.fetching.get_mut(&id)?;
+            if let Extent::Part { then_whole } = &mut fetching.extent {
+                let is_sooner = |known: &DownloadReason| urgency_of(*known) < urgency;
+                if then_whole.as_ref().is_none_or(is_sooner) {
+                    *then_whole = Some(why);
+                }
+            }
+            if fetching.urgency >= urgency {
+                return None;
+            }
             fetching.urgency = urgency;
             return Some(Step::Hurry { id, urgency });
         }
         if !place.is_there {
             return None;
         }
-        let id = FetchId(self.next);
-        self.next += 1;
-        self.places[artifact.index()].fetch = Some(id);
-        self.fetching.insert(id, Fetching { artifact, why, urgency });
+        let id = self.insert(Fetching { artifact, why, urgency, extent: Extent::Whole });
         Some(Step::Fetch { id, artifact, urgency })
     }
 
-    /// A fetch is over, however it ended; `None` for one that is not known.
+    /// Single files of a tree are wanted, which is in the store and not here. Nothing is to be done where the whole is on
+    /// its way.
+    pub fn need_part(&mut self, artifact: ArtifactId) -> Option<Step> {
+        let place = self.places[artifact.index()];
+        if self.is_stopped || place.here.is_some() || place.fetch.is_some() || !place.is_there {
+            return None;
+        }
+        let why = DownloadReason::Regex;
+        let extent = Extent::Part { then_whole: None };
+        let id = self.insert(Fetching { artifact, why, urgency: urgency_of(why), extent });
+        Some(Step::FetchPart { id, artifact })
+    }
+
+    fn insert(&mut self, fetching: Fetching) -> FetchId {
+        let id = FetchId(self.next);
+        self.next += 1;
+        self.places[fetching.artifact.index()].fetch = Some(id);
+        self.fetching.insert(id, fetching);
+        id
+    }
+
+    /// A fetch is over, however it ended; `None` for one that is not known. What is still needed of the same artifact is
+    /// to be asked for by [`Self::go_on`], once it is known what came of this one.
     pub fn ended(&mut self, fetch: FetchId) -> Option<Ended> {
-        let Fetching { artifact, why, .. } = self.fetching.remove(&fetch)?;
+        let Fetching { artifact, why, extent, .. } = self.fetching.remove(&fetch)?;
         self.places[artifact.index()].fetch = None;
-        Some(Ended { artifact, why })
+        if let Extent::Part { then_whole: Some(why) } = extent {
+            self.unfinished.push((artifact, why));
+        }
+        Some(Ended { artifact, why, is_part: extent != Extent::Whole })
+    }
+
+    /// Fetches what was needed while only a part of it was on its way.
+    pub fn go_on(&mut self) -> Vec<Step> {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        unfinished.into_iter().filter_map(|(artifact, why)| self.need(artifact, why)).collect()
     }
 
     /// Fetches under way.
@@ -263,7 +322,8 @@ mod tests {
         assert_eq!(planner.completed(&[a(), b()]), [fetch]);
         assert_eq!(planner.completed(&[a(), b()]), []);
         assert!(planner.is_on_its_way(a()) && planner.is_wanted_and_absent(a()) && !planner.is_wanted_in_vain(a()));
-        assert_eq!(planner.ended(FetchId(0)), Some(Ended { artifact: a(), why: DownloadReason::Toplevel }));
+        let ended = Ended { artifact: a(), why: DownloadReason::Toplevel, is_part: false };
+        assert_eq!(planner.ended(FetchId(0)), Some(ended));
         assert_eq!(planner.ended(FetchId(0)), None);
         planner.set_here(a(), Some(Fingerprint::default()));
         assert_eq!(planner.completed(&[a(), b()]), []);
@@ -290,6 +350,25 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_follows_a_part_where_somebody_needs_it() {
+        let mut planner = there(&[a(), b()]);
+        assert_eq!(planner.need_part(a()), Some(Step::FetchPart { id: FetchId(0), artifact: a() }));
+        assert_eq!(planner.need_part(a()), None);
+        let hurry = Step::Hurry { id: FetchId(0), urgency: Urgency::Input };
+        assert_eq!(planner.need(a(), DownloadReason::Input), Some(hurry));
+        assert_eq!(planner.go_on(), []);
+        let ended = Ended { artifact: a(), why: DownloadReason::Regex, is_part: true };
+        assert_eq!(planner.ended(FetchId(0)), Some(ended));
+        assert_eq!(planner.go_on(), [Step::Fetch { id: FetchId(1), artifact: a(), urgency: Urgency::Input }]);
+        assert_eq!(planner.need_part(a()), None, "the whole is on its way");
+        assert!(planner.need_part(b()).is_some());
+        planner.ended(FetchId(2));
+        assert_eq!(planner.go_on(), [], "nobody needs the whole");
+        planner.set_here(b(), Some(Fingerprint::default()));
+        assert_eq!(planner.need_part(b()), None);
+    }
+
+    #[test]
     fn who_waits_is_woken_by_the_last_it_waits_for() {
         let (mut planner, consumer, other) = (there(&[]), ActionId::new(7), ActionId::new(8));
         planner.begin_waiting(consumer, 2);
@@ -313,6 +392,7 @@ mod tests {
         Place(usize, bool, bool),
         Completed(usize),
         Need(usize),
+        NeedPart(usize),
         End(u64, bool),
         Stop,
     }
@@ -323,7 +403,8 @@ mod tests {
             4 => artifact.clone().prop_map(Op::Want),
             6 => (artifact.clone(), any::<bool>(), any::<bool>()).prop_map(|(a, here, there)| Op::Place(a, here, there)),
             6 => artifact.clone().prop_map(Op::Completed),
-            4 => artifact.prop_map(Op::Need),
+            4 => artifact.clone().prop_map(Op::Need),
+            3 => artifact.prop_map(Op::NeedPart),
             6 => (0..12u64, any::<bool>()).prop_map(|(id, arrives)| Op::End(id, arrives)),
             1 => Just(Op::Stop),
         ]
@@ -349,17 +430,18 @@ mod tests {
                         let ended = planner.ended(FetchId(id));
                         let known = open.iter().position(|(open, _)| open.0 == id);
                         prop_assert_eq!(ended.map(|e| e.artifact), known.map(|at| open.remove(at).1));
-                        if let (Some(ended), true) = (ended, arrives) {
+                        if let (Some(ended), true) = (ended, arrives && ended.is_some_and(|ended| !ended.is_part)) {
                             planner.set_here(ended.artifact, Some(Fingerprint::default()));
                         }
-                        Vec::new()
+                        planner.go_on()
                     }
+                    Op::NeedPart(a) => planner.need_part(ArtifactId::new(a)).into_iter().collect(),
                     Op::Stop => { stopped = true; planner.stop(); Vec::new() }
                 };
                 for step in steps {
                     prop_assert!(!stopped);
                     match step {
-                        Step::Fetch { id, artifact, .. } => {
+                        Step::Fetch { id, artifact, .. } | Step::FetchPart { id, artifact } => {
                             prop_assert!(open.iter().all(|(i, a)| *i != id && *a != artifact));
                             prop_assert!(planner.here(artifact).is_none() && planner.is_there(artifact));
                             open.push((id, artifact));

@@ -1,6 +1,6 @@
 //! What the user asked to have here: a mode, and regular expressions.
 
-use minibuild_core::{DownloadReason, TreeMeta, TreeNode, WsPath};
+use minibuild_core::{DownloadReason, TreeEntry, TreeMeta, TreeNode, WsPath};
 use regex::Regex;
 
 /// Which outputs are brought here whoever made them.
@@ -45,19 +45,13 @@ impl Wishes {
         }
     }
 
-    /// The files of a tree at `path` that are wanted though the tree is not.
-    pub fn files_of(&self, path: &WsPath, tree: &TreeMeta) -> Vec<WsPath> {
+    /// The entries of a tree at `path` that are files wanted though the tree is not, in order.
+    pub fn files_of<'a>(&self, path: &WsPath, tree: &'a TreeMeta) -> Vec<&'a TreeEntry> {
         if self.regexes.is_empty() {
             return Vec::new();
         }
         let files = tree.entries.iter().filter(|entry| matches!(entry.node, TreeNode::File { .. }));
-        let matching = files.filter(|entry| self.matches(&format!("{path}/{}", entry.path)));
-        matching.map(|entry| entry.path.clone()).collect()
-    }
-
-    /// Whether a path, or anything that may lie below it, is worth a look at its content.
-    pub fn has_expressions(&self) -> bool {
-        !self.regexes.is_empty()
+        files.filter(|entry| self.matches(&format!("{path}/{}", entry.path))).collect()
     }
 
     fn matches(&self, path: &str) -> bool {
@@ -67,7 +61,7 @@ impl Wishes {
 
 #[cfg(test)]
 mod tests {
-    use minibuild_core::{DigestFunction, TreeEntry};
+    use minibuild_core::DigestFunction;
 
     use super::*;
 
@@ -105,7 +99,10 @@ mod tests {
         let entries = vec![entry("a.h"), entry("b.c"), empty, entry("s/c.h")];
         let tree = TreeMeta { root: DigestFunction::Sha256.empty(), size: 0, entries };
         let wishes = Wishes::new(Mode::Minimal, &[r"o/t/.*\.h".to_owned()]).expect("an expression");
-        assert_eq!(wishes.files_of(&path("o/t"), &tree), [path("a.h"), path("s/c.h")]);
-        assert_eq!(Wishes::default().files_of(&path("o/t"), &tree), []);
+        let files = |wishes: &Wishes| -> Vec<WsPath> {
+            wishes.files_of(&path("o/t"), &tree).into_iter().map(|entry| entry.path.clone()).collect()
+        };
+        assert_eq!(files(&wishes), [path("a.h"), path("s/c.h")]);
+        assert_eq!(files(&Wishes::default()), []);
     }
 }

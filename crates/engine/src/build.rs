@@ -229,7 +229,9 @@ impl Driver {
                 }
             }
             let machine = &self.machine;
-            reporter.progress(self.began.elapsed(), machine.progress(), &|| machine.running());
+            let received = self.remote.as_ref().map_or(0, |remote| remote.received());
+            let progress = Progress { received, ..machine.progress() };
+            reporter.progress(self.began.elapsed(), progress, &|| machine.running());
             next = self.wait(events, reporter);
         }
     }

@@ -11,7 +11,7 @@ use minibuild_core::{BuildEvent, CommandLine, DownloadReason, Level, OutputEvent
 use minibuild_engine::machine::{Outcome, Progress, RunningAction, Shown};
 use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
 
-use crate::progress::{bar_text, line_text};
+use crate::progress::{Rate, bar_text, line_text};
 use crate::quote;
 
 /// How often the bar is drawn.
@@ -30,6 +30,7 @@ pub struct Console {
     test_output: TestOutput,
     show_result: usize,
     last: Duration,
+    rate: Rate,
     targets: Vec<(String, bool, Vec<OutputEvent>)>,
     tests: BTreeMap<String, (TestStatus, u64, String)>,
     problems: Vec<String>,
@@ -56,6 +57,7 @@ impl Console {
             test_output: settings.test_output,
             show_result: settings.show_result as usize,
             last: Duration::ZERO,
+            rate: Rate::default(),
             targets: Vec::new(),
             tests: BTreeMap::new(),
             problems: Vec::new(),
@@ -172,10 +174,10 @@ impl Console {
             return;
         }
         self.last = now;
-        let running = running();
+        let (running, rate) = (running(), self.rate.at(now, progress.received));
         match &self.bar {
-            Some(bar) => bar.set_message(bar_text(now, progress, &running)),
-            None => self.print(&line_text(now, progress, &running)),
+            Some(bar) => bar.set_message(bar_text(now, progress, rate, &running)),
+            None => self.print(&line_text(now, progress, rate, &running)),
         }
     }
 
@@ -207,7 +209,7 @@ impl Console {
             text.push_str(&format!("{} the build was interrupted\n", self.tag(Level::Error)));
         }
         let info = self.tag(Level::Info);
-        if self.explain {
+        if self.explain || self.downloads.len() > 1 {
             for (why, (files, bytes)) in &self.downloads {
                 text.push_str(&format!(
                     "{info} Downloaded: {} ({}), {why}\n",

@@ -2,16 +2,40 @@
 
 use std::time::Duration;
 
+use indicatif::HumanBytes;
 use minibuild_core::{Branch, RemoteStage};
 use minibuild_engine::machine::{Progress, RunningAction};
 
 /// Running actions that are named; of the others the number is.
 const NAMED: usize = 6;
+/// Time over which a rate is taken.
+const RATE_OVER: Duration = Duration::from_secs(1);
 /// Cells of the bar.
 const WIDTH: u64 = 40;
 
+/// How many bytes come in a second, from how many came so far.
+#[derive(Debug, Default)]
+pub struct Rate {
+    since: Duration,
+    received: u64,
+    rate: u64,
+}
+
+impl Rate {
+    /// The rate of the last second or so.
+    pub fn at(&mut self, now: Duration, received: u64) -> u64 {
+        let time = now.saturating_sub(self.since);
+        if time >= RATE_OVER {
+            let bytes = received.saturating_sub(self.received);
+            self.rate = (bytes as f64 / time.as_secs_f64()) as u64;
+            (self.since, self.received) = (now, received);
+        }
+        self.rate
+    }
+}
+
 /// The bar in three parts – done, could run or runs, unknown – and what runs with its time.
-pub fn bar_text(now: Duration, progress: Progress, running: &[RunningAction]) -> String {
+pub fn bar_text(now: Duration, progress: Progress, rate: u64, running: &[RunningAction]) -> String {
     let Progress { total, done, queued, .. } = progress;
     let cells = |count: u64| (count * WIDTH).checked_div(total).unwrap_or(0);
     let full = cells(done);
@@ -20,7 +44,7 @@ pub fn bar_text(now: Duration, progress: Progress, running: &[RunningAction]) ->
     let repeat = |what: &str, count: u64| what.repeat(usize::try_from(count).unwrap_or(0));
     let mut text =
         format!("[{}{}{}] {done}/{total} {}", repeat("#", full), repeat(">", ready), repeat(".", rest), seconds(now));
-    text.push_str(&transfers(progress));
+    text.push_str(&transfers(progress, rate));
     for action in running.iter().take(NAMED) {
         text.push_str(&format!("\n  {}", describe(now, action, "")));
     }
@@ -31,10 +55,10 @@ pub fn bar_text(now: Duration, progress: Progress, running: &[RunningAction]) ->
 }
 
 /// One line for where there is no bar.
-pub fn line_text(now: Duration, progress: Progress, running: &[RunningAction]) -> String {
+pub fn line_text(now: Duration, progress: Progress, rate: u64, running: &[RunningAction]) -> String {
     let first = running.first().map(|action| format!(", {}", describe(now, action, "for ")));
     let Progress { done, total, running, .. } = progress;
-    format!("[{done}/{total}] {running} running{}{}", first.unwrap_or_default(), transfers(progress))
+    format!("[{done}/{total}] {running} running{}{}", first.unwrap_or_default(), transfers(progress, rate))
 }
 
 fn describe(now: Duration, action: &RunningAction, for_: &str) -> String {
@@ -51,10 +75,17 @@ fn describe(now: Duration, action: &RunningAction, for_: &str) -> String {
     format!("{label} ({mnemonic}{what}) {for_}{}", seconds(now.saturating_sub(*since)))
 }
 
-fn transfers(progress: Progress) -> String {
+fn transfers(progress: Progress, rate: u64) -> String {
     let mut text = String::new();
     if progress.fetching > 0 {
-        text.push_str(&format!(", {} downloading", progress.fetching));
+        let Progress { fetching, files, bytes, .. } = progress;
+        text.push_str(&format!(
+            ", {fetching} downloading ({}/{} files of {}, {}/s)",
+            files.done,
+            files.all,
+            HumanBytes(bytes.all),
+            HumanBytes(rate)
+        ));
     }
     if progress.uploading > 0 {
         text.push_str(&format!(", {} uploading", progress.uploading));
@@ -68,7 +99,19 @@ fn seconds(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use minibuild_engine::machine::Share;
+
     use super::*;
+
+    #[test]
+    fn rates_are_of_the_last_second() {
+        let (mut rate, at) = (Rate::default(), Duration::from_millis);
+        assert_eq!(rate.at(at(100), 50), 0);
+        assert_eq!(rate.at(at(2000), 5000), 2500);
+        assert_eq!(rate.at(at(2900), 9000), 2500, "too soon for another one");
+        assert_eq!(rate.at(at(3000), 9000), 4000);
+        assert_eq!(rate.at(at(5000), 9000), 0);
+    }
 
     fn action(label: &str, side: Branch, stage: Option<RemoteStage>) -> RunningAction {
         let since = Duration::from_secs(1);
@@ -79,20 +122,29 @@ mod tests {
     fn the_bar_has_three_parts_and_names_what_runs() {
         let progress = Progress { total: 40, done: 10, running: 1, queued: 9, ..Default::default() };
         let running: Vec<_> = (0..8).map(|i| action(&format!("//x:{i}"), Branch::Local, None)).collect();
-        let text = bar_text(Duration::from_secs(3), progress, &running);
+        let text = bar_text(Duration::from_secs(3), progress, 0, &running);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], format!("[{}{}{}] 10/40 3s", "#".repeat(10), ">".repeat(10), ".".repeat(20)));
         assert_eq!(lines[1], "  //x:0 (Cc) 2s");
         assert_eq!(lines.last(), Some(&"  and 2 more"));
-        assert!(bar_text(Duration::ZERO, Progress::default(), &[]).starts_with("[...."));
+        assert!(bar_text(Duration::ZERO, Progress::default(), 0, &[]).starts_with("[...."));
     }
 
     #[test]
     fn remote_actions_say_what_is_done_for_them() {
         let check = |stage, expected: &str| {
-            let progress = Progress { total: 2, running: 1, fetching: 3, uploading: 1, ..Default::default() };
-            let text = line_text(Duration::from_secs(4), progress, &[action("//x", Branch::Remote, stage)]);
-            assert_eq!(text, format!("[0/2] 1 running, //x (Cc{expected}) for 3s, 3 downloading, 1 uploading"));
+            let progress = Progress {
+                total: 2,
+                running: 1,
+                fetching: 3,
+                files: Share { done: 4, all: 9 },
+                bytes: Share { done: 0, all: 3 << 20 },
+                uploading: 1,
+                ..Default::default()
+            };
+            let text = line_text(Duration::from_secs(4), progress, 1 << 19, &[action("//x", Branch::Remote, stage)]);
+            let transfers = "3 downloading (4/9 files of 3.00 MiB, 512.00 KiB/s), 1 uploading";
+            assert_eq!(text, format!("[0/2] 1 running, //x (Cc{expected}) for 3s, {transfers}"));
         };
         check(None, ", remote");
         check(Some(RemoteStage::Uploading(2, 5)), ", uploading 2 of 5");

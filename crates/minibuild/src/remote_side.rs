@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use minibuild_core::{
-    CacheLookup, DigestFunction, ExistenceCheck, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide, RemoteSink,
-    RunId, STATE_ROOT, StopReason, UploadCounts, UploadRequest, Urgency,
+    CacheLookup, DigestFunction, ExistenceCheck, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide,
+    RemoteSink, RunId, STATE_ROOT, StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use minibuild_disk::{FileClock, OutTree};
 use minibuild_engine::machine::{Lease, RemoteGoals, Strategies, Strategy, Uploads};
@@ -270,6 +270,10 @@ impl RemoteSide for Embedded {
 
     fn transfer_counts(&self) -> UploadCounts {
         RemoteSide::transfer_counts(&self.client)
+    }
+
+    fn received(&self) -> u64 {
+        RemoteSide::received(&self.client)
     }
 
     fn shutdown(&mut self) {

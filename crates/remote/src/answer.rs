@@ -170,7 +170,8 @@ mod tests {
             assert!(panics.is_err());
         }
         let log = log.lock().expect("not poisoned");
-        let expected = ["shut down", "bug", "shut down", "bug", "Stopped", "bug", "shut down", "bug", "shut down", "bug"];
+        let expected =
+            ["shut down", "bug", "shut down", "bug", "Stopped", "bug", "shut down", "bug", "shut down", "bug"];
         assert_eq!(log.len(), expected.len());
         for (text, part) in log.iter().zip(expected) {
             assert!(text.contains(part), "{text} lacks {part}");

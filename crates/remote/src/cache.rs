@@ -229,6 +229,14 @@ impl Cache {
         }
     }
 
+    /// Bytes that came from it so far.
+    pub(crate) fn received(&self) -> u64 {
+        match self {
+            Self::Grpc(cache) => cache.grpc.received(),
+            Self::Http(cache) => cache.received(),
+        }
+    }
+
     /// What was sent so far.
     pub(crate) fn sent(&self) -> UploadCounts {
         match self {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minibuild_core::{
-    CacheLookup, ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchRequest, RemoteEvent, RemoteRequest, RunId,
-    StopReason, UploadCounts, UploadRequest, Urgency,
+    CacheLookup, ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchRequest, RemoteEvent, RemoteRequest,
+    RunId, StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
@@ -149,6 +149,11 @@ impl RemoteClient {
     /// What was sent so far, inputs of executions included.
     pub fn transfer_counts(&self) -> UploadCounts {
         self.shared.cache.sent()
+    }
+
+    /// Bytes that came from the cache so far, messages and all.
+    pub fn received(&self) -> u64 {
+        self.shared.cache.received()
     }
 
     /// Stops everything, answers what is open, and waits for files that are being written.

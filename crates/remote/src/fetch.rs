@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use minibuild_core::{
-    self as core, BlobSource, Content, Digest, FetchId, FetchOutcome, FetchRequest, RemoteEvent, Stamp, TreeMeta,
-    TreeNode, Urgency, WsPath,
+    self as core, BlobSource, Content, Copied, Digest, FetchId, FetchOutcome, FetchRequest, RemoteEvent, Stamp,
+    TreeMeta, TreeNode, Urgency, WsPath,
 };
 use minibuild_disk::{DiskError, Staged, StagedTree, fingerprint_of};
 
@@ -185,7 +185,7 @@ async fn fetch(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket) {
 
 /// Renames a complete thing into its place. The ticket goes along, so that the answer comes after the rename even if
 /// the fetch is stopped in between.
-async fn publish(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket, staged: Staged, copied: u64) {
+async fn publish(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket, staged: Staged, copied: Copied) {
     let shared = Arc::clone(shared);
     let work = move || {
         let tree = match &request.content {
@@ -204,19 +204,25 @@ async fn publish(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket, st
     let _ = tokio::task::spawn_blocking(work).await;
 }
 
-/// The thing, complete, and how many of its files needed no transfer of their own.
-async fn stage(shared: &Arc<Shared>, request: &FetchRequest) -> Result<(Staged, u64), Failure> {
+/// So many copies of a blob.
+fn copies(digest: Digest, files: usize) -> Copied {
+    let files = files as u64;
+    Copied { files, bytes: files * digest.size }
+}
+
+/// The thing, complete, and which of its files needed no transfer of their own.
+async fn stage(shared: &Arc<Shared>, request: &FetchRequest) -> Result<(Staged, Copied), Failure> {
     match &request.content {
-        Content::Symlink { target } => Ok((shared.config.tree.stage_symlink(target)?, 0)),
+        Content::Symlink { target } => Ok((shared.config.tree.stage_symlink(target)?, Copied::default())),
         Content::File { digest, executable } => {
             if let Some(staged) = copy(shared, &request.here, *digest, *executable).await {
-                return Ok((staged, 1));
+                return Ok((staged, copies(*digest, 1)));
             }
             let brought = shared.blobs.bring(shared, &request.who, *digest).await;
             let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(*digest, e))?;
             let (owner, executable) = (Arc::clone(shared), *executable);
             let staged = blocking(move || Ok(blob.into_file(&owner.config.tree, executable)?)).await?;
-            Ok((staged, u64::from(is_shared)))
+            Ok((staged, copies(*digest, usize::from(is_shared))))
         }
         Content::Directory(tree) => stage_tree(shared, request, tree).await,
     }
@@ -229,17 +235,17 @@ async fn stage_tree(
     shared: &Arc<Shared>,
     request: &FetchRequest,
     tree: &Arc<TreeMeta>,
-) -> Result<(Staged, u64), Failure> {
+) -> Result<(Staged, Copied), Failure> {
     let (owner, meta) = (Arc::clone(shared), Arc::clone(tree));
     let staged = blocking(move || Ok(owner.config.tree.stage_tree(&meta)?)).await?;
     let staged = Arc::new(staged);
     let files = places(tree).into_iter();
     let mut work = stream::iter(files.map(|(digest, places)| fill(shared, request, &staged, digest, places)))
         .buffer_unordered(MOST_OF_TREE);
-    let (mut copied, mut lost, mut first) = (0, Vec::new(), None);
+    let (mut copied, mut lost, mut first) = (Copied::default(), Vec::new(), None);
     while let Some(done) = work.next().await {
         match done {
-            Ok(count) => copied += count,
+            Ok(more) => copied += more,
             // What else is lost is worth knowing.
             Err(Failure::Lost(digests, why)) => {
                 lost.extend(digests);
@@ -266,21 +272,21 @@ fn places(tree: &TreeMeta) -> Places {
     places
 }
 
-/// Brings one blob and puts it at all its places; gives the number of those that needed no transfer.
+/// Brings one blob and puts it at all its places; gives those that needed no transfer.
 async fn fill(
     shared: &Arc<Shared>,
     request: &FetchRequest,
     staged: &Arc<StagedTree>,
     digest: Digest,
     places: Vec<(WsPath, bool)>,
-) -> Result<u64, Failure> {
+) -> Result<Copied, Failure> {
     if copy_all(shared, request, staged, digest, &places).await {
-        return Ok(places.len() as u64);
+        return Ok(copies(digest, places.len()));
     }
     let brought = shared.blobs.bring(shared, &request.who, digest).await;
     let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(digest, e))?;
     let (owner, staged) = (Arc::clone(shared), Arc::clone(staged));
-    let copied = places.len() as u64 - u64::from(!is_shared);
+    let copied = copies(digest, places.len() - usize::from(!is_shared));
     blocking(move || {
         put(&owner, &staged, blob, &places)?;
         drop(staged);

@@ -52,6 +52,7 @@ pub(crate) struct Grpc {
     timeout: Duration,
     retries: u32,
     outage: Arc<Outage>,
+    received: Arc<AtomicU64>,
     seed: AtomicU64,
     capabilities: OnceCell<Arc<Capabilities>>,
     on_other_function: Option<Tell>,
@@ -91,9 +92,15 @@ impl Grpc {
             retries: config.retries,
             on_other_function: config.may_change_function.then(|| Arc::clone(&tell)),
             outage: Arc::new(Outage::new(endpoint.to_string(), config.timeout, tell)),
+            received: Arc::default(),
             seed: AtomicU64::new(0),
             capabilities: OnceCell::new(),
         }))
+    }
+
+    /// Bytes that came from it so far, messages and all.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Its address, as it may be shown.

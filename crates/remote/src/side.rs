@@ -1,8 +1,8 @@
 //! The client as the port that the engine drives.
 
 use minibuild_core::{
-    CacheLookup, ExistenceCheck, FetchId, FetchRequest, RemoteRequest, RemoteSide, RunId, StopReason, UploadCounts, UploadRequest,
-    Urgency,
+    CacheLookup, ExistenceCheck, FetchId, FetchRequest, RemoteRequest, RemoteSide, RunId, StopReason, UploadCounts,
+    UploadRequest, Urgency,
 };
 
 use crate::RemoteClient;
@@ -42,6 +42,10 @@ impl RemoteSide for RemoteClient {
 
     fn transfer_counts(&self) -> UploadCounts {
         Self::transfer_counts(self)
+    }
+
+    fn received(&self) -> u64 {
+        Self::received(self)
     }
 
     fn shutdown(&mut self) {

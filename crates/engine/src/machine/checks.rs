@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ActionKind, ArtifactId, CheckId, Content, Digest, ExistenceCheck, FoundOutput, OutputMeta, RunId, TreeNode,
+    ActionId, ActionKind, ArtifactId, CheckId, Content, Digest, ExistenceCheck, FoundOutput, OutputMeta, RunId,
+    TreeNode,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -59,13 +60,10 @@ impl Machine {
     /// Asks whether the store has what the action is known to make under `key`; false if that is known, or cannot be
     /// asked. The action is looked at again with the answer.
     pub(super) fn check_existence(&mut self, action: ActionId, key: Option<Digest>) -> bool {
-        let may_ask = self.stopping.is_none()
-            && self.store.is_some()
-            && !self.lost.contains(&action)
-            && !self.is_written(action);
-        let is_asked = |key: &Digest| {
-            self.checks.missed.get(&action) == Some(key) || self.checks.unanswered.contains(&action)
-        };
+        let may_ask =
+            self.stopping.is_none() && self.store.is_some() && !self.lost.contains(&action) && !self.is_written(action);
+        let is_asked =
+            |key: &Digest| self.checks.missed.get(&action) == Some(key) || self.checks.unanswered.contains(&action);
         let Some(key) = key.filter(|key| may_ask && !is_asked(key)) else {
             return false;
         };
@@ -94,10 +92,7 @@ impl Machine {
             self.ask_check(Check { is_lease: false, runs, early }, digests);
         }
         let is_request = |step: &Step| {
-            matches!(
-                step,
-                Step::LookUp(_) | Step::StartRemote(_) | Step::Fetch(_) | Step::Upload(_) | Step::Check(_)
-            )
+            matches!(step, Step::LookUp(_) | Step::StartRemote(_) | Step::Fetch(_) | Step::Upload(_) | Step::Check(_))
         };
         self.checks.is_connected |= self.steps.iter().any(is_request);
         if self.checks.is_connected

@@ -241,6 +241,7 @@ impl Machine {
         for (&id, meta) in model.action(action).outputs.iter().zip(&result.outputs) {
             let on_disk = match self.world.outputs.get(&id) {
                 Some((content, fingerprint)) if *content == meta.content => Some(*fingerprint),
+                Some((content, _)) if Self::is_part(content, &meta.content) => None,
                 Some(_) => {
                     self.discard(action, id, meta);
                     None
@@ -264,8 +265,8 @@ impl Machine {
         // What a failed run left is no surprise either.
         let is_begun = record.is_some_and(|record| record.begun.contains(&meta.path));
         let mut results = record.into_iter().flat_map(|record| &record.results).flat_map(|result| &result.outputs);
-        let is_known =
-            results.any(|old| old.path == meta.path && found.as_ref().is_some_and(|(c, _)| *c == old.content));
+        let is_of = |old: &Content| found.as_ref().is_some_and(|(c, _)| c == old || Self::is_part(c, old));
+        let is_known = results.any(|old| old.path == meta.path && is_of(&old.content));
         if !is_known && !is_begun && self.bytes.wanted(id).is_none() {
             let text = format!("`{}` was changed by something else than its action; it is removed", meta.path);
             self.message(Level::Warning, text);
@@ -283,7 +284,7 @@ impl Machine {
     /// A wanted output whose bytes are neither here nor believed to be in the remote store.
     fn wanted_but_nowhere(&self, action: ActionId) -> Option<WsPath> {
         let mut outputs = self.model.action(action).outputs.iter();
-        let nowhere = outputs.find(|&&id| self.bytes.is_wanted_in_vain(id));
+        let nowhere = outputs.find(|&&id| self.bytes.is_wanted_in_vain(id) || self.is_part_wanted_in_vain(id));
         nowhere.map(|&id| self.model.artifact(id).path.clone())
     }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ArtifactId, Blob, BlobSource, BuildEvent, Content, Digest, DownloadReason, FetchId, FetchOutcome,
+    ActionId, ArtifactId, Blob, BlobSource, BuildEvent, Content, Copied, Digest, DownloadReason, FetchId, FetchOutcome,
     FetchRequest, Fingerprint, Level, OutputMeta, Stamp, TreeNode, Urgency, WsPath,
 };
 use minibuild_download::{Ended, Step as Planned};
 use rustc_hash::FxHashMap;
 
-use super::{Machine, Name, Status, Step, Stopping};
+use super::{Goal, Machine, Name, Status, Step, Stopping};
 use crate::state::{FileRecord, Origin};
 
 impl Machine {
@@ -20,6 +20,7 @@ impl Machine {
             self.take_download_step(step);
         }
         for &output in &model.action(action).outputs {
+            self.fetch_part(output);
             self.fetch_behind(action, output);
         }
     }
@@ -35,10 +36,29 @@ impl Machine {
         let is_behind = |id: &&ArtifactId| path.is_at_or_below(self.model.artifact(**id).path.as_str());
         let Some(&behind) = inputs.artifacts.iter().find(is_behind) else { return };
         let Some(producer) = self.model.artifact(behind).producer else { return };
+        self.need_behind(action, link, behind, producer);
         if self.bytes.wanted(behind).is_none() {
             self.bytes.want(behind, why);
             self.fetch(behind, why);
             self.fetch_behind(producer, behind);
+        }
+    }
+
+    /// Targets that the link is of are complete only with what it leads to.
+    fn need_behind(&mut self, action: ActionId, link: ArtifactId, behind: ArtifactId, producer: ActionId) {
+        for goal in self.goals_of.get(&action).cloned().unwrap_or_default() {
+            let Goal { artifacts, runfiles, .. } = &self.goals.targets[goal];
+            let is_its = artifacts.contains(&link) || runfiles.contains(&link) || self.behind[goal].contains(&link);
+            if !is_its || self.behind[goal].contains(&behind) {
+                continue;
+            }
+            self.behind[goal].push(behind);
+            let is_done = self.status_of(producer) == Status::Done;
+            let goals = self.goals_of.entry(producer).or_default();
+            if !goals.contains(&goal) {
+                goals.push(goal);
+                self.unfinished[goal] += usize::from(!is_done);
+            }
         }
     }
 
@@ -61,19 +81,37 @@ impl Machine {
         }
     }
 
-    fn take_download_step(&mut self, step: Planned) {
+    pub(super) fn take_download_step(&mut self, step: Planned) {
         match step {
             Planned::Fetch { id, artifact, urgency } => self.begin_fetch(id, artifact, urgency),
+            Planned::FetchPart { id, artifact } => self.begin_part(id, artifact),
             Planned::Hurry { id, urgency } => self.steps.push(Step::Hurry(id, urgency)),
         }
     }
 
     fn begin_fetch(&mut self, id: FetchId, artifact: ArtifactId, urgency: Urgency) {
+        let Some(content) = self.known[artifact.index()].clone() else { return };
+        let here = self.blobs_here(&content);
+        self.begin_fetch_of(id, artifact, urgency, content, here);
+    }
+
+    pub(super) fn begin_fetch_of(
+        &mut self,
+        id: FetchId,
+        artifact: ArtifactId,
+        urgency: Urgency,
+        content: Content,
+        here: Vec<Blob>,
+    ) {
         let row = self.model.artifact(artifact);
-        let (Some(producer), Some(content)) = (row.producer, self.known[artifact.index()].clone()) else { return };
+        let Some(producer) = row.producer else { return };
         let (path, who) = (row.path.clone(), self.requester(producer, content.digest_and_size().0));
         self.count_fetch(producer, true);
-        let here = self.blobs_here(&content);
+        let files = files_of(&path, &content);
+        let size = (files.len() as u64, files.iter().map(|(_, digest)| digest.size).sum());
+        self.fetched_files.all += size.0;
+        self.fetched_bytes.all += size.1;
+        self.sizes.insert(id, size);
         self.steps.push(Step::Fetch(Box::new(FetchRequest { id, producer, path, content, urgency, here, who })));
     }
 
@@ -136,34 +174,51 @@ impl Machine {
     }
 
     pub(super) fn take_fetched(&mut self, fetch: FetchId, outcome: FetchOutcome) {
-        let Some(Ended { artifact, why }) = self.bytes.ended(fetch) else { return };
+        let Some(Ended { artifact, why, .. }) = self.bytes.ended(fetch) else { return };
         let Some(producer) = self.model.artifact(artifact).producer else { return };
         self.count_fetch(producer, false);
+        let part = self.parts.remove(&fetch);
+        let (files, bytes) = self.sizes.remove(&fetch).unwrap_or_default();
+        self.fetched_files.done += files;
+        self.fetched_bytes.done += bytes;
         match outcome {
-            FetchOutcome::Done { stamps, copied } => self.take_bytes(artifact, why, stamps, copied),
+            FetchOutcome::Done { stamps, copied } => match part {
+                Some(part) => self.take_part(artifact, part, stamps, copied),
+                None => self.take_bytes(artifact, why, stamps, copied),
+            },
             FetchOutcome::Lost { why, .. } => self.take_lost(artifact, producer, &why),
             FetchOutcome::Stopped => {}
             FetchOutcome::Disk(problem) => self.fail_fetch(artifact, producer, &problem),
         }
+        for step in self.bytes.go_on() {
+            self.take_download_step(step);
+        }
         self.announce_goals_of(producer);
     }
 
-    fn take_bytes(&mut self, id: ArtifactId, why: DownloadReason, stamps: Vec<Stamp>, copied: u64) {
+    fn take_bytes(&mut self, id: ArtifactId, why: DownloadReason, stamps: Vec<Stamp>, copied: Copied) {
         let path = self.model.artifact(id).path.clone();
         let Some(content) = self.known[id.index()].clone() else { return };
         let fingerprint = fingerprint_of(&content, &stamps);
         self.bytes.set_here(id, Some(fingerprint));
         self.put_here(id, content.clone(), fingerprint);
-        let files = files_of(&path, &content);
-        self.outcome.downloads.files += files.len() as u64 - copied.min(files.len() as u64);
-        self.outcome.downloads.files_copied += copied;
+        self.count_files(&path, &content, why, copied);
+        self.state.record_file(&path, FileRecord { content, stamps, origin: Origin::Brought(why) });
+        self.wake_waiters(id);
+    }
+
+    /// Counts and tells files that have come to lie here, of which these were copied.
+    pub(super) fn count_files(&mut self, path: &WsPath, content: &Content, why: DownloadReason, copied: Copied) {
+        let files = files_of(path, content);
+        let bytes: u64 = files.iter().map(|(_, digest)| digest.size).sum();
+        let counts = &mut self.outcome.downloads;
+        counts.files += (files.len() as u64).saturating_sub(copied.files);
+        counts.bytes += bytes.saturating_sub(copied.bytes);
+        counts.files_copied += copied.files;
         for (path, digest) in files {
-            self.outcome.downloads.bytes += digest.size;
             let event = BuildEvent::FileDownloaded { path: path.to_string(), digest, size: digest.size, why };
             self.steps.push(Step::Emit(event));
         }
-        self.state.record_file(&path, FileRecord { content, stamps, origin: Origin::Brought(why) });
-        self.wake_waiters(id);
     }
 
     /// The store does not have it after all: whoever makes it does so again, if it is needed.
@@ -172,7 +227,8 @@ impl Machine {
         self.forget_newest_held(producer);
         self.suspect_store();
         let waits = |&consumer: &ActionId| self.status_of(consumer) == Status::AwaitingInputs;
-        let is_needed = self.bytes.wanted(id).is_some() || self.bytes.waiters(id).iter().any(waits);
+        let is_wanted = self.bytes.wanted(id).is_some() || self.is_part_absent(id);
+        let is_needed = is_wanted || self.bytes.waiters(id).iter().any(waits);
         if is_needed && self.stopping.is_none() && self.status_of(producer) == Status::Done {
             let path = &self.model.artifact(id).path;
             self.want_bytes(producer, &format!("`{path}` could not be brought back: {why}"));
@@ -190,7 +246,7 @@ impl Machine {
             }
         }
         for goal in self.goals_of.get(&producer).cloned().unwrap_or_default() {
-            if self.bytes.wanted(id).is_some() {
+            if self.bytes.wanted(id).is_some() || self.is_part_absent(id) {
                 self.announce(goal, false);
             }
         }

@@ -9,6 +9,7 @@ mod evaluate;
 mod fetch;
 mod finish;
 mod goals;
+mod parts;
 mod rehash;
 mod remote;
 mod start;
@@ -23,8 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, Input, Level,
-    Model, RemoteStage, RunId, Runner, StopReason, WsPath,
+    ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, FetchId,
+    Input, Level, Model, RemoteStage, RunId, Runner, StopReason, TreeMeta, WsPath,
 };
 use minibuild_download::Planner;
 use minibuild_graph::{
@@ -35,7 +36,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::state::{ActionName, State, StoreId};
 
 pub use goals::{Goal, Goals, Lease, RemoteGoals, Strategies, Strategy, Uploads};
-pub use values::{Event, Outcome, Progress, RunningAction, Shown, SourceFact, Step, World};
+pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
 
 /// Predicted time of an action nothing is known of.
 const UNKNOWN_TIME: Duration = Duration::from_millis(100);
@@ -167,6 +168,15 @@ pub struct Machine {
     outdated: FxHashSet<ActionId>,
     /// Where files with these digests lie here, as far as it was ever asked; to be checked when used.
     digests_here: Option<FxHashMap<Digest, ArtifactId>>,
+    /// How much of what was asked for came, for a display.
+    fetched_files: Share,
+    fetched_bytes: Share,
+    /// Files and bytes of each fetch under way.
+    sizes: FxHashMap<FetchId, (u64, u64)>,
+    /// What is fetched of trees of which only single files are.
+    parts: FxHashMap<FetchId, Arc<TreeMeta>>,
+    /// What goals need besides what they stand for: outputs that symlinks among those lead to.
+    behind: Vec<Vec<ArtifactId>>,
     /// Fetches under way for each goal.
     goal_fetches: Vec<u32>,
     /// Uploads under way, with the keys under which results are stored.
@@ -322,6 +332,11 @@ impl Machine {
             rekeyed: FxHashSet::default(),
             outdated: FxHashSet::default(),
             digests_here: None,
+            fetched_files: Share::default(),
+            fetched_bytes: Share::default(),
+            sizes: FxHashMap::default(),
+            parts: FxHashMap::default(),
+            behind: vec![Vec::new(); goals.targets.len()],
             goal_fetches: vec![0; goals.targets.len()],
             uploading: FxHashMap::default(),
             generation: 0,
@@ -408,6 +423,9 @@ impl Machine {
             running: self.running.len() as u64,
             queued: self.queued,
             fetching: self.bytes.under_way() as u64,
+            files: self.fetched_files,
+            bytes: self.fetched_bytes,
+            received: 0,
             uploading: self.uploading.len() as u64,
         }
     }

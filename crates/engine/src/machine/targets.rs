@@ -69,9 +69,9 @@ impl Machine {
         let Goal { artifacts, runfiles, .. } = &self.goals.targets[goal];
         let is_absent = |id: &ArtifactId| {
             let is_output = self.model.artifact(*id).producer.is_some();
-            is_output && self.bytes.is_wanted_and_absent(*id)
+            is_output && (self.bytes.is_wanted_and_absent(*id) || self.is_part_absent(*id))
         };
-        !artifacts.iter().chain(runfiles).any(is_absent)
+        !artifacts.iter().chain(runfiles).chain(&self.behind[goal]).any(is_absent)
     }
 
     /// Says what became of a requested target, once.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DigestFunction, DownloadCounts,
-    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent, RemoteRequest,
-    RemoteStage, RunId, StopReason, TestStatus, UploadCounts, UploadRequest, Urgency, WsPath,
+    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent,
+    RemoteRequest, RemoteStage, RunId, StopReason, TestStatus, UploadCounts, UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
 use rustc_hash::FxHashMap;
@@ -156,6 +156,15 @@ pub struct RunningAction {
     pub stage: Option<RemoteStage>,
 }
 
+/// How much of how much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// What is done.
+    pub done: u64,
+    /// All of it.
+    pub all: u64,
+}
+
 /// Counts for a progress display.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -169,6 +178,12 @@ pub struct Progress {
     pub queued: u64,
     /// Outputs on their way here.
     pub fetching: u64,
+    /// Files of fetches begun so far, those that are done among them.
+    pub files: Share,
+    /// Their bytes.
+    pub bytes: Share,
+    /// Bytes that came from the remote store so far; the driver's to fill in.
+    pub received: u64,
     /// Results on their way to the caches.
     pub uploading: u64,
 }

@@ -31,6 +31,8 @@ pub(super) struct Progress {
     /// Whether the server said anything in this attempt.
     is_heard: AtomicBool,
     outage: Arc<Outage>,
+    /// Bytes that came from the server, by all calls.
+    total: Arc<AtomicU64>,
 }
 
 impl Attempt {
@@ -71,9 +73,15 @@ impl Attempt {
 
 impl Progress {
     /// Of a call that has not begun.
-    pub(super) fn new(outage: Arc<Outage>) -> Self {
+    pub(super) fn new(outage: Arc<Outage>, total: Arc<AtomicU64>) -> Self {
         let none = || AtomicU64::new(0);
-        Self { began: Instant::now(), last: none(), best: none(), is_heard: AtomicBool::new(false), outage }
+        Self { began: Instant::now(), last: none(), best: none(), is_heard: AtomicBool::new(false), outage, total }
+    }
+
+    /// So many bytes came: a sign of life.
+    pub(super) fn received(&self, bytes: usize) {
+        self.total.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved();
     }
 
     /// An attempt begins.

@@ -39,7 +39,7 @@ impl<'a> Retries<'a> {
             attempts: 0,
             is_probe: false,
             best: 0,
-            progress: Arc::new(Progress::new(Arc::clone(&grpc.outage))),
+            progress: Arc::new(Progress::new(Arc::clone(&grpc.outage), Arc::clone(&grpc.received))),
             credentials: AtomicU64::new(0),
             refused: None,
         }

@@ -38,7 +38,7 @@ impl Service<http::Request<Body>> for Watched {
         Box::pin(async move {
             let watch = |body: Body| {
                 Body::new(body.map_frame(move |frame| {
-                    progress.moved();
+                    progress.received(frame.data_ref().map_or(0, |bytes| bytes.len()));
                     frame
                 }))
             };

@@ -75,6 +75,8 @@ pub(super) struct Caller {
     turns: Semaphore,
     outage: Outage,
     calls: AtomicU64,
+    /// Bytes that came from it so far.
+    pub(super) received: AtomicU64,
     /// Version of the credentials used last.
     version: AtomicU64,
     /// One more than the version of the credentials that were refused last; 0 for none.
@@ -88,6 +90,7 @@ impl Caller {
             config,
             turns: Semaphore::new(MOST),
             calls: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             version: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
@@ -201,6 +204,7 @@ impl Caller {
         loop {
             match timeout(self.config.timeout, response.chunk()).await {
                 Ok(Ok(piece)) => {
+                    self.received.fetch_add(piece.as_ref().map_or(0, |piece| piece.len() as u64), Ordering::Relaxed);
                     if !piece.is_some_and(&mut *take) {
                         return Ok(());
                     }

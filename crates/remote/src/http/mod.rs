@@ -262,6 +262,10 @@ impl HttpCache {
         UploadCounts { files: blobs, bytes }
     }
 
+    pub(crate) fn received(&self) -> u64 {
+        self.caller.received.load(Ordering::Relaxed)
+    }
+
     /// As if so much time had gone by.
     #[cfg(test)]
     pub(crate) fn grow_older(&mut self, by: std::time::Duration) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use minibuild_core::{
     ActionKind, ArtifactId, ArtifactKind, Blob, BlobSource, CacheAnswer, CacheLookup, CheckId, Content, Digest,
-    ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchOutcome, FetchRequest, FoundOutput, OutputMeta, RemoteEvent, RemoteRequest, RunCost,
-    RunId, Stamp, StopReason, TreeNode, UploadRequest, WsPath,
+    ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchOutcome, FetchRequest, FoundOutput, OutputMeta,
+    RemoteEvent, RemoteRequest, RunCost, RunId, Stamp, StopReason, TreeNode, UploadRequest, WsPath,
 };
 
 use super::fake::{Entry, Fake};
@@ -369,7 +369,7 @@ impl Fake {
         };
         self.write_as(kind, request.path.as_str(), text);
         let fingerprint = self.disk[request.path.as_str()].fingerprint();
-        FetchOutcome::Done { stamps: vec![Stamp { fingerprint, trusted: true }], copied: 0 }
+        FetchOutcome::Done { stamps: vec![Stamp { fingerprint, trusted: true }], copied: Default::default() }
     }
 
     fn end_check(&mut self, id: CheckId, end: RemoteEnd) -> Result<Vec<Digest>, String> {

@@ -42,6 +42,62 @@ fn t26_regex_on_a_tree_root_fetches_the_tree() {
 }
 
 #[test]
+fn t26_regex_on_one_file_of_a_tree_fetches_that_file() {
+    let (remote, ws) = (Remote::new(), with_targets(TREE).file("in.txt", "x"));
+    let next = |regex: &str, expected: &[(&str, &str)], files: &[&str]| {
+        let regex = format!("--download-regex={regex}");
+        let run = remote.build(&ws, &["//...", MINIMAL, &regex]).ok();
+        assert_eq!(downloaded(&run), expected, "{regex}");
+        let is_file = |file: &&str| std::fs::symlink_metadata(ws.bin(file)).is_ok_and(|found| found.is_file());
+        let there: Vec<&str> = ["d/n/m/f", "d/plain", "d/run"].into_iter().filter(|file| is_file(file)).collect();
+        assert_eq!(there, files, "{regex}");
+        run
+    };
+    next(".*/d/n/m/f", &[("d/n/m/f", "regex")], &["d/n/m/f"]);
+    assert_eq!(ws.output("d/n/m/f"), "deep\n");
+    let sent = remote.sent();
+    let run = next(".*/d/n/m/f", &[], &["d/n/m/f"]).ok_without_running();
+    run.says_nothing_of("WARNING");
+    // What is here stays; what is new comes; what was deleted or changed comes back.
+    next(".*/d/run", &[("d/run", "regex")], &["d/n/m/f", "d/run"]).ok_without_running();
+    ws.remove("minibuild-out/bin/d/n/m/f");
+    next(".*/d/(run|n/m/f)", &[("d/n/m/f", "regex")], &["d/n/m/f", "d/run"]).ok_without_running();
+    assert!(remote.sent() > sent);
+    // The whole is the whole, and the part is then no part any more.
+    let run = remote.build(&ws, &["//..."]).ok_without_running();
+    assert_eq!(downloaded(&run).len(), 3);
+    assert_eq!(link_text(&ws, "d/link"), "plain");
+    next(".*/d/run", &[], &["d/n/m/f", "d/plain", "d/run"]).ok_without_running();
+}
+
+#[test]
+fn t26_a_part_of_a_tree_is_never_taken_for_the_tree() {
+    let reader = genrule("use", &[":tree"], &["use"], "find minibuild-out/bin/d -type f | sort > $OUT");
+    let local = reader + "tags = [\"no-remote\"]\n";
+    let (remote, ws) = (Remote::new(), with_targets(&[TREE, &local].concat()).file("in.txt", "x"));
+    remote.build(&ws, &["//:tree", MINIMAL, "--download-regex=.*/d/run"]).ok();
+    let run = remote.build(&ws, &["//:use", MINIMAL, "--download-regex=.*/d/run"]).ok();
+    assert_eq!(ws.output("use").lines().count(), 3);
+    run.started_only(&["//:use"]);
+    // Lost on the server, one wanted file makes the producer run again.
+    remote.evict_all();
+    ws.remove("minibuild-out/bin/d");
+    remote.build(&ws, &["//:tree", MINIMAL, "--download-regex=.*/d/n/m/f"]).ok();
+    assert_eq!(ws.output("d/n/m/f"), "deep\n");
+    assert!(!ws.has_output("d/run"));
+}
+
+#[test]
+fn t30_a_link_is_announced_with_what_it_leads_to() {
+    let slow = "[[fault]]\nkind = \"latency\"\nmethod = \"BatchReadBlobs\"\nms = 300\n";
+    let (remote, ws) = (Remote::with(slow), link());
+    let is_whole = || std::fs::metadata(ws.bin("sub/l")).is_ok();
+    announced_with(&remote, &ws, &["//:l"], &mut |label| assert!(is_whole(), "`{label}` leads nowhere"));
+    ws.remove("minibuild-out/bin/f");
+    announced_with(&remote, &ws, &["//:l"], &mut |label| assert!(is_whole(), "`{label}` leads nowhere"));
+}
+
+#[test]
 fn t29_test_of_mixed_targets() {
     let remote = Remote::new();
     let ws = chain();
@@ -60,6 +116,11 @@ fn t29_test_of_mixed_targets() {
 
 /// Runs a build, looking at the files of each target in the moment in which it is announced.
 fn announced(remote: &Remote, ws: &Workspace, args: &[&str]) -> Vec<String> {
+    announced_with(remote, ws, args, &mut |_| {})
+}
+
+/// The same, with a further look at each.
+fn announced_with(remote: &Remote, ws: &Workspace, args: &[&str], look: &mut dyn FnMut(&str)) -> Vec<String> {
     let fifo = ws.outside().join("events.fifo");
     if !fifo.exists() {
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs");
@@ -79,6 +140,7 @@ fn announced(remote: &Remote, ws: &Workspace, args: &[&str]) -> Vec<String> {
             assert_eq!(Some(is_there), output.present, "`{}` of `{label}`", output.path);
             assert!(is_there || args.contains(&MINIMAL), "`{}` of `{label}` is announced, but not there", output.path);
         }
+        look(&label);
         seen.push(label);
     }
     build.wait().ok();

@@ -20,6 +20,8 @@ usage: cargo xtask TASK
   tidy             checks on the repository itself (crate edges, module docs, pure crates, ...)
   bench-read [BYTES]
                    a blob up to the embedded server and down again: a yardstick for minibuild's own transfers
+  bench-read many [COUNT [BYTES [COUNT [BYTES [CONNECTIONS]]]]]
+                   so many small blobs and so many large ones down, hashed and written to files
   bench-sleep [ACTIONS [SECONDS [WORKERS]]]
                    actions that only sleep on the embedded server: what is beyond the sleeping is overhead
   dist             the static release binary; prints its path
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         ["ci", "--no-test"] => ci::run_ci(&root, false),
         ["test"] => ci::run_tests(&root),
         ["tidy"] => tidy::run(&root),
+        ["bench-read", "many", rest @ ..] => bench::run(&root, &[&["read"], rest].concat()),
         ["bench-read", rest @ ..] => bench::run(&root, &[&["transfer"], rest].concat()),
         ["bench-sleep", rest @ ..] => bench::run(&root, &[&["sleep"], rest].concat()),
         ["dist"] => dist::run(&root),

@@ -26,6 +26,8 @@ pub(super) struct Checks {
     open: FxHashMap<CheckId, Check>,
     /// Keys of results that the store was found not to have.
     missed: FxHashMap<ActionId, Digest>,
+    /// Outputs whose content the store said it has, though it may lack others of the same result.
+    present: FxHashMap<ArtifactId, Content>,
     /// Actions for which the store could not be asked.
     unanswered: FxHashSet<ActionId>,
     /// All that may be needed was asked for.
@@ -41,8 +43,8 @@ struct Check {
     is_lease: bool,
     /// Who waits for the answer; of a lease, whom it is about.
     runs: Vec<RunId>,
-    /// Known results, by their keys, that somebody may wait for later, with their blobs.
-    early: Vec<(ActionId, Digest, Vec<Digest>)>,
+    /// Known results, by their keys, that somebody may wait for later.
+    early: Vec<(ActionId, Digest, Vec<Content>)>,
 }
 
 impl Checks {
@@ -87,7 +89,7 @@ impl Machine {
         if !asked.is_empty() {
             let mut digests: Vec<Digest> = asked.iter().flat_map(|&action| self.known_blobs(action)).collect();
             let early = self.take_early(&asked);
-            digests.extend(early.iter().flat_map(|(_, _, blobs)| blobs));
+            digests.extend(early.iter().flat_map(|(_, _, contents)| contents).flat_map(blobs_of));
             let runs = asked.into_iter().map(|action| self.run_id(action)).collect();
             self.ask_check(Check { is_lease: false, runs, early }, digests);
         }
@@ -115,7 +117,7 @@ impl Machine {
 
     /// The first time: results of this build's other actions that are neither here nor believed to be in the store. They
     /// are asked for along with those that are needed now, so that a chain of actions costs one question.
-    fn take_early(&mut self, asked: &[ActionId]) -> Vec<(ActionId, Digest, Vec<Digest>)> {
+    fn take_early(&mut self, asked: &[ActionId]) -> Vec<(ActionId, Digest, Vec<Content>)> {
         if std::mem::replace(&mut self.checks.is_widened, true) {
             return Vec::new();
         }
@@ -125,7 +127,7 @@ impl Machine {
         others.filter_map(|action| self.early(action)).collect()
     }
 
-    fn early(&self, action: ActionId) -> Option<(ActionId, Digest, Vec<Digest>)> {
+    fn early(&self, action: ActionId) -> Option<(ActionId, Digest, Vec<Content>)> {
         let newest = self.state.action(&key_path(&self.model, action))?.results.first()?;
         if self.store.is_some_and(|store| newest.held_by.contains(&store)) || self.is_written(action) {
             return None;
@@ -135,8 +137,8 @@ impl Machine {
             self.world.outputs.get(id).is_some_and(|(content, _)| *content == meta.content)
         };
         let is_all_here = outputs.into_iter().all(is_here);
-        let blobs: Vec<Digest> = newest.outputs.iter().flat_map(|output| blobs_of(&output.content)).collect();
-        (!is_all_here).then_some((action, newest.key, blobs))
+        let contents = newest.outputs.iter().map(|output| output.content.clone()).collect();
+        (!is_all_here).then_some((action, newest.key, contents))
     }
 
     /// Whether minibuild writes the file itself: its bytes are made sooner than asked for.
@@ -163,6 +165,7 @@ impl Machine {
 
     /// The store lost something it was believed to have: what else it lost is worth knowing before it is needed.
     pub(super) fn suspect_store(&mut self) {
+        self.checks.present.clear();
         if self.checks.lease_due.is_some() {
             self.checks.lease_due = Some(self.now);
         }
@@ -186,27 +189,62 @@ impl Machine {
         }
     }
 
-    fn take_early_answers(&mut self, early: Vec<(ActionId, Digest, Vec<Digest>)>, missing: &HashSet<Digest>) {
-        for (action, key, blobs) in early {
-            if blobs.iter().any(|blob| missing.contains(blob)) {
-                self.checks.missed.insert(action, key);
-            } else if !self.lost.contains(&action) {
-                self.believe_remote(action, &key);
+    fn take_early_answers(&mut self, early: Vec<(ActionId, Digest, Vec<Content>)>, missing: &HashSet<Digest>) {
+        for (action, key, contents) in early {
+            if !self.lost.contains(&action) {
+                let contents: Vec<Option<Content>> = contents.into_iter().map(Some).collect();
+                self.take_presence(action, &key, &contents, missing);
             }
         }
+    }
+
+    /// Takes note of which outputs of a result the store has. True if no other is needed from it.
+    fn take_presence(
+        &mut self,
+        action: ActionId,
+        key: &Digest,
+        contents: &[Option<Content>],
+        missing: &HashSet<Digest>,
+    ) -> bool {
+        let model = Arc::clone(&self.model);
+        let (mut has_all, mut is_enough) = (true, true);
+        for (&id, content) in model.action(action).outputs.iter().zip(contents) {
+            let Some(content) = content else { continue };
+            if !blobs_of(content).iter().any(|blob| missing.contains(blob)) {
+                self.checks.present.insert(id, content.clone());
+                continue;
+            }
+            has_all = false;
+            is_enough &= self.world.outputs.get(&id).is_some_and(|(here, _)| here == content);
+        }
+        if has_all {
+            self.believe_remote(action, key);
+        } else if !is_enough {
+            self.checks.missed.insert(action, *key);
+        }
+        is_enough
+    }
+
+    /// Whether the store said in this build that it has this content of an output.
+    pub(super) fn is_present(&self, id: ArtifactId, content: &Content) -> bool {
+        self.checks.present.get(&id) == Some(content)
     }
 
     /// The store has the blobs of a known result, or not, or did not say: the action is looked at again.
     fn take_existence(&mut self, run: RunId, missing: Option<&HashSet<Digest>>) {
         let Some(lookup) = self.take_question(run, Question::Existence) else { return };
         let action = run.action;
-        if lookup.generation == self.generation {
-            let is_there = missing.map(|missing| self.known_blobs(action).all(|blob| !missing.contains(&blob)));
-            match is_there {
-                Some(true) => self.believe_remote(action, &lookup.key),
-                Some(false) => drop(self.checks.missed.insert(action, lookup.key)),
-                None => drop(self.checks.unanswered.insert(action)),
+        match missing {
+            Some(missing) if lookup.generation == self.generation => {
+                let outputs = self.model.action(action).outputs.iter();
+                let contents: Vec<Option<Content>> = outputs.map(|&id| self.known[id.index()].clone()).collect();
+                if self.take_presence(action, &lookup.key, &contents, missing) {
+                    // Should it be asked again, the answer was no.
+                    self.checks.missed.insert(action, lookup.key);
+                }
             }
+            Some(_) => {}
+            None => drop(self.checks.unanswered.insert(action)),
         }
         self.set_status(action, Status::Waiting);
         self.settle(self.graph.node(action));

@@ -251,7 +251,8 @@ impl Machine {
                     None
                 }
             };
-            changed |= self.learn(id, &meta.content, on_disk, is_remote);
+            let is_there = is_remote || self.is_present(id, &meta.content);
+            changed |= self.learn(id, &meta.content, on_disk, is_there);
         }
         changed
     }

@@ -7,6 +7,7 @@ mod fake_remote;
 mod histories;
 mod input_root;
 mod interleavings;
+mod ledger;
 mod plan;
 mod rules;
 mod rules_remote;

@@ -32,7 +32,7 @@ pub async fn run(program: &str, bytes: u64) {
     let (from, to) = (server.dir.path().join("up"), server.dir.path().join("down"));
     let digest = blocking({
         let from = from.clone();
-        move || make(&from, bytes)
+        move || make(&from, bytes, 1)
     })
     .await;
     let before = server.cost();
@@ -60,10 +60,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.expect("no panic")
 }
 
-/// A file that does not compress, and its digest.
-fn make(path: &Path, bytes: u64) -> Digest {
+/// A file that does not compress, another one for each seed, and its digest.
+pub fn make(path: &Path, bytes: u64, seed: u64) -> Digest {
     let (mut file, mut hasher) = (File::create(path).expect("a file"), F.hasher());
-    let (mut state, mut piece) = (1_u64, Vec::with_capacity(PIECE));
+    let (mut state, mut piece) = (seed, Vec::with_capacity(PIECE));
     let mut left = usize::try_from(bytes).expect("not that large");
     while left > 0 {
         piece.clear();
@@ -79,7 +79,7 @@ fn make(path: &Path, bytes: u64) -> Digest {
     hasher.finish()
 }
 
-async fn upload(channel: Channel, from: &Path, digest: &Digest) {
+pub async fn upload(channel: Channel, from: &Path, digest: &Digest) {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let (from, blob) = (from.to_owned(), *digest);
     let reader = tokio::task::spawn_blocking(move || {
@@ -108,7 +108,7 @@ async fn upload(channel: Channel, from: &Path, digest: &Digest) {
     reader.await.expect("no panic");
 }
 
-async fn download(channel: Channel, to: &Path, digest: &Digest) {
+pub async fn download(channel: Channel, to: &Path, digest: &Digest) {
     let (sender, mut receiver) = mpsc::channel::<Bytes>(AHEAD);
     let to = to.to_owned();
     let writer = tokio::task::spawn_blocking(move || {

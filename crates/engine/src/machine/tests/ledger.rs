@@ -247,7 +247,7 @@ fn known(session: &Session<'_>) -> BTreeMap<String, (usize, Option<Content>)> {
 /// `MINIBUILD_LEDGER` says how many; the long form has a thousand.
 #[test]
 fn random_ledgers_agree_with_the_model() {
-    let count = std::env::var("MINIBUILD_LEDGER").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let count = std::env::var("MINIBUILD_LEDGER").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
     let mut tally = Tally::default();
     for seed in 1..=count {
         let mut history = History::new(seed);

@@ -72,3 +72,28 @@ fn a_build_without_a_change_opens_no_connection() {
         }
     }
 }
+
+#[test]
+fn what_only_the_server_has_is_asked_for_in_builds_that_speak_to_it_anyway() {
+    let questions = |lease: &str| {
+        let (remote, ws) = (Remote::new(), with_targets(""));
+        let targets: String =
+            ["a", "b", "c"].map(|name| genrule(name, &[], &[name], &format!("echo {name} > $OUT"))).concat();
+        ws.write("BUILD.toml", &targets);
+        let executor = remote.executor();
+        let build = || {
+            let args = ["build", "//...", "--download=minimal", &executor, "--strategy=remote"];
+            let run = ws.invoke(&args).env("MINIBUILD_REMOTE_LEASE", lease).run().ok();
+            (run, remote.calls(&["FindMissingBlobs"]))
+        };
+        let (_, first) = build();
+        assert_eq!(build().1, first, "a build without a change asks nothing");
+        ws.write("BUILD.toml", targets.replace("echo c", "echo changed"));
+        let second = build().1;
+        ws.write("BUILD.toml", targets.replace("echo c", "echo again"));
+        (second - first, build().1 - second)
+    };
+    let (without, _) = questions("0s");
+    assert_eq!(questions("1h"), (without + 1, without), "once in an hour");
+    assert_eq!(questions("0s"), (without, without));
+}

@@ -21,7 +21,7 @@ const SMALL: u64 = 128 << 10;
 /// Small blobs on their way at a time.
 const MOST_SMALL: usize = 512;
 /// Others on their way at a time.
-const MOST_LARGE: usize = 16;
+const MOST_LARGE: usize = 8;
 
 /// The bytes of a blob, verified.
 #[derive(Clone)]

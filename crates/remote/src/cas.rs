@@ -41,8 +41,9 @@ use pile::Pile;
 const OVERHEAD: u64 = 160;
 /// Larger blobs have a stream of their own, whatever the server's limit: it can be resumed and compressed.
 const SMALL: u64 = 256 << 10;
-/// Streams at once in each direction: with what each holds in memory, some 64 MiB together.
-const STREAMS: usize = 16;
+/// Streams at once that send, and that receive: what a stream of the latter holds in memory, windows and all, is up to 8 MiB.
+const UPLOADS: usize = 16;
+const DOWNLOADS: usize = 8;
 /// Batches at once, of each kind.
 const BATCHES: usize = 4;
 /// Smaller blobs are not worth compressing.
@@ -91,8 +92,8 @@ impl GrpcCas {
             grpc,
             workspace,
             compression,
-            uploads: Semaphore::new(STREAMS),
-            downloads: Semaphore::new(STREAMS),
+            uploads: Semaphore::new(UPLOADS),
+            downloads: Semaphore::new(DOWNLOADS),
             presence: Mutex::default(),
             began: Instant::now(),
             sent_blobs: AtomicU64::new(0),

@@ -1,0 +1,1 @@
+//! Single courses of races, told as data.

@@ -116,12 +116,23 @@ impl<R, K: Rules> Race<R, K> {
             self.remote = remote;
         } else {
             self.stop_branches(reason, steps);
-            if let Remote::Ready { staged: Some(staged), .. } = self.remote {
-                steps.push(Step::KeepStaged(staged));
-                self.remote = Remote::Idle;
-            }
+            self.give_up_result(steps);
         }
         self.advance(steps);
+    }
+
+    /// A remote result that is complete and will not be used.
+    fn give_up_result(&mut self, steps: &mut Vec<Step<R>>) {
+        match self.remote {
+            Remote::Ready { staged, .. } => {
+                steps.extend(staged.map(Step::KeepStaged));
+                self.remote = Remote::Idle;
+            }
+            // It is told with the outcome.
+            Remote::Held { .. } => {}
+            _ => return,
+        }
+        steps.push(Step::BranchEnded(Branch::Remote, self.outcome_of_loser()));
     }
 
     /// Goes on once the branches are joined.

@@ -91,7 +91,7 @@ impl<R, K: Rules> Race<R, K> {
         self.advance(steps);
     }
 
-    fn outcome_of_loser(&self) -> BranchOutcome {
+    pub(super) fn outcome_of_loser(&self) -> BranchOutcome {
         match &self.stage {
             Stage::Joining(Verdict::Stopped(_)) | Stage::SettingAside(Verdict::Stopped(_), _) => BranchOutcome::Stopped,
             _ => BranchOutcome::Lost,

@@ -4,7 +4,7 @@ use std::mem;
 
 use minibuild_core::{Branch, BranchOutcome, StopReason};
 
-use super::state::{Local, Race, Remote, Stage, Verdict};
+use super::state::{Local, Lying, Race, Remote, Stage, Verdict};
 use super::{Attempt, FailureClass, Loser, Need, Outcome, Rules, SidedFailure, Step, Winner, Work};
 
 impl<R, K: Rules> Race<R, K> {
@@ -123,15 +123,17 @@ impl<R, K: Rules> Race<R, K> {
 
     /// A remote result that is complete and will not be used.
     fn give_up_result(&mut self, steps: &mut Vec<Step<R>>) {
-        match self.remote {
+        self.remote = match mem::replace(&mut self.remote, Remote::Idle) {
             Remote::Ready { staged, .. } => {
                 steps.extend(staged.map(Step::KeepStaged));
-                self.remote = Remote::Idle;
+                Remote::Idle
             }
-            // It is told with the outcome.
-            Remote::Held { .. } => {}
-            _ => return,
-        }
+            Remote::Held { result, .. } => Remote::Beaten(result),
+            other => {
+                self.remote = other;
+                return;
+            }
+        };
         steps.push(Step::BranchEnded(Branch::Remote, self.outcome_of_loser()));
     }
 
@@ -144,7 +146,7 @@ impl<R, K: Rules> Race<R, K> {
         }
         let is_kept = self.keeps_what_lies_there(verdict);
         let Stage::Joining(verdict) = mem::replace(&mut self.stage, Stage::Finished) else { return };
-        if self.is_dirty && !is_kept && self.rules.sets_aside() {
+        if self.lying != Lying::Nothing && !is_kept && self.rules.sets_aside() {
             let attempt = self.number();
             self.stage = Stage::SettingAside(verdict, attempt);
             steps.push(Step::SetAside(attempt));
@@ -158,7 +160,8 @@ impl<R, K: Rules> Race<R, K> {
         match verdict {
             Verdict::Won(claim) => claim.branch() == Branch::Local,
             Verdict::Failed(Branch::Local) => {
-                self.local_failure.as_ref().is_some_and(|(class, _)| *class >= FailureClass::Doubtful)
+                let did_run = |(class, _): &(FailureClass, R)| *class >= FailureClass::Doubtful;
+                self.lying == Lying::OfLocal && self.local_failure.as_ref().is_some_and(did_run)
             }
             Verdict::Failed(Branch::Remote) | Verdict::Stopped(_) => false,
         }
@@ -170,7 +173,9 @@ impl<R, K: Rules> Race<R, K> {
             return;
         }
         let Stage::SettingAside(verdict, _) = mem::replace(&mut self.stage, Stage::Finished) else { return };
-        self.is_dirty = !is_clean;
+        if is_clean {
+            self.lying = Lying::Nothing;
+        }
         self.has_leftovers = !is_clean;
         self.conclude(verdict, steps);
     }
@@ -181,7 +186,7 @@ impl<R, K: Rules> Race<R, K> {
             (Verdict::Won(claim), Remote::Ready { staged: Some(staged), .. }) if claim.branch() == Branch::Remote => {
                 let staged = *staged;
                 let attempt = self.number();
-                self.is_dirty = true;
+                self.lying = Lying::Strange;
                 self.stage = Stage::Publishing(claim, attempt);
                 steps.push(Step::Publish { attempt, staged });
             }
@@ -256,7 +261,7 @@ impl<R, K: Rules> Race<R, K> {
                 _ => (None, self.local_failure.take()),
             },
             Branch::Remote => match mem::replace(&mut self.remote, Remote::Spent) {
-                Remote::Held { result, .. } | Remote::Ready { result, .. } => {
+                Remote::Beaten(result) | Remote::Ready { result, .. } => {
                     (Some(result.report), self.remote_failure.take())
                 }
                 _ => (None, self.remote_failure.take()),

@@ -215,7 +215,12 @@ impl<R, K: Rules> Race<R, K> {
         }
         self.halt = Some(halt);
         match &mut self.stage {
-            Stage::Open => self.begin(Verdict::Stopped(halt), steps),
+            Stage::Open => {
+                // What finished counts, though it was to be compared.
+                let has_result = matches!(self.local, Local::Succeeded(_));
+                let claim = has_result.then(|| self.arbiter.grant(Branch::Local)).flatten();
+                self.begin(claim.map_or(Verdict::Stopped(halt), Verdict::Won), steps);
+            }
             Stage::Joining(Verdict::Stopped(known)) => {
                 *known = halt;
                 self.stop_branches(halt.stop_reason(), steps);

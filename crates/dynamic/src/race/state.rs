@@ -21,8 +21,7 @@ pub struct Race<R, K = Strict> {
     pub(super) arbiter: Arbiter,
     pub(super) stage: Stage,
     pub(super) halt: Option<Halt>,
-    /// Whether something may lie at the outputs that is no result.
-    pub(super) is_dirty: bool,
+    pub(super) lying: Lying,
     pub(super) has_leftovers: bool,
     pub(super) looked_up: bool,
     /// What was asked for last, while nothing has started since.
@@ -68,6 +67,8 @@ pub(super) enum Remote<R> {
         result: Found<R>,
         staged: Option<Attempt>,
     },
+    /// There is a result that lost, and is told for comparison.
+    Beaten(Found<R>),
     /// It failed and is not tried again.
     Spent,
 }
@@ -77,6 +78,17 @@ pub(super) enum Remote<R> {
 pub(super) struct Found<R> {
     pub(super) report: R,
     pub(super) is_cached: bool,
+}
+
+/// What may lie at the declared outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Lying {
+    /// Nothing, or what an earlier success put there.
+    Nothing,
+    /// What the last local run of this race wrote.
+    OfLocal,
+    /// What an earlier run left, or half of what was published.
+    Strange,
 }
 
 /// How far the race itself is.
@@ -148,7 +160,7 @@ impl<R, K: Rules> Race<R, K> {
             arbiter: Arbiter::default(),
             stage: Stage::Open,
             halt: None,
-            is_dirty: !plan.is_clean,
+            lying: if plan.is_clean { Lying::Nothing } else { Lying::Strange },
             has_leftovers: false,
             looked_up: false,
             needed: None,
@@ -227,7 +239,7 @@ impl<R, K: Rules> Race<R, K> {
         self.needed = None;
         match work {
             Work::Local => {
-                self.is_dirty = true;
+                self.lying = Lying::OfLocal;
                 self.local = Local::Running { attempt, told: None };
                 steps.push(Step::RunLocal(attempt));
             }

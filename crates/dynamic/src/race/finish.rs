@@ -10,7 +10,7 @@ use super::{Attempt, FailureClass, Loser, Need, Outcome, Rules, SidedFailure, St
 impl<R, K: Rules> Race<R, K> {
     /// Decides, if something can be decided; else asks for what is needed for that.
     pub(super) fn settle(&mut self, steps: &mut Vec<Step<R>>) {
-        if self.plan.compares && !self.is_comparable(steps) {
+        if self.compares && !self.is_comparable(steps) {
             return;
         }
         if let Some(branch) = self.deciding_failure() {

@@ -3,7 +3,7 @@
 use minibuild_core::{Branch, StopReason};
 
 use super::claim::{Arbiter, Claim};
-use super::{Attempt, Event, FailureClass, Halt, Need, Plan, Rules, Step, Strict, Work};
+use super::{Attempt, Event, FailureClass, Halt, Need, Plan, Rules, Sides, Step, Strict, Work};
 
 /// After as many returned claims the remote side is not tried again.
 const MAX_RETURNED: u8 = 2;
@@ -12,7 +12,9 @@ const MAX_RETURNED: u8 = 2;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Race<R, K = Strict> {
     pub(super) rules: K,
-    pub(super) plan: Plan,
+    pub(super) sides: Sides,
+    /// Whether both branches run to their ends.
+    pub(super) compares: bool,
     pub(super) next: Attempt,
     pub(super) local: Local<R>,
     pub(super) remote: Remote<R>,
@@ -151,7 +153,8 @@ impl<R, K: Rules> Race<R, K> {
     pub fn with_rules(plan: Plan, rules: K) -> Self {
         Self {
             rules,
-            plan,
+            sides: plan.sides,
+            compares: plan.compares,
             next: plan.first,
             local: Local::Idle,
             remote: Remote::Idle,
@@ -172,7 +175,7 @@ impl<R, K: Rules> Race<R, K> {
         let is_open = self.stage == Stage::Open && self.halt.is_none();
         is_open
             && match work {
-                Work::Local => matches!(self.local, Local::Idle) && self.plan.sides.allow(Branch::Local),
+                Work::Local => matches!(self.local, Local::Idle) && self.sides.allow(Branch::Local),
                 Work::LookUp => matches!(self.remote, Remote::Idle) && !self.looked_up,
                 Work::Execute => self.may_execute(),
             }
@@ -180,7 +183,7 @@ impl<R, K: Rules> Race<R, K> {
 
     fn may_execute(&self) -> bool {
         matches!(self.remote, Remote::Idle)
-            && self.plan.sides.allow(Branch::Remote)
+            && self.sides.allow(Branch::Remote)
             && self.arbiter.returned() < MAX_RETURNED
     }
 

@@ -3,8 +3,7 @@
 //! `explore` goes depth first, so that it sees circles; `find_shortest` goes breadth first, so that what it finds is
 //! short.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use minibuild_dynamic::race::Rules;
@@ -22,6 +21,8 @@ pub struct Explored {
     pub violation: Option<(Violation, Vec<Move>)>,
 }
 
+type Seen = HashSet<u128, BuildHasherDefault<Identity>>;
+
 struct Frame<K> {
     world: World<K>,
     id: u128,
@@ -31,40 +32,37 @@ struct Frame<K> {
 /// All states that can be reached; stops at the first violation.
 pub fn explore<K: Rules + Clone + Eq + Hash>(config: &Config, rules: &K) -> Explored {
     let mut found = Explored::default();
-    // Whether the state is on the way to the one that is looked at.
-    let mut seen: HashMap<u128, bool, BuildHasherDefault<Identity>> = HashMap::default();
+    let mut seen: Seen = Seen::default();
+    let mut on_path: Seen = Seen::default();
     let mut path: Vec<(Frame<K>, Option<Move>)> = Vec::new();
-    let start = World::new(config, rules);
-    seen.insert(identity(&start), true);
+    let start = frame(World::new(config, rules), config);
+    seen.insert(start.id);
+    on_path.insert(start.id);
     found.states = 1;
-    path.push((frame(start, config), None));
+    path.push((start, None));
     while let Some((top, _)) = path.last_mut() {
         let Some(mv) = top.moves.pop() else {
-            seen.insert(top.id, false);
+            on_path.remove(&top.id);
             path.pop();
             continue;
         };
         found.transitions += 1;
         let mut next = top.world.clone();
-        let verdict = next.apply(config, mv);
+        let mut verdict = next.apply(config, mv);
         let id = identity(&next);
-        let verdict = match (verdict, seen.entry(id)) {
-            (Err(violation), _) => Err(violation),
-            (Ok(()), Entry::Occupied(known)) => match *known.get() {
-                true => Err("a circle: it can go on for ever without an end"),
-                false => continue,
-            },
-            (Ok(()), Entry::Vacant(new)) => {
-                new.insert(true);
-                found.states += 1;
-                let next = frame(next, config);
-                match next.moves.is_empty() {
-                    true => end_of(&next.world).map(|end| *found.ends.entry(end).or_default() += 1),
-                    false => Ok(()),
-                }
-                .map(|()| path.push((next, Some(mv))))
+        if on_path.contains(&id) {
+            verdict = verdict.and(Err("a circle: it can go on for ever without an end"));
+        }
+        if verdict.is_ok() && seen.insert(id) {
+            found.states += 1;
+            let moves = next.moves(config);
+            if moves.is_empty() {
+                verdict = end_of(&next).map(|end| *found.ends.entry(end).or_default() += 1);
+            } else {
+                on_path.insert(id);
+                path.push((Frame { world: next, id, moves }, Some(mv)));
             }
-        };
+        }
         found.longest = found.longest.max(path.len());
         if let Err(violation) = verdict {
             let trace = path.iter().filter_map(|(_, mv)| *mv).chain([mv]).collect();
@@ -82,7 +80,7 @@ pub fn find_shortest<K: Rules + Clone + Eq + Hash>(
     limit: usize,
 ) -> Option<(Violation, Vec<Move>)> {
     let mut ways: Vec<(usize, Option<Move>)> = vec![(0, None)];
-    let mut seen: HashSet<u128, BuildHasherDefault<Identity>> = HashSet::default();
+    let mut seen = Seen::default();
     let start = World::new(config, rules);
     seen.insert(identity(&start));
     let mut waiting = VecDeque::from([(start, 0)]);
@@ -131,21 +129,29 @@ pub fn end_of<K>(world: &World<K>) -> Result<String, Violation> {
 }
 
 fn identity(world: &impl Hash) -> u128 {
-    let mut hasher = Wide(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+    let mut hasher = Wide { state: 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, names: [0; NAMES], count: 0 };
     world.hash(&mut hasher);
     // The last words have to reach all bits, too.
-    let mixed = (hasher.0 ^ (hasher.0 >> 67)).wrapping_mul(PRIME);
+    let mixed = (hasher.state ^ (hasher.state >> 67)).wrapping_mul(PRIME);
     mixed ^ (mixed >> 61)
 }
 
 const PRIME: u128 = 0x2d99_787c_2693_4fb5_9e37_79b9_7f4a_7c15;
+const NAMES: usize = 32;
 
 /// 128 bits, so that two of some hundred million states are hardly ever taken for one (chance below 10^-21).
-struct Wide(u128);
+///
+/// Numbers of attempts are replaced by the order in which they appear, for each action anew: they are only ever compared
+/// for equality, so states that differ in numbers alone behave alike. They are the only `u32` of a world.
+struct Wide {
+    state: u128,
+    names: [u32; NAMES],
+    count: usize,
+}
 
 impl Hasher for Wide {
     fn finish(&self) -> u64 {
-        (self.0 >> 64) as u64
+        (self.state >> 64) as u64
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -159,7 +165,19 @@ impl Hasher for Wide {
     }
 
     fn write_u32(&mut self, value: u32) {
-        self.write_u64(value.into());
+        let known = self.names[..self.count].iter().position(|&name| name == value);
+        let place = known.unwrap_or(self.count);
+        if known.is_none() {
+            assert!(place < NAMES, "more attempts in one action than there is room for");
+            self.names[place] = value;
+            self.count += 1;
+        }
+        self.write_u64(place as u64);
+    }
+
+    /// What [`crate::world::Border`] writes.
+    fn write_u16(&mut self, _: u16) {
+        self.count = 0;
     }
 
     fn write_usize(&mut self, value: usize) {
@@ -171,7 +189,7 @@ impl Hasher for Wide {
     }
 
     fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0 ^ u128::from(value).wrapping_add(0x9e37)).wrapping_mul(PRIME).rotate_left(59);
+        self.state = (self.state ^ u128::from(value).wrapping_add(0x9e37)).wrapping_mul(PRIME).rotate_left(59);
     }
 }
 

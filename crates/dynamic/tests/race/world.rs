@@ -5,6 +5,8 @@
 //! Messages are not delayed separately: to whoever sees nothing but messages, one in flight is work that has not ended
 //! yet. What differs is that its sender no longer hears of a stop, so every end but "stopped" stays possible after one.
 
+use std::hash::{Hash, Hasher};
+
 use minibuild_core::{Branch, StopReason};
 use minibuild_dynamic::race::{
     Answer, Attempt, Event, FailureClass, Halt, LocalEnd, Need, Plan, Race, RemoteEnd, Rules, Sides, StagingEnd, Step,
@@ -107,9 +109,20 @@ pub enum End {
     Stopped,
 }
 
+/// Where the numbers of another action begin, for the hasher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Border;
+
+impl Hash for Border {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u16(0);
+    }
+}
+
 /// One action.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Action<K> {
+    pub border: Border,
     pub race: Race<Tag, K>,
     pub process: Option<Process>,
     pub look_up: Option<Stream>,
@@ -750,6 +763,7 @@ impl<K: Rules + Clone + Eq> World<K> {
 impl<K> Action<K> {
     fn new(race: Race<Tag, K>) -> Self {
         Self {
+            border: Border,
             race,
             process: None,
             look_up: None,

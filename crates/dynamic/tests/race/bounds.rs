@@ -48,3 +48,16 @@ pub fn catch(mutation: Mutation) -> Option<(Violation, Vec<Move>)> {
         find_shortest(&world, &Broken(mutation), 300_000)
     })
 }
+
+/// What takes longer: one action with all faults there are, two with as many as `faults`.
+pub fn long(faults: u8) -> Vec<Config> {
+    let all = EACH.iter().sum();
+    vec![
+        config("one action", &ONE, all),
+        config("one action, nothing wanted on disk", &ONE_UNWANTED, all),
+        config("one action, here only", &HERE, all),
+        config("one action, remotely only", &THERE, all),
+        Config { compares: true, ..config("one action, both sides compared", &ONE, all) },
+        config("two actions", &TWO, faults),
+    ]
+}

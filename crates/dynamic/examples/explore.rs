@@ -1,0 +1,53 @@
+//! Explores the race protocol at length and prints what was found:
+//! `cargo run --release -p minibuild-dynamic --example explore [FAULTS]`, where FAULTS bounds those of two actions.
+
+#[path = "../tests/race/bounds.rs"]
+mod bounds;
+#[path = "../tests/race/checks.rs"]
+mod checks;
+#[path = "../tests/race/explorer.rs"]
+mod explorer;
+#[path = "../tests/race/mutants.rs"]
+mod mutants;
+#[path = "../tests/race/world.rs"]
+mod world;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use minibuild_dynamic::race::Strict;
+
+fn main() -> ExitCode {
+    let faults = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
+    let mut is_good = true;
+    for config in bounds::long(faults) {
+        let begun = Instant::now();
+        let found = explorer::explore(&config, &Strict);
+        println!("{}, at most {} faults (each once, failing renames and Ctrl-C twice)", config.name, config.faults);
+        println!(
+            "  {} states, {} transitions, at most {} moves, {:.1} s",
+            found.states,
+            found.transitions,
+            found.longest,
+            begun.elapsed().as_secs_f64()
+        );
+        for (end, count) in &found.ends {
+            println!("  {count:>10} × {end}");
+        }
+        if let Some((violation, trace)) = &found.violation {
+            is_good = false;
+            println!("  VIOLATION: {violation}\n    {trace:?}");
+        }
+    }
+    println!("mutants");
+    for (mutation, bug) in mutants::ALL {
+        match bounds::catch(mutation) {
+            Some((violation, trace)) => println!("  {bug}\n    caught: {violation}\n    {trace:?}"),
+            None => {
+                is_good = false;
+                println!("  {bug}\n    NOT CAUGHT");
+            }
+        }
+    }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -247,7 +247,6 @@ impl<R, K: Rules> Race<R, K> {
         let local = self.take_end(Branch::Local);
         let remote = self.take_end(Branch::Remote);
         let (won, lost) = if branch == Branch::Local { (local, remote) } else { (remote, local) };
-        let (won, lost) = if self.rules.shown(branch) == branch { (won, lost) } else { (lost, won) };
         let Loser::Succeeded(report) = won else { return Outcome::Bug("what won has no result") };
         let winner = Winner { branch, report, is_cached, is_on_disk };
         Outcome::Won { winner, loser: lost, has_leftovers: self.has_leftovers }

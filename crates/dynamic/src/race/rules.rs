@@ -49,11 +49,6 @@ pub trait Rules {
     fn returns_claim(&self) -> bool {
         true
     }
-
-    /// Whose report is shown where `winner` won.
-    fn shown(&self, winner: Branch) -> Branch {
-        winner
-    }
 }
 
 /// The contract.

@@ -67,6 +67,9 @@ pub fn state<K: Rules + Clone + Eq>(world: &World<K>) -> Result<(), Violation> {
         return Ok(());
     }
     for action in &world.actions {
+        if let Some(halt) = world.halt {
+            ensure(is_stopping(action, halt), "something goes on after a stop as if nobody had asked")?;
+        }
         if action.end.is_some() {
             ensure(action.is_idle(), "an action ended while something of it goes on")?;
         } else if action.has_started && action.is_idle() {
@@ -74,6 +77,15 @@ pub fn state<K: Rules + Clone + Eq>(world: &World<K>) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// Whether all that is under way was told to end, and as urgently as was asked.
+fn is_stopping<K>(action: &Action<K>, halt: Halt) -> bool {
+    // Whoever lost is killed at once already.
+    let urgency = halt.stop_reason().min(StopReason::LostRace);
+    let local = action.process.is_none_or(|process| process.is_survivor || process.told >= Some(urgency));
+    let streams = [action.execution, action.staging];
+    local && streams.into_iter().flatten().all(|stream| stream.is_dropped)
 }
 
 /// Whether what is asked for can be started.
@@ -176,6 +188,6 @@ fn failed<K: Rules>(
     }
     let decides = first.class >= FailureClass::Command;
     ensure(!action.has_own_failure || decides, "the command failed, and something else is shown")?;
-    let is_alone = sides != Sides::Either;
+    let is_alone = sides != Sides::Either || first.class == FailureClass::Inputs;
     ensure(decides || is_alone || second.is_some(), "an action fails though the other side could decide")
 }

@@ -11,7 +11,6 @@ pub enum Mutation {
     StopIsInterrupt,
     StopsBeforeStaged,
     KeepsTransient,
-    ShowsLoser,
     PublishesBesideLiving,
     LeavesStream,
     KeepsClaim,
@@ -19,6 +18,7 @@ pub enum Mutation {
     AnyFailureDecides,
     OwnFailureWaits,
     // What surrounds it.
+    ShowsLoser,
     ForgetsNeed,
     HidesSurvivor,
     HidesLeftovers,
@@ -97,13 +97,5 @@ impl Rules for Broken {
 
     fn returns_claim(&self) -> bool {
         self.0 != Mutation::KeepsClaim
-    }
-
-    fn shown(&self, winner: Branch) -> Branch {
-        match (self.0, winner) {
-            (Mutation::ShowsLoser, Branch::Local) => Branch::Remote,
-            (Mutation::ShowsLoser, Branch::Remote) => Branch::Local,
-            _ => winner,
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 
 use minibuild_core::{Branch, StopReason};
 use minibuild_dynamic::race::{
-    Answer, Attempt, Event, FailureClass, Halt, LocalEnd, Need, Plan, Race, RemoteEnd, Rules, Sides, StagingEnd, Step,
+    Answer, Attempt, Event, FailureClass, Halt, LocalEnd, Loser, Need, Outcome, Plan, Race, RemoteEnd, Rules, Sides, StagingEnd, Step,
     Work,
 };
 
@@ -159,7 +159,7 @@ pub enum Fault {
     Local,
     /// Something of a local run cannot be killed.
     Kill,
-    /// A remote run fails as such, or its completion is lost and a deadline ends it.
+    /// A remote run fails as such, or its completion is lost and a deadline ends it, or it lacks inputs.
     Remote,
     Download,
     SetAside,
@@ -224,6 +224,8 @@ pub enum Move {
     RunsRemotely(usize),
     FailsRemotely(usize),
     RemoteBreaks(usize),
+    /// What it reads is nowhere.
+    LacksInputs(usize),
     Closes(usize),
     Downloads(usize),
     DownloadFails(usize),
@@ -244,8 +246,14 @@ pub enum Move {
 /// What is wrong with a state.
 pub type Violation = &'static str;
 
-fn other_failure(class: FailureClass, tag: Tag) -> (FailureClass, Tag) {
-    (class, Tag { truth: Truth::Failed, ..tag })
+fn show_loser(outcome: &mut Outcome<Tag>) {
+    if let Outcome::Won { winner, loser: Loser::Failed(failure), .. } = outcome {
+        winner.report = failure.report;
+    }
+}
+
+fn failed(tag: Tag) -> Tag {
+    Tag { truth: Truth::Failed, ..tag }
 }
 
 impl<K: Rules + Clone + Eq> World<K> {
@@ -341,7 +349,9 @@ impl<K: Rules + Clone + Eq> World<K> {
             if self.upload == Upload::Done {
                 moves.extend([Move::RunsRemotely(i), Move::FailsRemotely(i)]);
             }
-            moves.extend(self.may(Fault::Remote).then_some(Move::RemoteBreaks(i)));
+            if self.may(Fault::Remote) {
+                moves.extend([Move::RemoteBreaks(i), Move::LacksInputs(i)]);
+            }
             moves.extend(stream.is_dropped.then_some(Move::Closes(i)));
         }
         if let Some(stream) = action.staging {
@@ -370,16 +380,12 @@ impl<K: Rules + Clone + Eq> World<K> {
         match mv {
             Move::Start(i, work) => self.tell(config, i, Event::Start(work))?,
             Move::Runs(i) => self.go_on(config, i)?,
-            Move::ExitsNonZero(i) => self.end_process(config, i, |tag| {
-                let (class, tag) = other_failure(FailureClass::Command, tag);
-                LocalEnd::Failed(class, tag)
-            })?,
+            Move::ExitsNonZero(i) => {
+                self.end_process(config, i, |tag| LocalEnd::Failed(FailureClass::Command, failed(tag)))?;
+            }
             Move::DiesOfSignal(i) => {
                 self.spend(Fault::Local);
-                self.end_process(config, i, |tag| {
-                    let (class, tag) = other_failure(FailureClass::Doubtful, tag);
-                    LocalEnd::Failed(class, tag)
-                })?;
+                self.end_process(config, i, |tag| LocalEnd::Failed(FailureClass::Doubtful, failed(tag)))?;
             }
             Move::DiesAsTold(i) if self.is_down => self.actions[i].process = None,
             Move::DiesAsTold(i) => {
@@ -387,7 +393,11 @@ impl<K: Rules + Clone + Eq> World<K> {
             }
             Move::CannotBeKilled(i) => self.survive(config, i)?,
             Move::Answers(i, is_hit) => self.answer(config, i, is_hit)?,
-            Move::RunsRemotely(i) | Move::FailsRemotely(i) | Move::RemoteBreaks(i) => self.end_remote(config, i, mv)?,
+            Move::RunsRemotely(i) | Move::FailsRemotely(i) => self.end_remote(config, i, mv)?,
+            Move::RemoteBreaks(i) | Move::LacksInputs(i) => {
+                self.spend(Fault::Remote);
+                self.end_remote(config, i, mv)?;
+            }
             Move::Closes(i) => self.close(config, i)?,
             Move::Downloads(i) => self.download(config, i)?,
             Move::DownloadFails(i) => self.fail_download(config, i)?,
@@ -453,7 +463,7 @@ impl<K: Rules + Clone + Eq> World<K> {
         let is_hidden = config.mutation == Some(Mutation::HidesSurvivor);
         self.end_local(config, i, process, |tag| match is_hidden {
             true => LocalEnd::Stopped(tag),
-            false => LocalEnd::Stuck(Tag { truth: Truth::Failed, ..tag }),
+            false => LocalEnd::Stuck(failed(tag)),
         })
     }
 
@@ -496,22 +506,16 @@ impl<K: Rules + Clone + Eq> World<K> {
             Move::RunsRemotely(_) => RemoteEnd::Succeeded { report, to_stage },
             Move::FailsRemotely(_) => {
                 action.has_own_failure |= !stream.is_dropped;
-                let (class, tag) = other_failure(FailureClass::Command, report);
-                RemoteEnd::Failed(class, tag)
+                RemoteEnd::Failed(FailureClass::Command, failed(report))
             }
-            _ => {
-                let (class, tag) = other_failure(FailureClass::Infrastructure, report);
-                RemoteEnd::Failed(class, tag)
-            }
+            Move::LacksInputs(_) => RemoteEnd::Failed(FailureClass::Inputs, failed(report)),
+            _ => RemoteEnd::Failed(FailureClass::Infrastructure, failed(report)),
         };
         action.is_remote_decided = match &end {
             RemoteEnd::Succeeded { to_stage, .. } => !to_stage,
             RemoteEnd::Failed(class, _) => *class == FailureClass::Command,
             RemoteEnd::Closed(_) => false,
         };
-        if matches!(mv, Move::RemoteBreaks(_)) {
-            self.spend(Fault::Remote);
-        }
         self.leave_upload(i);
         self.complete(config, i, Event::RemoteEnded(stream.attempt, end))
     }
@@ -690,7 +694,10 @@ impl<K: Rules + Clone + Eq> World<K> {
                 }
             }
             Step::BranchEnded(branch, _) => action.open[branch as usize] = false,
-            Step::Finish(outcome) => {
+            Step::Finish(mut outcome) => {
+                if config.mutation == Some(Mutation::ShowsLoser) {
+                    show_loser(&mut outcome);
+                }
                 let end = checks::outcome(self, config, i, &outcome)?;
                 let action = &mut self.actions[i];
                 action.end = Some(end);

@@ -29,6 +29,6 @@ mod tests;
 pub use rules::{Rules, Strict};
 pub use state::Race;
 pub use values::{
-    Answer, Attempt, Event, FailureClass, Halt, LocalEnd, Loser, Need, Outcome, Plan, RemoteEnd, Sides, SidedFailure,
+    Answer, Attempt, Event, FailureClass, Halt, LocalEnd, Loser, Need, Outcome, Plan, RemoteEnd, SidedFailure, Sides,
     StagingEnd, Step, Winner, Work,
 };

@@ -61,9 +61,8 @@ impl<R, K: Rules> Race<R, K> {
 
     fn deciding_failure(&self) -> Option<Branch> {
         // Where both are compared, a local result is used all the same.
-        let decides = |failure: &Option<(FailureClass, R)>| {
-            failure.as_ref().is_some_and(|(class, _)| self.rules.decides(*class))
-        };
+        let decides =
+            |failure: &Option<(FailureClass, R)>| failure.as_ref().is_some_and(|(class, _)| self.rules.decides(*class));
         if decides(&self.local_failure) {
             Some(Branch::Local)
         } else if decides(&self.remote_failure) && !matches!(self.local, Local::Succeeded(_)) {
@@ -284,13 +283,5 @@ impl<R, K: Rules> Race<R, K> {
             Some(first) => Outcome::Failed { first, second, has_leftovers: self.has_leftovers },
             None => Outcome::Bug("an action failed without a failure"),
         }
-    }
-}
-
-#[cfg(test)]
-impl<R, K> Race<R, K> {
-    /// The number given last.
-    pub(super) fn last(&self) -> Attempt {
-        Attempt(self.next.0.saturating_sub(1))
     }
 }

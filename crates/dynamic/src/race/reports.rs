@@ -142,7 +142,7 @@ impl<R, K: Rules> Race<R, K> {
     }
 
     fn take_remote_result(&mut self, result: Found<R>, to_stage: bool, steps: &mut Vec<Step<R>>) {
-        if self.compares && !self.has_local_ended() {
+        if self.compares && (matches!(self.local, Local::Succeeded(_)) || !self.has_local_ended()) {
             self.remote = Remote::Held { result, to_stage };
         } else {
             self.prepare_result(result, to_stage, steps);

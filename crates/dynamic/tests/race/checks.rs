@@ -1,7 +1,9 @@
 //! What has to hold: of each step, of each state, of each outcome.
 
 use minibuild_core::{Branch, StopReason};
-use minibuild_dynamic::race::{FailureClass, Halt, Loser, Need, Outcome, Rules, SidedFailure, Sides, Step, Winner, Work};
+use minibuild_dynamic::race::{
+    FailureClass, Halt, Loser, Need, Outcome, Rules, SidedFailure, Sides, Step, Winner, Work,
+};
 
 use crate::world::{Action, Cell, Config, End, Tag, Tree, Truth, Violation, World};
 
@@ -50,9 +52,7 @@ pub fn step<K: Rules + Clone + Eq>(world: &World<K>, i: usize, step: &Step<Tag>)
             let is_there = action.staged.is_some_and(|staged| staged.attempt == *attempt);
             ensure(is_there, "staged bytes are given away that are not there")
         }
-        Step::BranchEnded(branch, _) => {
-            ensure(action.open[*branch as usize], "a branch ends that did not begin")
-        }
+        Step::BranchEnded(branch, _) => ensure(action.open[*branch as usize], "a branch ends that did not begin"),
         Step::DropLookUp(_) | Step::Finish(_) => Ok(()),
     }
 }
@@ -119,6 +119,9 @@ pub fn outcome<K: Rules + Clone + Eq>(
             ensure(!has_survivor, "a result is used beside a process that may go on writing")?;
             ensure(config.compares || !action.has_own_failure, "the command failed, and the action did not")?;
             loser_is_the_other(winner.branch, loser, config)?;
+            let is_alone = config.actions[i].0 != Sides::Either || is_halted(world);
+            let is_compared = is_alone || *loser != Loser::Nothing;
+            ensure(!config.compares || is_compared, "there is nothing to compare the result with")?;
             won(action, winner, *has_leftovers)
         }
         Outcome::Failed { first, second, has_leftovers } => {

@@ -9,8 +9,8 @@ use std::hash::{Hash, Hasher};
 
 use minibuild_core::{Branch, StopReason};
 use minibuild_dynamic::race::{
-    Answer, Attempt, Event, FailureClass, Halt, LocalEnd, Loser, Need, Outcome, Plan, Race, RemoteEnd, Rules, Sides, StagingEnd, Step,
-    Work,
+    Answer, Attempt, Event, FailureClass, Halt, LocalEnd, Loser, Need, Outcome, Plan, Race, RemoteEnd, Rules, Sides,
+    StagingEnd, Step, Work,
 };
 
 use crate::checks;

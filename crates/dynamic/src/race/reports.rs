@@ -5,9 +5,24 @@ use std::mem;
 use minibuild_core::{Branch, BranchOutcome, StopReason};
 
 use super::state::{Found, Local, Race, Remote, Stage, Verdict};
-use super::{Answer, Attempt, FailureClass, Halt, LocalEnd, RemoteEnd, Rules, StagingEnd, Step};
+use super::{Answer, Attempt, FailureClass, Halt, LocalEnd, RemoteEnd, Rules, StagingEnd, Step, Work};
 
 impl<R, K: Rules> Race<R, K> {
+    pub(super) fn take_refusal(&mut self, branch: Branch, class: FailureClass, report: R, steps: &mut Vec<Step<R>>) {
+        match branch {
+            Branch::Local if self.may_start(Work::Local) => {
+                self.local = Local::Spent;
+                self.local_failure = Some((class, report));
+            }
+            Branch::Remote if self.may_start(Work::Execute) => {
+                self.remote = Remote::Spent;
+                self.remote_failure = Some((class, report));
+            }
+            _ => return,
+        }
+        self.settle(steps);
+    }
+
     pub(super) fn take_local_end(&mut self, attempt: Attempt, end: LocalEnd<R>, steps: &mut Vec<Step<R>>) {
         let Local::Running { attempt: current, told } = self.local else { return };
         if !self.rules.is_current(current, attempt) {

@@ -223,6 +223,7 @@ impl<R, K: Rules> Race<R, K> {
         let mut steps = Vec::new();
         match event {
             Event::Start(work) => self.start(work, &mut steps),
+            Event::CannotStart(branch, class, report) => self.take_refusal(branch, class, report, &mut steps),
             Event::LocalEnded(attempt, end) => self.take_local_end(attempt, end, &mut steps),
             Event::LookedUp(attempt, answer) => self.take_answer(attempt, answer, &mut steps),
             Event::RemoteEnded(attempt, end) => self.take_remote_end(attempt, end, &mut steps),

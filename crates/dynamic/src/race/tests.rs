@@ -335,6 +335,25 @@ fn a_sides_own_failure_lets_the_other_decide() {
 }
 
 #[test]
+fn a_side_that_cannot_start_has_failed() {
+    let nowhere = || Event::CannotStart(Branch::Remote, FailureClass::Infrastructure, "outage");
+    let doubtful = failure(Branch::Local, FailureClass::Doubtful, "local");
+    let outage = failure(Branch::Remote, FailureClass::Infrastructure, "outage");
+    let steps = [ended(Branch::Local, Failed), Step::Need(Need::Remote)];
+    check(&[
+        (START_LOCAL, &[Step::RunLocal(at(0))]),
+        (local_fails(0, FailureClass::Doubtful), &steps),
+        (nowhere(), &[failed(doubtful.clone(), Some(outage.clone()))]),
+    ]);
+    check(&[
+        (nowhere(), &[Step::Need(Need::Local)]),
+        (nowhere(), &[]),
+        (START_LOCAL, &[Step::RunLocal(at(0))]),
+        (local_fails(0, FailureClass::Doubtful), &[ended(Branch::Local, Failed), failed(doubtful, Some(outage))]),
+    ]);
+}
+
+#[test]
 fn both_fail_and_the_commands_own_failure_comes_first() {
     let classes = [FailureClass::Infrastructure, FailureClass::Doubtful];
     for (here, there) in classes.into_iter().flat_map(|here| classes.map(|there| (here, there))) {

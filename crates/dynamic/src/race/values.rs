@@ -42,7 +42,7 @@ pub struct Plan {
 }
 
 /// Something that can be started when a place for it is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Work {
     /// The local branch.
     Local,
@@ -115,7 +115,7 @@ impl FailureClass {
 }
 
 /// How a local run ended. All of its processes are gone, but for `Stuck`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LocalEnd<R> {
     /// With 0, its outputs captured as declared.
     Succeeded(R),
@@ -128,7 +128,7 @@ pub enum LocalEnd<R> {
 }
 
 /// What a cache answered.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Answer<R> {
     /// It has a usable result.
     Hit {
@@ -142,7 +142,7 @@ pub enum Answer<R> {
 }
 
 /// How a remote execution ended; its stream is closed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RemoteEnd<R> {
     /// With 0 and all declared outputs.
     Succeeded {
@@ -158,7 +158,7 @@ pub enum RemoteEnd<R> {
 }
 
 /// How staging ended; nothing of it is written any more.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StagingEnd<R> {
     /// All is there, verified.
     Complete,
@@ -169,11 +169,14 @@ pub enum StagingEnd<R> {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event<R> {
     /// A place is free for this, and whoever decides wants it. Answered by the step that starts it, or by nothing where
     /// it is no longer of use (see [`super::Race::may_start`]).
     Start(Work),
+    /// The branch may start but cannot: its place is gone for good, its inputs are not to be had there. Like a failure
+    /// of it; ignored where it may not start anyway.
+    CannotStart(Branch, FailureClass, R),
     /// A local run is over.
     LocalEnded(Attempt, LocalEnd<R>),
     /// A cache answered.

@@ -155,11 +155,13 @@ pub struct Action<K> {
 /// What may go wrong, and how often still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// A signal ends a local run, or its helper dies: the completion is lost and replaced by a report of that.
+    /// A signal ends a local run; or its helper dies, and a report of that replaces the completion that is lost; or it
+    /// cannot start.
     Local,
     /// Something of a local run cannot be killed.
     Kill,
-    /// A remote run fails as such, or its completion is lost and a deadline ends it, or it lacks inputs.
+    /// A remote run fails as such, or its completion is lost and a deadline ends it, or it lacks inputs, or
+    /// cannot start.
     Remote,
     Download,
     SetAside,
@@ -214,6 +216,8 @@ pub enum Upload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Move {
     Start(usize, Work),
+    /// It is found that the branch cannot start.
+    CannotStart(usize, Branch),
     /// The process goes on: writes, exits, its descendants are killed and its end is told.
     Runs(usize),
     ExitsNonZero(usize),
@@ -331,6 +335,11 @@ impl<K: Rules + Clone + Eq> World<K> {
                 moves.push(Move::Start(i, work));
             }
         }
+        let sides = [(Work::Local, Branch::Local, Fault::Local), (Work::Execute, Branch::Remote, Fault::Remote)];
+        for (work, branch, fault) in sides {
+            let may_refuse = action.race.may_start(work) && self.may(fault);
+            moves.extend(may_refuse.then_some(Move::CannotStart(i, branch)));
+        }
         if let Some(process) = action.process.filter(|process| !process.is_survivor) {
             moves.extend([Move::Runs(i)]);
             if process.phase != Phase::Exited {
@@ -379,6 +388,7 @@ impl<K: Rules + Clone + Eq> World<K> {
     pub fn apply(&mut self, config: &Config, mv: Move) -> Result<(), Violation> {
         match mv {
             Move::Start(i, work) => self.tell(config, i, Event::Start(work))?,
+            Move::CannotStart(i, branch) => self.refuse(config, i, branch)?,
             Move::Runs(i) => self.go_on(config, i)?,
             Move::ExitsNonZero(i) => {
                 self.end_process(config, i, |tag| LocalEnd::Failed(FailureClass::Command, failed(tag)))?;
@@ -421,6 +431,15 @@ impl<K: Rules + Clone + Eq> World<K> {
             Move::NextBuild => self.begin_again(config)?,
         }
         checks::state(self)
+    }
+
+    fn refuse(&mut self, config: &Config, i: usize, branch: Branch) -> Result<(), Violation> {
+        let is_local = branch == Branch::Local;
+        self.spend(if is_local { Fault::Local } else { Fault::Remote });
+        let action = &mut self.actions[i];
+        action.has_started = true;
+        let report = Tag { is_local, attempt: action.race.next_attempt(), truth: Truth::Failed };
+        self.tell(config, i, Event::CannotStart(branch, FailureClass::Infrastructure, report))
     }
 
     fn go_on(&mut self, config: &Config, i: usize) -> Result<(), Violation> {

@@ -5,8 +5,14 @@
 mod bounds;
 #[path = "../tests/race/checks.rs"]
 mod checks;
+#[path = "../tests/race/driver.rs"]
+mod driver;
 #[path = "../tests/race/explorer.rs"]
 mod explorer;
+#[path = "../tests/race/happen.rs"]
+mod happen;
+#[path = "../tests/race/moves.rs"]
+mod moves;
 #[path = "../tests/race/mutants.rs"]
 mod mutants;
 #[path = "../tests/race/world.rs"]

@@ -3,8 +3,9 @@
 use minibuild_dynamic::race::Sides;
 
 use crate::explorer::find_shortest;
+use crate::moves::Move;
 use crate::mutants::{Broken, Mutation};
-use crate::world::{Config, FAULTS, Move, Violation};
+use crate::world::{Config, FAULTS, Violation};
 
 /// Each fault once, a failing rename twice, Ctrl-C twice.
 pub const EACH: [u8; FAULTS] = [1, 1, 1, 1, 1, 2, 1, 1, 2];

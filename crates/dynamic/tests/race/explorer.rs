@@ -8,7 +8,8 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use minibuild_dynamic::race::Rules;
 
-use crate::world::{Config, Move, Violation, World};
+use crate::moves::Move;
+use crate::world::{Config, Violation, World};
 
 /// What one exploration found.
 #[derive(Debug, Default)]

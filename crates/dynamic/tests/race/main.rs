@@ -2,7 +2,10 @@
 
 mod bounds;
 mod checks;
+mod driver;
 mod explorer;
+mod happen;
+mod moves;
 mod mutants;
 mod random;
 mod world;

@@ -5,7 +5,8 @@ use minibuild_dynamic::race::{Strict, Work};
 
 use crate::bounds::{ONE, config};
 use crate::explorer::end_of;
-use crate::world::{Config, End, Move, Phase, World};
+use crate::moves::Move;
+use crate::world::{Config, End, Phase, World};
 
 /// A small generator of numbers that look random (SplitMix64).
 struct Numbers(u64);

@@ -5,10 +5,12 @@ use minibuild_dynamic::race::Sides;
 use crate::explorer::find_shortest;
 use crate::moves::Move;
 use crate::mutants::{Broken, Mutation};
-use crate::world::{Config, FAULTS, Violation};
+use crate::world::{Config, FAULTS, Fault, Violation};
 
 /// Each fault once, a failing rename twice, Ctrl-C twice.
-pub const EACH: [u8; FAULTS] = [1, 1, 1, 1, 1, 2, 1, 1, 2];
+pub const EACH: [u8; FAULTS] = [1, 1, 1, 1, 1, 2, 1, 1, 2, 1];
+/// Without what ends or shakes the whole build.
+pub const UNDISTURBED: [u8; FAULTS] = [1, 1, 1, 1, 1, 2, 1, 0, 0, 0];
 
 pub const ONE: [(Sides, bool); 1] = [(Sides::Either, true)];
 pub const ONE_UNWANTED: [(Sides, bool); 1] = [(Sides::Either, false)];
@@ -19,21 +21,17 @@ pub const TWO: [(Sides, bool); 2] = [(Sides::Either, true), (Sides::Either, fals
 
 /// A world in which so many faults may happen.
 pub fn config(name: &'static str, actions: &[(Sides, bool)], faults: u8) -> Config {
-    Config {
-        name,
-        actions: actions.to_vec(),
-        look_ups: actions.len() == 1,
-        compares: false,
-        budget: EACH,
-        faults,
-        mutation: None,
-    }
+    let is_alone = actions.len() == 1;
+    let mut budget = EACH;
+    // Two have each other.
+    budget[Fault::Neighbour as usize] = u8::from(is_alone);
+    Config { name, actions: actions.to_vec(), look_ups: is_alone, compares: false, budget, faults, mutation: None }
 }
 
 /// How a mutant is caught: with the smallest world that shows it, and the shortest way there.
 pub fn catch(mutation: Mutation) -> Option<(Violation, Vec<Move>)> {
     // Without an interrupt or a crash where it shows so, too.
-    let quiet = |world: Config| Config { budget: [1, 1, 1, 1, 1, 2, 1, 0, 0], ..world };
+    let quiet = |world: Config| Config { budget: UNDISTURBED, ..world };
     let one = config("one action", &ONE, 2);
     let unwanted = config("one action, nothing wanted on disk", &ONE_UNWANTED, 2);
     let two = config("two actions", &TWO, 0);

@@ -58,6 +58,10 @@ impl<K: Rules + Clone + Eq> World<K> {
                 let halt = if self.halt >= Some(Halt::Interrupt) { Halt::Kill } else { Halt::Interrupt };
                 self.halt_all(config, halt)?;
             }
+            Move::NeighbourFails => {
+                self.spend(Fault::Neighbour);
+                self.halt_all(config, Halt::FailFast)?;
+            }
             Move::Crash => self.crash(),
             Move::NextBuild => self.begin_again(config)?,
         }

@@ -10,7 +10,7 @@ mod mutants;
 mod random;
 mod world;
 
-use bounds::{EACH, HERE, ONE, ONE_UNWANTED, THERE, TWO, config};
+use bounds::{EACH, HERE, ONE, ONE_UNWANTED, THERE, TWO, UNDISTURBED, config};
 use minibuild_dynamic::race::Strict;
 use world::Config;
 
@@ -21,7 +21,7 @@ fn small_worlds() -> Vec<(Config, usize)> {
         (config("one action, nothing wanted on disk", &ONE_UNWANTED, 3), 6),
         (config("one action, here only", &HERE, 3), 5),
         (config("one action, remotely only", &THERE, 3), 3),
-        (Config { compares: true, ..config("one action, both sides compared", &ONE, 4) }, 5),
+        (Config { compares: true, ..config("one action, both sides compared", &ONE, 3) }, 5),
         (config("two actions", &TWO, 2), 36),
     ]
 }
@@ -62,7 +62,7 @@ fn random_courses_break_no_rule() {
     let seeds: u64 = if std::env::var_os("MINIBUILD_LONG").is_some() { 1_000_000 } else { 10_000 };
     let all = Config { look_ups: true, ..config("two actions", &TWO, EACH.iter().sum()) };
     // Interrupts and crashes are so likely that little else would be seen.
-    let undisturbed = Config { budget: [1, 1, 1, 1, 1, 2, 1, 0, 0], ..all.clone() };
+    let undisturbed = Config { budget: UNDISTURBED, ..all.clone() };
     let mut ends = std::collections::BTreeMap::<String, u32>::new();
     for seed in 0..seeds {
         let config = if seed % 2 == 0 { &all } else { &undisturbed };

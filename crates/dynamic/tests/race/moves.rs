@@ -37,6 +37,7 @@ pub enum Move {
     ComesTwice(usize),
     UploadEnds,
     Interrupt,
+    NeighbourFails,
     Crash,
     NextBuild,
 }
@@ -57,6 +58,9 @@ impl<K: Rules + Clone + Eq> World<K> {
         let is_over = self.actions.iter().all(|action| action.end.is_some());
         if !is_over && self.may(Fault::Interrupt) {
             moves.push(Move::Interrupt);
+        }
+        if !is_over && self.halt.is_none() && self.may(Fault::Neighbour) {
+            moves.push(Move::NeighbourFails);
         }
         // Nothing that is remembered changes after the end.
         if !is_over && self.may(Fault::Crash) {

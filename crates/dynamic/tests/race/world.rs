@@ -163,9 +163,11 @@ pub enum Fault {
     Duplicate,
     Crash,
     Interrupt,
+    /// An action that is not looked at fails.
+    Neighbour,
 }
 
-pub const FAULTS: usize = 9;
+pub const FAULTS: usize = 10;
 
 /// The bounds of one exploration.
 #[derive(Clone, Debug)]

@@ -7,6 +7,7 @@ use super::{
     Sides, StagingEnd, Step, Winner, Work,
 };
 use BranchOutcome::{Failed, Lost, Stopped, Won};
+use proptest::prelude::*;
 
 type E = Event<&'static str>;
 type S = Step<&'static str>;
@@ -536,5 +537,66 @@ fn statuses_have_classes() {
         (LostInputs(Vec::new()), Some(FailureClass::Inputs)),
     ] {
         assert_eq!(FailureClass::of(&status), class, "{status:?}");
+    }
+}
+
+#[test]
+fn a_race_is_small() {
+    assert!(size_of::<Race<Box<u64>>>() <= 192, "{}", size_of::<Race<Box<u64>>>());
+}
+
+fn any_event() -> impl Strategy<Value = Event<u8>> {
+    use FailureClass::{Command, Doubtful, Infrastructure, Inputs};
+    let number = || (0..12_u32).prop_map(Attempt);
+    let class = || prop::sample::select(vec![Infrastructure, Inputs, Doubtful, Command]);
+    let branch = prop::sample::select(vec![Branch::Local, Branch::Remote]);
+    let local = prop_oneof![
+        Just(LocalEnd::Succeeded(0)),
+        class().prop_map(|class| LocalEnd::Failed(class, 1)),
+        Just(LocalEnd::Stopped(2)),
+        Just(LocalEnd::Stuck(3)),
+    ];
+    let answer =
+        prop_oneof![any::<bool>().prop_map(|to_stage| Answer::Hit { report: 4, to_stage }), Just(Answer::Miss)];
+    let remote = prop_oneof![
+        any::<bool>().prop_map(|to_stage| RemoteEnd::Succeeded { report: 5, to_stage }),
+        class().prop_map(|class| RemoteEnd::Failed(class, 6)),
+        Just(RemoteEnd::Closed(7)),
+    ];
+    let staging = prop_oneof![
+        Just(StagingEnd::Complete),
+        class().prop_map(|class| StagingEnd::Failed(class, 8)),
+        Just(StagingEnd::Closed(9)),
+    ];
+    prop_oneof![
+        6 => prop::sample::select(vec![Work::Local, Work::LookUp, Work::Execute]).prop_map(Event::Start),
+        1 => (branch, class()).prop_map(|(branch, class)| Event::CannotStart(branch, class, 10)),
+        6 => (number(), local).prop_map(|(attempt, end)| Event::LocalEnded(attempt, end)),
+        6 => (number(), answer).prop_map(|(attempt, answer)| Event::LookedUp(attempt, answer)),
+        6 => (number(), remote).prop_map(|(attempt, end)| Event::RemoteEnded(attempt, end)),
+        6 => (number(), staging).prop_map(|(attempt, end)| Event::Staged(attempt, end)),
+        6 => (number(), any::<bool>()).prop_map(|(attempt, is_clean)| Event::SetAside { attempt, is_clean }),
+        6 => (number(), any::<bool>()).prop_map(|(attempt, works)| Event::Published(attempt, works.then_some(()).ok_or(11))),
+        1 => prop::sample::select(vec![Halt::FailFast, Halt::Interrupt, Halt::Kill]).prop_map(Event::Halt),
+    ]
+}
+
+proptest! {
+    /// Whatever comes in whatever order: one outcome at most, nothing after it, and never one that says "bug".
+    #[test]
+    fn nonsense_is_survived(
+        sides in prop::sample::select(vec![Sides::Local, Sides::Remote, Sides::Either]),
+        flags in any::<(bool, bool)>(),
+        events in prop::collection::vec(any_event(), 0..120),
+    ) {
+        let mut race = Race::new(Plan { sides, first: at(0), is_clean: flags.0, compares: flags.1 });
+        let mut is_over = false;
+        for event in events {
+            let steps = race.handle(event);
+            prop_assert!(!is_over || steps.is_empty(), "after the outcome: {steps:?}");
+            prop_assert!(!steps.iter().any(|step| matches!(step, Step::Finish(Outcome::Bug(_)))), "{steps:?}");
+            is_over = is_over || matches!(steps.last(), Some(Step::Finish(_)));
+            prop_assert_eq!(is_over, race.is_finished());
+        }
     }
 }

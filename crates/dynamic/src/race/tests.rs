@@ -349,8 +349,18 @@ fn a_side_that_cannot_start_has_failed() {
     check(&[
         (nowhere(), &[Step::Need(Need::Local)]),
         (nowhere(), &[]),
+        (START_REMOTE, &[]),
         (START_LOCAL, &[Step::RunLocal(at(0))]),
         (local_fails(0, FailureClass::Doubtful), &[ended(Branch::Local, Failed), failed(doubtful, Some(outage))]),
+    ]);
+    check(&[(
+        Event::CannotStart(Branch::Local, FailureClass::Inputs, "gone"),
+        &[failed(failure(Branch::Local, FailureClass::Inputs, "gone"), None)],
+    )]);
+    check(&[
+        (START_REMOTE, &[Step::Execute(at(0))]),
+        (Event::CannotStart(Branch::Local, FailureClass::Infrastructure, "full"), &[]),
+        (START_LOCAL, &[]),
     ]);
 }
 
@@ -445,6 +455,59 @@ fn stops_escalate_and_what_finished_counts() {
         (local_ok(0), &[ended(Branch::Local, Won), won(Branch::Local, Loser::Nothing)]),
     ]);
     check(&[(Event::Halt(Halt::Interrupt), &[stopped(Halt::Interrupt)])]);
+}
+
+#[test]
+fn what_fails_by_itself_counts_after_a_stop() {
+    let stop = Step::StopLocal(at(0), StopReason::Interrupt);
+    let own = failure(Branch::Local, FailureClass::Command, "local");
+    check(&[
+        (START_LOCAL, &[Step::RunLocal(at(0))]),
+        (Event::Halt(Halt::FailFast), std::slice::from_ref(&stop)),
+        (local_fails(0, FailureClass::Command), &[ended(Branch::Local, Failed), failed(own, None)]),
+    ]);
+    // That may well be the stop's own doing.
+    check(&[
+        (START_LOCAL, &[Step::RunLocal(at(0))]),
+        (Event::Halt(Halt::FailFast), &[stop]),
+        (local_fails(0, FailureClass::Doubtful), &[ended(Branch::Local, Stopped), Step::SetAside(at(1))]),
+        (set_aside(1), &[stopped(Halt::FailFast)]),
+    ]);
+}
+
+#[test]
+fn a_stop_nobody_asked_for_is_a_failure() {
+    let gone = |branch, report| failure(branch, FailureClass::Infrastructure, report);
+    check(&[
+        (START_LOCAL, &[Step::RunLocal(at(0))]),
+        (local_stopped(0), &[ended(Branch::Local, Failed), Step::Need(Need::Remote)]),
+        (START_REMOTE, &[Step::Execute(at(1))]),
+        // Nothing of a run that came to nothing so is worth keeping.
+        (closed(1), &[ended(Branch::Remote, Failed), Step::SetAside(at(2))]),
+        (set_aside(2), &[failed(gone(Branch::Local, "stopped"), Some(gone(Branch::Remote, "closed")))]),
+    ]);
+    check(&[
+        (START_REMOTE, &[Step::Execute(at(0))]),
+        (remote_ok(0), &[Step::Stage(at(1))]),
+        (
+            Event::Staged(at(1), StagingEnd::Closed("closed")),
+            &[Step::DiscardStaged(at(1)), ended(Branch::Remote, Failed), Step::Need(Need::Local)],
+        ),
+    ]);
+}
+
+#[test]
+fn a_hit_that_cannot_be_brought_here_leaves_remote_to_run() {
+    check(&[
+        (START_LOOK_UP, &[Step::LookUp(at(0))]),
+        (Event::LookedUp(at(0), Answer::Hit { report: "hit", to_stage: true }), &[Step::Stage(at(1))]),
+        (
+            Event::Staged(at(1), StagingEnd::Failed(FailureClass::Infrastructure, "lost blob")),
+            &[Step::DiscardStaged(at(1)), ended(Branch::Remote, Failed), Step::Need(Need::Either)],
+        ),
+        (START_LOOK_UP, &[]),
+        (START_REMOTE, &[Step::Execute(at(2))]),
+    ]);
 }
 
 #[test]

@@ -25,17 +25,37 @@ pub fn config(name: &'static str, actions: &[(Sides, bool)], faults: u8) -> Conf
     let mut budget = EACH;
     // Two have each other.
     budget[Fault::Neighbour as usize] = u8::from(is_alone);
-    Config { name, actions: actions.to_vec(), look_ups: is_alone, compares: false, budget, faults, mutation: None }
+    Config {
+        name,
+        actions: actions.to_vec(),
+        look_ups: is_alone,
+        commands_fail: true,
+        compares: false,
+        budget,
+        faults,
+        mutation: None,
+    }
 }
 
 /// How a mutant is caught: with the smallest world that shows it, and the shortest way there.
 pub fn catch(mutation: Mutation) -> Option<(Violation, Vec<Move>)> {
-    // Without an interrupt or a crash where it shows so, too.
+    // Without interrupts, crashes and failures of the command where it shows so, too.
     let quiet = |world: Config| Config { budget: UNDISTURBED, ..world };
+    let calm = |world: Config| Config { commands_fail: false, ..quiet(world) };
     let one = config("one action", &ONE, 2);
     let unwanted = config("one action, nothing wanted on disk", &ONE_UNWANTED, 2);
     let two = config("two actions", &TWO, 0);
-    let worlds = [quiet(one.clone()), quiet(unwanted.clone()), two, unwanted, one];
+    let worlds = [
+        calm(config("one action", &ONE, 1)),
+        calm(config("one action, nothing wanted on disk", &ONE_UNWANTED, 1)),
+        calm(one.clone()),
+        calm(two.clone()),
+        quiet(one.clone()),
+        Config { commands_fail: false, ..unwanted.clone() },
+        two,
+        unwanted,
+        one,
+    ];
     worlds.into_iter().find_map(|world| {
         let world = Config { mutation: Some(mutation), ..world };
         find_shortest(&world, &Broken(mutation), 300_000)

@@ -101,7 +101,7 @@ impl<K: Rules + Clone + Eq> World<K> {
         if let Some(process) = action.process.filter(|process| !process.is_survivor) {
             moves.extend([Move::Runs(i)]);
             if process.phase != Phase::Exited {
-                moves.push(Move::ExitsNonZero(i));
+                moves.extend(config.commands_fail.then_some(Move::ExitsNonZero(i)));
                 moves.extend(self.may(Fault::Local).then_some(Move::DiesOfSignal(i)));
             }
             if process.told.is_some() {
@@ -114,7 +114,8 @@ impl<K: Rules + Clone + Eq> World<K> {
         }
         if let Some(stream) = action.execution {
             if self.upload == Upload::Done {
-                moves.extend([Move::RunsRemotely(i), Move::FailsRemotely(i)]);
+                moves.push(Move::RunsRemotely(i));
+                moves.extend(config.commands_fail.then_some(Move::FailsRemotely(i)));
             }
             if self.may(Fault::Remote) {
                 moves.extend([Move::RemoteBreaks(i), Move::LacksInputs(i)]);

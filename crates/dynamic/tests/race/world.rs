@@ -176,6 +176,8 @@ pub struct Config {
     /// For each action: where it may run and whether its outputs are wanted on disk.
     pub actions: Vec<(Sides, bool)>,
     pub look_ups: bool,
+    /// Whether the command may fail by itself.
+    pub commands_fail: bool,
     pub compares: bool,
     /// How often each fault may happen, in the order of [`Fault`].
     pub budget: [u8; FAULTS],

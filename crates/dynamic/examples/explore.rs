@@ -1,6 +1,6 @@
 //! Explores the race protocol at length and prints what was found:
-//! `cargo run --release -p minibuild-dynamic --example explore [FAULTS | mutants]`, where
-//! FAULTS bounds those of two actions; with `mutants`, nothing but those is looked at.
+//! `cargo run --release -p minibuild-dynamic --example explore [FAULTS | mutants]`. With FAULTS nothing is explored but two actions
+//! with so many faults, with `mutants` nothing is looked at but those.
 
 #[path = "../tests/race/bounds.rs"]
 mod bounds;
@@ -26,8 +26,8 @@ use bounds::{EACH, HERE, ONE, ONE_UNWANTED, THERE, TWO, config};
 use minibuild_dynamic::race::Strict;
 use world::Config;
 
-/// One action with all faults there are, two with as many as `faults`.
-fn worlds(faults: u8) -> Vec<Config> {
+/// One action with all faults there are.
+fn one_action() -> Vec<Config> {
     let all = EACH.iter().sum();
     vec![
         config("one action", &ONE, all),
@@ -35,14 +35,30 @@ fn worlds(faults: u8) -> Vec<Config> {
         config("one action, here only", &HERE, all),
         config("one action, remotely only", &THERE, all),
         Config { compares: true, ..config("one action, both sides compared", &ONE, all) },
-        config("two actions", &TWO, faults),
     ]
 }
 
+/// What to explore, and whether to look at mutants.
+fn chosen(argument: Option<&str>) -> Result<(Vec<Config>, bool), String> {
+    let two = |faults| config("two actions", &TWO, faults);
+    match argument {
+        None => Ok((one_action().into_iter().chain([two(3)]).collect(), true)),
+        Some("mutants") => Ok((Vec::new(), true)),
+        Some(text) => match text.parse() {
+            Ok(faults) => Ok((vec![two(faults)], false)),
+            Err(_) => Err(format!("`{text}` is neither `mutants` nor a number of faults")),
+        },
+    }
+}
+
 fn main() -> ExitCode {
-    let argument = std::env::args().nth(1);
-    let faults = argument.as_ref().and_then(|text| text.parse().ok()).unwrap_or(3);
-    let worlds = if argument.as_deref() == Some("mutants") { Vec::new() } else { worlds(faults) };
+    let (worlds, with_mutants) = match chosen(std::env::args().nth(1).as_deref()) {
+        Ok(chosen) => chosen,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
     let mut is_good = true;
     for config in worlds {
         let begun = Instant::now();
@@ -63,13 +79,12 @@ fn main() -> ExitCode {
             println!("  VIOLATION: {violation}\n    {trace:?}");
         }
     }
-    println!("mutants");
-    for (mutation, bug) in mutants::ALL {
+    for (mutation, bug) in mutants::ALL.into_iter().filter(|_| with_mutants) {
         match bounds::catch(mutation) {
-            Some((violation, trace)) => println!("  {bug}\n    caught: {violation}\n    {trace:?}"),
+            Some((violation, trace)) => println!("mutant: {bug}\n    caught: {violation}\n    {trace:?}"),
             None => {
                 is_good = false;
-                println!("  {bug}\n    NOT CAUGHT");
+                println!("mutant: {bug}\n    NOT CAUGHT");
             }
         }
     }

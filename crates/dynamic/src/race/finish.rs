@@ -37,7 +37,7 @@ impl<R, K: Rules> Race<R, K> {
         if !has_local || !has_remote {
             let is_idle = !self.is_under_way(Branch::Local) && !self.is_under_way(Branch::Remote);
             if is_idle {
-                self.need(if has_local { Need::Remote } else { Need::Local }, steps);
+                steps.push(Step::Need(if has_local { Need::Remote } else { Need::Local }));
             }
             return false;
         }
@@ -86,14 +86,7 @@ impl<R, K: Rules> Race<R, K> {
             (false, true) => Need::Remote,
             (false, false) => return self.begin(Verdict::Failed(self.first_shown()), steps),
         };
-        self.need(need, steps);
-    }
-
-    fn need(&mut self, need: Need, steps: &mut Vec<Step<R>>) {
-        if self.needed != Some(need) {
-            self.needed = Some(need);
-            steps.push(Step::Need(need));
-        }
+        steps.push(Step::Need(need));
     }
 
     fn first_shown(&self) -> Branch {
@@ -172,9 +165,6 @@ impl<R, K: Rules> Race<R, K> {
             return;
         }
         let Stage::SettingAside(verdict, _) = mem::replace(&mut self.stage, Stage::Finished) else { return };
-        if is_clean {
-            self.lying = Lying::Nothing;
-        }
         self.has_leftovers = !is_clean;
         self.conclude(verdict, steps);
     }

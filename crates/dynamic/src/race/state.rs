@@ -3,7 +3,7 @@
 use minibuild_core::{Branch, StopReason};
 
 use super::claim::{Arbiter, Claim};
-use super::{Attempt, Event, FailureClass, Halt, Need, Plan, Rules, Sides, Step, Strict, Work};
+use super::{Attempt, Event, FailureClass, Halt, Plan, Rules, Sides, Step, Strict, Work};
 
 /// After as many returned claims the remote side is not tried again.
 const MAX_RETURNED: u8 = 2;
@@ -26,8 +26,6 @@ pub struct Race<R, K = Strict> {
     pub(super) lying: Lying,
     pub(super) has_leftovers: bool,
     pub(super) looked_up: bool,
-    /// What was asked for last, while nothing has started since.
-    pub(super) needed: Option<Need>,
 }
 
 /// Where the local branch stands.
@@ -166,7 +164,6 @@ impl<R, K: Rules> Race<R, K> {
             lying: if plan.is_clean { Lying::Nothing } else { Lying::Strange },
             has_leftovers: false,
             looked_up: false,
-            needed: None,
         }
     }
 
@@ -240,7 +237,6 @@ impl<R, K: Rules> Race<R, K> {
             return;
         }
         let attempt = self.number();
-        self.needed = None;
         match work {
             Work::Local => {
                 self.lying = Lying::OfLocal;

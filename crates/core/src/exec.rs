@@ -199,7 +199,7 @@ pub struct ExecutionRequest {
 }
 
 /// Why a run is stopped. Later ones are more urgent; a stop only escalates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StopReason {
     /// Another action failed, or the first Ctrl-C: SIGTERM, 2 s, SIGKILL.
     Interrupt,

@@ -16,7 +16,7 @@ use crate::tls::{Pem, unusable};
 
 /// Bytes a server may send ahead of our reading, of one stream and of all.
 const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Servers allow a hundred streams on a connection, mostly; what is above would wait.
 const STREAMS: usize = 90;
 /// Longest time to a connection.

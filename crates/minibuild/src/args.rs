@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A build system: targets in TOML, one static binary, no daemon.
 #[derive(Parser, Debug)]
@@ -32,6 +32,8 @@ pub enum Command {
     Clean(CleanArgs),
     /// Tell about the workspace, a rule, or a rule file such as `@std/c.toml`.
     Info(InfoArgs),
+    /// Ask about the graph of targets: what needs what, and along which path.
+    Query(QueryArgs),
     /// Say what a target's command lines are made of.
     Explain(ExplainArgs),
     /// Serve the Remote Execution API: caches and workers for this and other build tools.
@@ -96,6 +98,40 @@ pub struct ExplainArgs {
     /// The target.
     #[arg(value_name = "LABEL")]
     pub label: String,
+}
+
+/// `query`.
+#[derive(Args, Debug)]
+pub struct QueryArgs {
+    /// Flags that decide about configuration.
+    #[command(flatten)]
+    pub config: ConfigFlags,
+    /// How the answer is written.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = QueryOutput::Text)]
+    pub output: QueryOutput,
+    /// What is asked: patterns, `deps(X[, DEPTH])`, `rdeps(UNIVERSE, X[, DEPTH])`, `somepath(A, B)`, `allpaths(A, B)`,
+    /// `kind(REGEX, X)`, `filter(REGEX, X)`, `outputs(X)`, `set(A B ...)`, combined by `+` (union), `-` (except) and `^`
+    /// (intersect).
+    #[arg(value_name = "EXPR", required = true, value_parser = pattern)]
+    pub expression: Vec<String>,
+}
+
+impl QueryArgs {
+    /// The expression, words of the command line joined.
+    pub fn text(&self) -> String {
+        self.expression.join(" ")
+    }
+}
+
+/// How an answer is written.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryOutput {
+    /// A label, or a path, a line.
+    Text,
+    /// An array of objects.
+    Json,
+    /// A graph for Graphviz.
+    Dot,
 }
 
 /// `serve`.

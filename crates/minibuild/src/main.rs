@@ -5,6 +5,7 @@ mod console;
 mod event_log;
 mod exit;
 mod progress;
+mod query;
 mod quote;
 mod redact;
 mod remote_side;
@@ -55,6 +56,7 @@ fn run(cli: &Cli, began: Instant) -> u8 {
         Command::Clean(args) => tell::clean(&workspace, args),
         Command::Info(args) => tell::info(&workspace, args),
         Command::Explain(args) => tell::explain_argv(&workspace, args),
+        Command::Query(args) => query::query(&workspace, args),
         Command::Schema(args) => tell::schema(Some(&workspace), args),
         Command::Serve(args) => serve::serve(args),
     }

@@ -15,6 +15,7 @@ mod exit_codes;
 mod interrupts;
 mod locking;
 mod outputs;
+mod query;
 mod remote;
 mod restore;
 mod run_cmd;

@@ -38,6 +38,10 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Serve the Remote Execution API: caches and workers for this and other build tools.
     Serve(ServeArgs),
+    /// Print a compilation database, `compile_commands.json`, for clangd and its like.
+    Compdb(CompdbArgs),
+    /// Print a completion script for a shell, or a manual page.
+    Completions(CompletionsArgs),
     /// Print the JSON Schema of a kind of file, for editors.
     Schema(SchemaArgs),
 }
@@ -164,6 +168,45 @@ pub struct ServeArgs {
     /// Tell of each call on stderr.
     #[arg(long)]
     pub log: bool,
+}
+
+/// `compdb`.
+#[derive(Args, Debug)]
+pub struct CompdbArgs {
+    /// Flags that decide about configuration.
+    #[command(flatten)]
+    pub config: ConfigFlags,
+    /// Whose compilations, with those of what they need [default: //...].
+    #[arg(value_name = "PATTERN", value_parser = pattern)]
+    pub patterns: Vec<String>,
+}
+
+/// `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// For which shell; `man` is for `man(1)`.
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: CompletionsFor,
+    /// With `man`: the page of this command.
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+}
+
+/// What reads it.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompletionsFor {
+    /// GNU Bash.
+    Bash,
+    /// Elvish.
+    Elvish,
+    /// Fish.
+    Fish,
+    /// `man(1)`: a manual page.
+    Man,
+    /// PowerShell.
+    Powershell,
+    /// Z shell.
+    Zsh,
 }
 
 /// `schema`.

@@ -8,6 +8,8 @@ mod bad_toml;
 mod basics;
 mod c_rules;
 mod chaos;
+mod compdb;
+mod completions;
 mod config;
 mod edits;
 mod events;

@@ -14,7 +14,7 @@ use minibuild_core::{
     WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
-use minibuild_graph::{CycleError, HostFacts};
+use minibuild_graph::{CycleError, HostFacts, Node};
 use minibuild_local::{LocalConfig, LocalExecutor};
 
 use crate::lock::WorkspaceLock;
@@ -127,29 +127,26 @@ impl Build<'_> {
         Ok(driver.run(events, reporter))
     }
 
-    fn machine(&self, mut state: State) -> Result<Machine, BuildError> {
-        let wanted = Wanted::new(&self.model, &self.goals)?;
-        let actions: Vec<_> = wanted.actions().collect();
-        let targets: Vec<_> =
-            self.goals.targets.iter().flat_map(|goal| goal.artifacts.iter().chain(&goal.runfiles)).copied().collect();
+    fn machine(&self, state: State) -> Result<Machine, BuildError> {
         let look = Look {
             model: &self.model,
-            tree: &self.tree,
+            root: self.tree.workspace(),
+            function: self.tree.function(),
+            tree: Some(&self.tree),
             clock: &*self.clock,
             threads: self.threads,
             follow_external: self.follow_external,
             interrupted: &self.interrupted,
         };
-        let mut world = look.at(&actions, &targets, &mut state)?;
-        let now = self.clock.now()?;
-        for &id in actions.iter().flat_map(|&action| &self.model.action(action).host_tools) {
-            world.tools.entry(id).or_insert_with(|| {
-                let tool = &self.model.host_tools[id.index()];
-                tools::resolve(tool, self.env, self.tree.workspace(), now, &mut state)
-            });
-        }
-        let (model, commands) = (self.model.clone(), self.commands.clone());
-        Ok(Machine::new(model, commands, wanted, self.goals.clone(), self.host.clone(), world, state))
+        let parts = Parts {
+            look,
+            model: &self.model,
+            commands: &self.commands,
+            goals: &self.goals,
+            host: &self.host,
+            env: self.env,
+        };
+        parts.machine(state).map(|(machine, _)| machine)
     }
 
     fn executor(&self, sender: &Sender<Event>) -> Result<LocalExecutor, BuildError> {
@@ -203,6 +200,38 @@ impl Build<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What a machine is made of, besides the state.
+pub(crate) struct Parts<'a> {
+    pub look: Look<'a>,
+    pub model: &'a Arc<Model>,
+    pub commands: &'a Arc<dyn CommandSource>,
+    pub goals: &'a Goals,
+    pub host: &'a HostFacts,
+    pub env: &'a std::collections::BTreeMap<String, String>,
+}
+
+impl Parts<'_> {
+    /// Looks at the workspace; gives the machine, and what is wanted in the order of needs.
+    pub fn machine(self, mut state: State) -> Result<(Machine, Vec<Node>), BuildError> {
+        let (model, goals) = (self.model, self.goals);
+        let wanted = Wanted::new(model, goals)?;
+        let actions: Vec<_> = wanted.actions().collect();
+        let targets: Vec<_> =
+            goals.targets.iter().flat_map(|goal| goal.artifacts.iter().chain(&goal.runfiles)).copied().collect();
+        let mut world = self.look.at(&actions, &targets, &mut state)?;
+        let now = self.look.clock.now()?;
+        for &id in actions.iter().flat_map(|&action| &model.action(action).host_tools) {
+            world.tools.entry(id).or_insert_with(|| {
+                let tool = &model.host_tools[id.index()];
+                tools::resolve(tool, self.env, self.look.root, now, &mut state)
+            });
+        }
+        let order = wanted.order.clone();
+        let (model, commands) = (model.clone(), self.commands.clone());
+        Ok((Machine::new(model, commands, wanted, goals.clone(), self.host.clone(), world, state), order))
     }
 }
 

@@ -34,7 +34,7 @@ pub enum Command {
     Info(InfoArgs),
     /// Ask about the graph of targets: what needs what, and along which path.
     Query(QueryArgs),
-    /// Say what a target's command lines are made of.
+    /// Say what would run now and why, or why it last ran.
     Explain(ExplainArgs),
     /// Serve the Remote Execution API: caches and workers for this and other build tools.
     Serve(ServeArgs),
@@ -96,11 +96,11 @@ pub struct ExplainArgs {
     /// Flags that decide about configuration.
     #[command(flatten)]
     pub config: ConfigFlags,
-    /// Show each argument with the template line and the attribute it came from.
-    #[arg(long, required = true)]
+    /// Show each argument with the template line and the attribute it came from instead.
+    #[arg(long)]
     pub argv: bool,
-    /// The target.
-    #[arg(value_name = "LABEL")]
+    /// The target, or the path of an output.
+    #[arg(value_name = "LABEL|PATH")]
     pub label: String,
 }
 
@@ -291,6 +291,9 @@ pub struct BuildFlags {
     /// What becomes of an action that only the remote side tried when that fails: fallback or fail.
     #[arg(long, value_name = "WHAT")]
     pub on_remote_failure: Option<String>,
+    /// Say what would run and why, and run nothing.
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
     /// Run tests even if their pass is known.
     #[arg(long)]
     pub no_cache_tests: bool,

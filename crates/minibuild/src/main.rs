@@ -6,6 +6,8 @@ mod completions;
 mod console;
 mod event_log;
 mod exit;
+mod explain;
+mod preview;
 mod progress;
 mod query;
 mod quote;
@@ -60,7 +62,7 @@ fn run(cli: &Cli, began: Instant) -> u8 {
         Command::Run(args) => session(Kind::Run, &args.flags, vec![args.label.clone()], args.args.clone()),
         Command::Clean(args) => tell::clean(&workspace, args),
         Command::Info(args) => tell::info(&workspace, args),
-        Command::Explain(args) => tell::explain_argv(&workspace, args),
+        Command::Explain(args) => explain::explain(&workspace, args),
         Command::Compdb(args) => compdb::compdb(&workspace, args),
         Command::Completions(args) => completions::completions(args),
         Command::Query(args) => query::query(&workspace, args),

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use minibuild_core::{ArtifactId, BuildEvent, CommandLine, DigestFunction, Input, Level, Model, RemoteSide};
 use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
-use minibuild_engine::build::{Build, Reporter};
+use minibuild_engine::build::{Build, BuildError, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
 use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown};
 use minibuild_graph::HostFacts;
 use minibuild_rules::{
-    DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load, load_settings, render,
+    ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load,
+    load_settings, render,
 };
 
 use crate::args::BuildFlags;
@@ -24,7 +25,7 @@ use crate::console::{Console, use_color};
 use crate::event_log::EventLog;
 use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
-use crate::{exit, redact, remote_side, signals};
+use crate::{exit, preview, redact, remote_side, signals, tell};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +170,54 @@ impl Session<'_> {
         }
     }
 
+    /// Says what a build would do, and does nothing: takes no lock, writes no state, asks nobody.
+    fn dry_run(&self) -> Result<Done, Refusal> {
+        if self.kind == Kind::Fetch {
+            return Err(Refusal::bad_input(
+                "ERROR: `fetch` runs nothing; `--dry-run` is for `build`, `test` and `run`",
+            ));
+        }
+        let input = workspace::config_input(&self.flags.config, self.flags.settings()).map_err(Refusal::bad_input)?;
+        let request = self.load_request(input);
+        let loaded = load(&tell::files_of(&self.workspace), &request).map_err(|failure| self.refuse(&failure, None))?;
+        let settings = &loaded.settings;
+        check_settings(settings)?;
+        let mut console = Console::new(settings, &self.workspace.root.display().to_string(), self.flags.explain);
+        console.clear();
+        tell::warn(&loaded);
+        let state_dir = self.workspace.root.join(minibuild_core::STATE_ROOT);
+        let function = remote_side::choose_function(&settings.remote, &state_dir).function;
+        let goals = self.goals(&loaded, function)?;
+        let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches);
+        let foreseen = preview::foresee(&self.workspace, &loaded, goals, function).map_err(refusal_of)?;
+        for one in &foreseen {
+            if let Some(line) = preview::line(&loaded.model, one) {
+                console.message(Level::Info, &line);
+            }
+        }
+        let counts = preview::Counts::of(&foreseen);
+        let note = if has_cache && counts.run > 0 { " Caches, which may have results, were not asked." } else { "" };
+        console.message(Level::Info, &format!("{} Nothing was run.{note}", counts.text()));
+        let mut outcome = Outcome::default();
+        // Counted is what has an outcome.
+        (outcome.counts.total, outcome.counts.up_to_date) = (counts.up_to_date, counts.up_to_date);
+        Ok(Done { outcome, program: None })
+    }
+
+    fn load_request(&self, config: ConfigInput) -> LoadRequest {
+        LoadRequest {
+            config,
+            patterns: self.patterns.clone(),
+            cwd: self.workspace.cwd.clone(),
+            host: workspace::host(),
+            threads: workspace::cores(),
+        }
+    }
+
     fn build(&mut self, events: &mut EventLog) -> Result<Done, Refusal> {
+        if self.flags.dry_run {
+            return self.dry_run();
+        }
         let root = self.workspace.root.clone();
         let input = workspace::config_input(&self.flags.config, self.flags.settings()).map_err(Refusal::bad_input)?;
         let (sender, receiver) = channel();
@@ -183,13 +231,7 @@ impl Session<'_> {
         check_settings(&settings)?;
         let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
         let lock = self.lock(&state_dir, &console, &line.receiver)?;
-        let request = LoadRequest {
-            config: input,
-            patterns: self.patterns.clone(),
-            cwd: self.workspace.cwd.clone(),
-            host: workspace::host(),
-            threads: workspace::cores(),
-        };
+        let request = self.load_request(input);
         let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings)))?;
         if !loaded.warnings.list.is_empty() {
             console.print(&render(&loaded.warnings, &loaded.sources, use_color(settings.color)));
@@ -342,16 +384,7 @@ impl Session<'_> {
             interrupted: line.interrupted.clone(),
             began: self.began,
         };
-        build.run(&line.sender, &line.receiver, told).map_err(|error| match error {
-            minibuild_engine::build::BuildError::Disk(error) => Refusal::from(error),
-            minibuild_engine::build::BuildError::Cycle(_) => {
-                Refusal { code: exit::INTERNAL, text: format!("ERROR: {error}") }
-            }
-            minibuild_engine::build::BuildError::State { .. } => Refusal {
-                code: exit::BUILD_FAILED,
-                text: format!("ERROR: {error}\nhint: `minibuild clean --all` starts anew"),
-            },
-        })
+        build.run(&line.sender, &line.receiver, told).map_err(refusal_of)
     }
 
     fn open_remote(
@@ -383,6 +416,17 @@ impl Session<'_> {
             .exec();
         eprintln!("ERROR: `{}` cannot be started: {error}", program.path.display());
         exit::BUILD_FAILED
+    }
+}
+
+fn refusal_of(error: BuildError) -> Refusal {
+    match error {
+        BuildError::Disk(error) => Refusal::from(error),
+        BuildError::Cycle(_) => Refusal { code: exit::INTERNAL, text: format!("ERROR: {error}") },
+        BuildError::State { .. } => Refusal {
+            code: exit::BUILD_FAILED,
+            text: format!("ERROR: {error}\nhint: `minibuild clean --all` starts anew"),
+        },
     }
 }
 

@@ -66,6 +66,12 @@ impl Loaded {
         lang::show_argv(&self.recipes.explain(action), &self.sources)
     }
 
+    /// What an argument of an action comes from: a variable, or an attribute with the place where it is given. `None` where it
+    /// is the rule's own text.
+    pub fn argument_origin(&self, action: ActionId, index: usize) -> Option<String> {
+        lang::show_origin(self.recipes.explain(action).get(index)?, &self.sources)
+    }
+
     /// What each pattern of the request means by itself, in their order; sorted.
     pub fn targets_by_pattern(&self) -> Vec<Vec<TargetId>> {
         let targets = || self.model.targets.iter().enumerate().map(|(index, target)| (TargetId::new(index), target));

@@ -8,6 +8,7 @@ mod evaluate;
 mod fetch;
 mod finish;
 mod goals;
+mod preview;
 mod rehash;
 mod remote;
 mod start;
@@ -15,6 +16,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod values;
+mod why;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -34,7 +36,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::state::{ActionName, State, StoreId};
 
 pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
+pub use preview::{Foreseen, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Shown, SourceFact, Step, World};
+pub use why::Why;
 
 /// Predicted time of an action nothing is known of.
 const UNKNOWN_TIME: Duration = Duration::from_millis(100);

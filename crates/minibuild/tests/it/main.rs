@@ -14,6 +14,7 @@ mod config;
 mod edits;
 mod events;
 mod exit_codes;
+mod explain;
 mod interrupts;
 mod locking;
 mod outputs;

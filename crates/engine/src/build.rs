@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model, RemoteSide, RunId,
-    WrittenFile, WsPath,
+    Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model,
+    RemoteEvent, RemoteSide, RunId, WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts, Node};
@@ -19,6 +19,7 @@ use minibuild_local::{LocalConfig, LocalExecutor};
 
 use crate::lock::WorkspaceLock;
 use crate::machine::{Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, Step, Wanted};
+use crate::moment::Moment;
 use crate::state::{ActionRecord, State};
 use crate::tools;
 use crate::world::Look;
@@ -74,6 +75,12 @@ pub trait Reporter {
     fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>);
     /// How often progress is wanted while nothing happens.
     fn tick(&self) -> Option<Duration>;
+    /// Whether [`Reporter::moment`] is worth calling.
+    fn wants_moments(&self) -> bool {
+        false
+    }
+    /// Something happened, so long after the start.
+    fn moment(&mut self, _now: Duration, _moment: &Moment) {}
 }
 
 /// Why a build could not be carried out at all.
@@ -249,10 +256,17 @@ struct Driver {
 impl Driver {
     fn run(mut self, events: &Receiver<Event>, reporter: &mut dyn Reporter) -> Outcome {
         let mut next = Some(Event::Begin);
+        if reporter.wants_moments() {
+            self.machine.watch_waits();
+        }
         loop {
             if let Some(event) = next.take() {
                 self.explain_full_disk(&event, reporter);
+                self.tell(moment_of(&event), reporter);
                 let steps = self.machine.handle_event(event, self.began.elapsed());
+                for (action, wait) in self.machine.take_waits() {
+                    self.tell(Some(Moment::Waits(action, wait)), reporter);
+                }
                 if let Some(outcome) = self.perform(steps, reporter) {
                     return self.finish(outcome, reporter);
                 }
@@ -286,6 +300,7 @@ impl Driver {
 
     fn perform(&mut self, steps: Vec<Step>, reporter: &mut dyn Reporter) -> Option<Outcome> {
         for step in steps {
+            self.tell(moment_of_step(&step), reporter);
             match step {
                 Step::Start(request) => {
                     // What it is about to write is recorded, and must be even if this process dies now.
@@ -320,6 +335,12 @@ impl Driver {
             }
         }
         None
+    }
+
+    fn tell(&self, moment: Option<Moment>, reporter: &mut dyn Reporter) {
+        if let Some(moment) = moment.filter(|_| reporter.wants_moments()) {
+            reporter.moment(self.began.elapsed(), &moment);
+        }
     }
 
     fn announce(&self, run: RunId, reporter: &mut dyn Reporter) {
@@ -393,4 +414,27 @@ impl Driver {
         outcome.failed |= self.disk_failed.is_some();
         outcome
     }
+}
+
+/// What an event is for whoever keeps an account of time.
+fn moment_of(event: &Event) -> Option<Moment> {
+    Some(match event {
+        Event::Begin => Moment::Begun,
+        Event::Executor(ExecutorEvent::Finished(report)) => Moment::RunEnded(report.run, Branch::Local),
+        Event::Remote(RemoteEvent::Finished(report)) => Moment::RunEnded(report.run, Branch::Remote),
+        Event::Remote(RemoteEvent::Stage { run, stage }) => Moment::Stage(*run, *stage),
+        Event::Remote(RemoteEvent::Fetched { id, .. }) => Moment::FetchEnded(*id),
+        Event::Remote(RemoteEvent::Uploaded { run, .. }) => Moment::UploadEnded(*run),
+        _ => return None,
+    })
+}
+
+fn moment_of_step(step: &Step) -> Option<Moment> {
+    Some(match step {
+        Step::Start(request) => Moment::RunStarted(request.run, Branch::Local),
+        Step::StartRemote(request) => Moment::RunStarted(request.run, Branch::Remote),
+        Step::Fetch(request) => Moment::FetchStarted(request.id, request.path.clone()),
+        Step::Upload(request) => Moment::UploadStarted(request.run),
+        _ => return None,
+    })
 }

@@ -312,6 +312,9 @@ pub struct BuildFlags {
     /// How much detail: `all` adds up-to-date actions nobody asked for.
     #[arg(long, value_name = "DETAIL", value_parser = ["all"])]
     pub events_detail: Option<String>,
+    /// Write a Chrome trace to FILE: what ran where and when, who waited for what, and the critical path.
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// How progress is shown: auto, bar, plain or none.
     #[arg(long, value_name = "HOW")]
     pub progress: Option<String>,

@@ -8,6 +8,7 @@ mod event_log;
 mod exit;
 mod explain;
 mod preview;
+mod profile;
 mod progress;
 mod query;
 mod quote;

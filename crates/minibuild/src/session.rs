@@ -14,6 +14,7 @@ use minibuild_download::{Mode, Wishes};
 use minibuild_engine::build::{Build, BuildError, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
 use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown};
+use minibuild_engine::moment::Moment;
 use minibuild_graph::HostFacts;
 use minibuild_rules::{
     ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load,
@@ -23,6 +24,7 @@ use minibuild_rules::{
 use crate::args::BuildFlags;
 use crate::console::{Console, use_color};
 use crate::event_log::EventLog;
+use crate::profile::Profile;
 use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
 use crate::{exit, preview, redact, remote_side, signals, tell};
@@ -108,8 +110,9 @@ impl Session<'_> {
     /// Does it; gives the exit code. `run` does not come back if its program can be started.
     pub fn run(mut self) -> u8 {
         let mut events = EventLog::open(self.flags.events.as_deref(), self.began);
+        let mut profile = Profile::open(self.flags.profile.as_deref());
         events.write(&self.started());
-        let done = self.build(&mut events);
+        let done = self.build(&mut events, &mut profile);
         let (code, outcome, program) = match done {
             Ok(done) => (exit::of(&done.outcome), done.outcome, done.program),
             Err(refusal) => {
@@ -119,18 +122,9 @@ impl Session<'_> {
                 (refusal.code, Outcome::default(), None)
             }
         };
+        let code = told_of_file(code, profile.finish(&self.build_id, self.began.elapsed()).as_deref());
         events.write(&self.finished(code, &outcome));
-        let code = match events.error() {
-            Some(error) if code == exit::SUCCESS => {
-                eprintln!("ERROR: {error}");
-                exit::EVENTS_NOT_WRITTEN
-            }
-            Some(error) => {
-                eprintln!("WARNING: {error}");
-                code
-            }
-            None => code,
-        };
+        let code = told_of_file(code, events.error());
         match program.filter(|_| code == exit::SUCCESS) {
             Some(program) => self.become_program(program),
             None => code,
@@ -214,7 +208,7 @@ impl Session<'_> {
         }
     }
 
-    fn build(&mut self, events: &mut EventLog) -> Result<Done, Refusal> {
+    fn build(&mut self, events: &mut EventLog, profile: &mut Profile) -> Result<Done, Refusal> {
         if self.flags.dry_run {
             return self.dry_run();
         }
@@ -231,14 +225,17 @@ impl Session<'_> {
         check_settings(&settings)?;
         let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
         let lock = self.lock(&state_dir, &console, &line.receiver)?;
+        profile.phase("start", self.began.elapsed());
         let request = self.load_request(input);
         let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings)))?;
         if !loaded.warnings.list.is_empty() {
             console.print(&render(&loaded.warnings, &loaded.sources, use_color(settings.color)));
         }
+        profile.phase("load", self.began.elapsed());
+        profile.loaded(&loaded.model);
         let program = self.program(&loaded)?;
         let mut function = remote_side::choose_function(&loaded.settings.remote, &state_dir);
-        let mut told = Told { console: &mut console, events };
+        let mut told = Told { console: &mut console, events, profile };
         let mut outcome = self.drive(&loaded, function, &lock, &line, &clock, &mut told)?;
         if let Some(other) = outcome.other_function.filter(|_| function.may_change) {
             remote_side::remember_function(&loaded.settings.remote, &state_dir, other);
@@ -430,6 +427,17 @@ fn refusal_of(error: BuildError) -> Refusal {
     }
 }
 
+/// The exit code once it is said that a file could not be written.
+fn told_of_file(code: u8, error: Option<&str>) -> u8 {
+    let Some(error) = error else { return code };
+    let (tag, code) = match code {
+        exit::SUCCESS => ("ERROR", exit::EVENTS_NOT_WRITTEN),
+        code => ("WARNING", code),
+    };
+    eprintln!("{tag}: {error}");
+    code
+}
+
 /// What this version does not have.
 fn check_settings(settings: &Settings) -> Result<(), Refusal> {
     match settings.disk_cache {
@@ -448,11 +456,13 @@ fn flatten(model: &Model, inputs: &[Input]) -> Vec<ArtifactId> {
 struct Told<'a> {
     console: &'a mut Console,
     events: &'a mut EventLog,
+    profile: &'a mut Profile,
 }
 
 impl Reporter for Told<'_> {
     fn event(&mut self, event: &BuildEvent) {
         self.events.write(event);
+        self.profile.event(event);
         self.console.event(event);
     }
 
@@ -470,5 +480,13 @@ impl Reporter for Told<'_> {
 
     fn tick(&self) -> Option<Duration> {
         self.console.tick()
+    }
+
+    fn wants_moments(&self) -> bool {
+        self.profile.is_wanted()
+    }
+
+    fn moment(&mut self, now: Duration, moment: &Moment) {
+        self.profile.moment(now, moment);
     }
 }

@@ -33,6 +33,7 @@ use minibuild_graph::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
 pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
@@ -192,6 +193,8 @@ pub struct Machine {
     /// Directories of input roots; every known content goes through [`Machine::learn`], which makes it forget.
     roots: RefCell<RootCache>,
     steps: Vec<Step>,
+    /// What actions wait for from some moment on, where somebody wants to know.
+    waits: Option<Vec<(ActionId, Option<Wait>)>>,
     now: Duration,
 }
 
@@ -334,6 +337,7 @@ impl Machine {
             scratch: Scratch::default(),
             roots: RefCell::default(),
             steps: Vec::new(),
+            waits: None,
             now: Duration::ZERO,
             model,
             commands,
@@ -389,6 +393,16 @@ impl Machine {
             fetching: self.bytes.under_way() as u64,
             uploading: self.uploading.len() as u64,
         }
+    }
+
+    /// From now on keeps what actions wait for.
+    pub fn watch_waits(&mut self) {
+        self.waits = Some(Vec::new());
+    }
+
+    /// What actions wait for since the last call, in its order; nothing unless it is kept.
+    pub fn take_waits(&mut self) -> Vec<(ActionId, Option<Wait>)> {
+        self.waits.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The label of an action's target.
@@ -512,6 +526,11 @@ impl Machine {
     fn set_status(&mut self, action: ActionId, status: Status) {
         let row = self.node(action);
         let before = std::mem::replace(&mut self.status[row], status);
+        if let Some(waits) = &mut self.waits
+            && wait_of(before) != wait_of(status)
+        {
+            waits.push((action, wait_of(status)));
+        }
         let counts = &mut self.outcome.counts;
         let made = match self.runners[action.index()] {
             Runner::UpToDate => &mut counts.up_to_date,
@@ -543,6 +562,16 @@ impl Machine {
 
     fn is_test(&self, action: ActionId) -> bool {
         self.model.action(action).kind == ActionKind::Test
+    }
+}
+
+fn wait_of(status: Status) -> Option<Wait> {
+    match status {
+        Status::LookingUp => Some(Wait::LookUp),
+        Status::Queued => Some(Wait::Queued),
+        Status::AwaitingInputs => Some(Wait::Inputs),
+        Status::Rehashing => Some(Wait::Rehash),
+        _ => None,
     }
 }
 

@@ -18,6 +18,7 @@ mod explain;
 mod interrupts;
 mod locking;
 mod outputs;
+mod profile;
 mod query;
 mod remote;
 mod restore;

@@ -166,6 +166,8 @@ fn goals(
         wishes: Wishes::new(mode, &settings.download_regex).map_err(|e| format!("ERROR: {e}"))?,
         runs_nothing: false,
         jobs: 1,
+        pools: settings.pools.clone(),
+        memory: u64::MAX,
         keep_going: true,
         fresh_tests: !settings.cache_tests,
         all_events: false,

@@ -284,6 +284,8 @@ impl Session<'_> {
             wishes: self.wishes(settings)?,
             runs_nothing: self.kind == Kind::Fetch,
             jobs: settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize),
+            pools: settings.pools.clone(),
+            memory: workspace::memory(),
             keep_going: settings.keep_going,
             fresh_tests: !settings.cache_tests,
             all_events: self.flags.events_detail.is_some(),

@@ -11,6 +11,7 @@ mod goals;
 mod preview;
 mod rehash;
 mod remote;
+mod resources;
 mod start;
 mod targets;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, Input, Level,
-    Model, RemoteStage, RunId, Runner, StopReason, WsPath,
+    Model, RemoteStage, Resources, RunId, Runner, StopReason, WsPath,
 };
 use minibuild_download::Planner;
 use minibuild_graph::{
@@ -184,6 +185,8 @@ pub struct Machine {
     /// Actions to be looked at again.
     reopened: Vec<ActionId>,
     running_here: usize,
+    /// Whether any wanted action takes more than a place.
+    takes_resources: bool,
     running: FxHashMap<ActionId, Running>,
     exclusive_running: bool,
     stopping: Option<Stopping>,
@@ -329,6 +332,7 @@ impl Machine {
             enqueued: 0,
             reopened: Vec::new(),
             running_here: 0,
+            takes_resources: false,
             running: FxHashMap::default(),
             exclusive_running: false,
             stopping: None,
@@ -349,6 +353,11 @@ impl Machine {
         };
         machine.mark_goals();
         machine.take_sources();
+        let takes = |&node: &Node| match machine.graph.kind(node) {
+            NodeKind::Action(action) => machine.model.action(action).resources != Resources::default(),
+            NodeKind::Set(_) => false,
+        };
+        machine.takes_resources = order.iter().any(takes);
         machine.outcome.counts.total =
             order.iter().filter(|&&n| matches!(machine.graph.kind(n), NodeKind::Action(_))).count() as u64;
         machine

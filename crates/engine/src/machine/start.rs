@@ -10,6 +10,7 @@ use minibuild_graph::Priority;
 
 use super::evaluate::FlatInputs;
 use super::remote::Sides;
+use super::resources::Fit;
 use super::{MAX_ATTEMPTS, Machine, Made, Name, REMOTE_ATTEMPTS, Running, Status, Step, Strategy, key_path};
 
 impl Machine {
@@ -78,6 +79,7 @@ impl Machine {
 
     fn start_here(&mut self) {
         let mut held_back = Vec::new();
+        let mut usage = self.usage_here();
         while self.stopping.is_none() && self.running_here < self.goals.jobs && !self.exclusive_running {
             let Some((action, priority)) = self.ready.pop() else { break };
             let Some(sides) = self.startable(action).filter(|sides| sides.here) else { continue };
@@ -86,6 +88,16 @@ impl Machine {
                 held_back.push((action, priority));
                 continue;
             }
+            match self.fit(action, &usage) {
+                Fit::Starts => {}
+                wait => {
+                    held_back.push((action, priority));
+                    if wait == Fit::Blocks {
+                        break;
+                    }
+                    continue;
+                }
+            }
             let inputs = self.flat_inputs(action);
             let missing = self.missing_inputs(&inputs, Branch::Local);
             // Where its inputs are already it can start at once.
@@ -93,7 +105,11 @@ impl Machine {
                 continue;
             }
             self.start(action, Branch::Local, &inputs, missing);
-            self.exclusive_running = exclusive && self.running.contains_key(&action);
+            let runs = self.running.contains_key(&action);
+            self.exclusive_running = exclusive && runs;
+            if runs {
+                self.take_resources(action, &mut usage);
+            }
         }
         for (action, priority) in held_back {
             self.ready.push(action, priority);

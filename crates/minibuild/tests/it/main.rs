@@ -21,6 +21,7 @@ mod outputs;
 mod profile;
 mod query;
 mod remote;
+mod resources;
 mod restore;
 mod run_cmd;
 mod serve;

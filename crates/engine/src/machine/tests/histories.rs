@@ -1,7 +1,7 @@
 //! Random histories: builds of a random plan with whatever may happen between and during them. Each build that ends
 //! well is compared with one from nothing (see [`Session`]), and one right after it starts nothing.
 
-use minibuild_core::{ActionKind, ArtifactKind};
+use minibuild_core::{ActionKind, ArtifactKind, Resources};
 use proptest::prelude::*;
 
 use super::fake::{End, Fake, outputs_of};
@@ -56,6 +56,7 @@ impl Choices<'_> {
         let inputs = self.inputs(plan, 3);
         let mut spec = if self.one_in(6) { test(&inputs) } else { action(&inputs) };
         spec.exclusive = self.one_in(10);
+        spec.resources = self.resources();
         match self.below(16) {
             15 => spec.no_local = true,
             14 => spec.no_remote = true,
@@ -77,6 +78,16 @@ impl Choices<'_> {
             spec.discoverable = self.inputs(plan, 4);
         }
         spec
+    }
+
+    fn resources(&mut self) -> Resources {
+        match self.below(12) {
+            0 => Resources { pool: Some("one".into()), ..Default::default() },
+            1 => Resources { pool: Some("two".into()), memory: 30, ..Default::default() },
+            2 => Resources { cpus: 1 + u32::try_from(self.below(4)).unwrap_or(0), ..Default::default() },
+            3 => Resources { memory: [60, 40, 200][self.below(3)], ..Default::default() },
+            _ => Resources::default(),
+        }
     }
 
     fn plan(&mut self) -> Plan {

@@ -114,6 +114,8 @@ impl Ask {
             wishes: self.wishes(),
             runs_nothing: false,
             jobs: self.jobs,
+            pools: POOLS.into_iter().map(|(name, places)| (name.to_owned(), places)).collect(),
+            memory: MEMORY,
             keep_going: self.keep_going,
             fresh_tests: self.fresh_tests,
             all_events: true,
@@ -122,6 +124,11 @@ impl Ask {
         }
     }
 }
+
+/// Pools of every fake build, with their places.
+pub const POOLS: [(&str, u32); 2] = [("one", 1), ("two", 2)];
+/// Memory of the fake machine.
+pub const MEMORY: u64 = 100;
 
 /// A remote side that runs and caches, for which nobody uploads.
 pub fn remote() -> RemoteGoals {

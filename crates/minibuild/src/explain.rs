@@ -7,7 +7,7 @@ use minibuild_core::{
     ActionId, ArtifactId, ArtifactKind, BIN_ROOT, BUILD_FILE, Model, OUT_ROOT, TEST_LOG_ROOT, WsPath,
 };
 use minibuild_download::{Mode, Wishes};
-use minibuild_engine::machine::{Foreseen, Goal, Goals, Verdict, Why};
+use minibuild_engine::machine::{Foreseen, Goal, Goals, Maybe, Verdict, Why};
 use minibuild_graph::{Change, summarise};
 use minibuild_rules::{LoadRequest, Loaded, load};
 
@@ -112,10 +112,15 @@ fn asked_for(loaded: &Loaded, subject: &Subject) -> Result<(Vec<ActionId>, Vec<G
             Ok((vec![action], vec![goal]))
         }
         _ => {
-            let (actions, goals) = of_targets(loaded);
+            let (mut actions, goals) = of_targets(loaded);
+            if actions.is_empty() {
+                // A group of files has none of its own.
+                actions =
+                    goals.iter().flat_map(|g| &g.artifacts).filter_map(|&id| model.artifact(id).producer).collect();
+            }
             let names: Vec<String> =
                 loaded.requested.iter().map(|r| model.target(r.target).label.to_string()).collect();
-            match goals.is_empty() {
+            match actions.is_empty() {
                 true => Err(format!("ERROR: `{}` has no actions", names.join("`, `"))),
                 false => Ok((actions, goals)),
             }
@@ -211,7 +216,14 @@ impl Writer<'_> {
             Verdict::UpToDate(why) if why.is_empty() => ("up to date: its result came from a cache", Vec::new()),
             Verdict::UpToDate(why) => ("up to date; it last ran because", why.clone()),
             Verdict::Runs(why) => ("would run:", self.lines(action, why)),
-            Verdict::MayRun(inputs) => {
+            Verdict::MayRun(Maybe::Bytes(output, consumer)) => {
+                let (path, label) = (&model.artifact(*output).path, model.label_of(*consumer));
+                (
+                    "may run:",
+                    vec![format!("its output `{path}` is not on disk and {label}, which may run, would need it")],
+                )
+            }
+            Verdict::MayRun(Maybe::Inputs(inputs)) => {
                 let line = |&id: &ArtifactId| {
                     let artifact = model.artifact(id);
                     let of = artifact.producer.map(|producer| format!(" of {}", model.label_of(producer)));

@@ -2,7 +2,7 @@
 
 use minibuild_core::{DigestFunction, Model};
 use minibuild_engine::build::BuildError;
-use minibuild_engine::machine::{Foreseen, Goals, Verdict};
+use minibuild_engine::machine::{Foreseen, Goals, Maybe, Verdict};
 use minibuild_engine::preview::Preview;
 use minibuild_graph::HostFacts;
 use minibuild_rules::{ExternalLinks, Loaded};
@@ -88,7 +88,11 @@ pub fn line(model: &Model, foreseen: &Foreseen) -> Option<String> {
     let what = match &foreseen.verdict {
         Verdict::UpToDate(_) => return None,
         Verdict::Runs(why) => format!("would run: {}", why.in_short()),
-        Verdict::MayRun(inputs) => {
+        Verdict::MayRun(Maybe::Bytes(output, consumer)) => {
+            let (path, label) = (&model.artifact(*output).path, model.label_of(*consumer));
+            format!("may run: its output `{path}` is not on disk and `{label}`, which may run, would need it")
+        }
+        Verdict::MayRun(Maybe::Inputs(inputs)) => {
             let more = inputs.len().saturating_sub(1);
             let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
             let first = inputs.first().map(|&id| model.artifact(id).path.as_str()).unwrap_or_default();

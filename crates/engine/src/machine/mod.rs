@@ -38,7 +38,7 @@ use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
 pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
-pub use preview::{Foreseen, Verdict};
+pub use preview::{Foreseen, Maybe, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Shown, SourceFact, Step, World};
 pub use why::Why;
 

@@ -29,10 +29,19 @@ pub enum Verdict {
     UpToDate(Vec<String>),
     /// It would run.
     Runs(Why),
-    /// It would run if one of these inputs, which are made anew, comes out different.
-    MayRun(Vec<ArtifactId>),
+    /// It depends on what others make.
+    MayRun(Maybe),
     /// It could not run, or something it needs could not.
     Fails(String),
+}
+
+/// On what it depends whether an action runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Maybe {
+    /// Whether one of these inputs, which are made anew, comes out different.
+    Inputs(Vec<ArtifactId>),
+    /// Whether this consumer runs, which needs the bytes of this output; they are neither here nor in the store.
+    Bytes(ArtifactId, ActionId),
 }
 
 impl Machine {
@@ -55,8 +64,8 @@ impl Machine {
             verdicts.insert(action, verdict);
             self.steps.clear();
         }
-        self.foresee_lost_inputs(&actions, &mut verdicts);
-        self.foresee_consumers(&actions, &mut verdicts);
+        // Each round only makes more of them run, or perhaps run.
+        while self.foresee_lost_inputs(&actions, &mut verdicts) | self.foresee_consumers(&actions, &mut verdicts) {}
         let verdict = |action| verdicts.remove(&action).map(|verdict| Foreseen { action, verdict });
         actions.into_iter().filter_map(verdict).collect()
     }
@@ -112,43 +121,53 @@ impl Machine {
     }
 
     /// Whoever runs needs the bytes of its inputs: what is neither here nor in the store is made again. From consumers to
-    /// producers, since those need theirs in turn.
-    fn foresee_lost_inputs(&mut self, actions: &[ActionId], verdicts: &mut FxHashMap<ActionId, Verdict>) {
+    /// producers, since those need theirs in turn. True if that changes anything.
+    fn foresee_lost_inputs(&mut self, actions: &[ActionId], verdicts: &mut FxHashMap<ActionId, Verdict>) -> bool {
+        let mut changed = false;
         for &action in actions.iter().rev() {
-            if !matches!(verdicts.get(&action), Some(Verdict::Runs(_))) {
-                continue;
-            }
+            let is_certain = match verdicts.get(&action) {
+                Some(Verdict::Runs(_)) => true,
+                Some(Verdict::MayRun(_)) => false,
+                _ => continue,
+            };
             for id in self.flat_inputs(action).artifacts {
-                let artifact = self.model.artifact(id);
-                let Some(producer) = artifact.producer else { continue };
-                let is_nowhere = self.bytes.here(id).is_none() && !self.bytes.is_there(id);
-                if is_nowhere && matches!(verdicts.get(&producer), Some(Verdict::UpToDate(_))) {
-                    let label = self.model.label_of(action);
-                    let why = format!("its output `{}` is not on disk and `{label}` needs it", artifact.path);
-                    let verdict = self.runs(producer, Why::Said(why));
-                    verdicts.insert(producer, verdict);
-                }
+                let Some(producer) = self.model.artifact(id).producer else { continue };
+                let is_here = self.bytes.here(id).is_some() || self.bytes.is_there(id);
+                let verdict = match verdicts.get(&producer) {
+                    Some(Verdict::UpToDate(_)) if !is_here && !is_certain => Verdict::MayRun(Maybe::Bytes(id, action)),
+                    Some(Verdict::UpToDate(_) | Verdict::MayRun(_)) if !is_here && is_certain => {
+                        let (path, label) = (&self.model.artifact(id).path, self.model.label_of(action));
+                        self.runs(
+                            producer,
+                            Why::Said(format!("its output `{path}` is not on disk and `{label}` needs it")),
+                        )
+                    }
+                    _ => continue,
+                };
+                changed = true;
+                verdicts.insert(producer, verdict);
             }
         }
+        changed
     }
 
-    /// Whoever is up to date and reads what is made anew may have to run.
-    fn foresee_consumers(&mut self, actions: &[ActionId], verdicts: &mut FxHashMap<ActionId, Verdict>) {
+    /// Whoever is up to date and reads what is made anew may have to run. True if that is somebody.
+    fn foresee_consumers(&mut self, actions: &[ActionId], verdicts: &mut FxHashMap<ActionId, Verdict>) -> bool {
+        let mut changed = false;
         for &action in actions {
             if !matches!(verdicts.get(&action), Some(Verdict::UpToDate(_))) {
                 continue;
             }
-            let mut anew = Vec::new();
-            for id in self.flat_inputs(action).artifacts {
-                let artifact = self.model.artifact(id);
-                let producer = artifact.producer.and_then(|producer| verdicts.get(&producer));
-                if matches!(producer, Some(Verdict::Runs(_) | Verdict::MayRun(_))) {
-                    anew.push(id);
-                }
-            }
+            let mut anew = self.flat_inputs(action).artifacts;
+            anew.retain(|&id| {
+                let producer = self.model.artifact(id).producer.and_then(|producer| verdicts.get(&producer));
+                matches!(producer, Some(Verdict::Runs(_) | Verdict::MayRun(_)))
+            });
             if !anew.is_empty() {
-                verdicts.insert(action, Verdict::MayRun(anew));
+                changed = true;
+                verdicts.insert(action, Verdict::MayRun(Maybe::Inputs(anew)));
             }
         }
+        changed
     }
 }

@@ -269,6 +269,18 @@ fn a_run_that_failed_is_the_reason() {
 }
 
 #[test]
+fn of_a_group_and_an_alias_it_is_told_who_makes_the_files() {
+    let groups = "[[filegroup]]\nname = \"g\"\nsrcs = [\":a\", \"in\"]\n[[alias]]\nname = \"l\"\nactual = \":a\"\n\
+                  [[filegroup]]\nname = \"s\"\nsrcs = [\"in\"]\n";
+    let ws = with_targets(&(genrule("a", &["in"], &["a.out"], "cat $SRC > $OUT") + groups)).file("in", "1");
+    for label in ["//:g", "//:l", "//:a"] {
+        let text = ws.run(&["explain", label]).ok().stdout;
+        assert!(text.starts_with("//:a Genrule minibuild-out/bin/a.out\n  would run:"), "{label}: {text}");
+    }
+    ws.run(&["explain", "//:s"]).code(2).says(&["`//:s` has no actions"]);
+}
+
+#[test]
 fn what_cannot_be_explained_is_an_error() {
     let ws = chain();
     ws.run(&["explain", "//:z"]).code(2).says(&["no target `z`"]);

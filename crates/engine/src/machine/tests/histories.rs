@@ -8,7 +8,7 @@ use super::fake::{End, Fake, outputs_of};
 use super::fake_remote::{Asked, Doing, RemoteEnd};
 use super::plan::{In, Plan, Spec, action, source_path, test};
 use super::session::{Ask, Session, cache, remote, state_dir};
-use crate::machine::{RemoteGoals, Strategy, Uploads};
+use crate::machine::{Foreseen, RemoteGoals, Strategy, Uploads, Verdict};
 
 /// Decisions, taken from bytes so that a failing history can be shrunk; zero when they are used up.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -252,6 +252,8 @@ enum Luck {
 fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Choices<'_>) -> bool {
     let luck = [Luck::Good, Luck::Flaky, Luck::Bad, Luck::Bad][choices.below(4)];
     let must_end_well = luck == Luck::Good && nothing_is_wrong(fake, ask);
+    // What remote stores have lost can only be known by asking them.
+    let foreseen = (luck == Luck::Good && ask.remote.is_none()).then(|| Session::preview(fake, dir, ask));
     let mut session = Session::begin(fake, dir, ask);
     let mut is_edited = false;
     while session.outcome.is_none() {
@@ -282,7 +284,26 @@ fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Ch
     let outcome = session.outcome();
     let is_good = !(outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost);
     assert!(is_good || !must_end_well, "nothing is wrong, and yet: {outcome:?} {:?}", session.failures());
+    if let Some(foreseen) = foreseen {
+        check_foreseen(&foreseen, &session.started, is_good);
+    }
     is_good && !session.is_mixed && !is_edited
+}
+
+/// Whoever ran was said to run, perhaps; and if nobody had to, nobody did.
+fn check_foreseen(foreseen: &[Foreseen], started: &[usize], is_good: bool) {
+    for Foreseen { action, verdict } in foreseen {
+        let may_run = matches!(verdict, Verdict::Runs(_) | Verdict::MayRun(_));
+        assert!(may_run || !started.contains(&action.index()), "{action:?} ran, which was to be {verdict:?}");
+        assert!(
+            !is_good || !matches!(verdict, Verdict::Fails(_)),
+            "all went well, but {action:?} was to be {verdict:?}"
+        );
+    }
+    let has_to_run = |f: &&Foreseen| matches!(f.verdict, Verdict::Runs(_));
+    let first = foreseen.iter().find(has_to_run);
+    assert!(!is_good || first.is_none() || !started.is_empty(), "nobody ran, but {first:?} was to");
+    assert!(first.is_some() || started.is_empty(), "{started:?} ran, but nobody had to");
 }
 
 fn local_end(session: &Session<'_>, action: usize, luck: Luck, choices: &mut Choices<'_>) -> End {

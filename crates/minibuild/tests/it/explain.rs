@@ -258,6 +258,22 @@ fn bytes_that_a_run_needs_are_made_again() {
 }
 
 #[test]
+fn what_only_the_remote_store_has_is_not_made_again() {
+    let ws = chain();
+    let remote = ["--remote-executor=embedded", "--strategy=remote"];
+    ws.run(&[&["build", "--download=minimal"], &remote[..], &["//:c"]].concat()).ok();
+    assert!(!ws.has_output("c.out"));
+    let dry = ws.run(&[&["build", "-n"], &remote[..], &["//:c"]].concat()).ok_without_running();
+    dry.says(&["3 actions: 3 up to date."]);
+    assert!(!ws.has_output("c.out"), "nothing is brought here");
+    // Without that store nobody has them.
+    ws.run(&["build", "-n", "//:c"]).ok_without_running().says(&["3 actions: 3 would run."]);
+    ws.write("in", "2");
+    let dry = ws.run(&[&["build", "-n"], &remote[..], &["//:c"]].concat()).ok_without_running();
+    dry.says(&["1 would run, 2 may run", "Caches, which may have results, were not asked."]);
+}
+
+#[test]
 fn a_run_that_failed_is_the_reason() {
     let ws = with_targets(&genrule("a", &["in"], &["a.out"], "grep good $SRC > $OUT")).file("in", "bad");
     ws.build(&["//:a"]).code(1);

@@ -132,6 +132,8 @@ fn goals(model: &Model, as_one: bool) -> Goals {
         wishes: Default::default(),
         runs_nothing: false,
         jobs: 8,
+        pools: Default::default(),
+        memory: u64::MAX,
         keep_going: false,
         fresh_tests: false,
         all_events: false,

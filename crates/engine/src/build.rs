@@ -10,15 +10,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model, RemoteSide, RunId,
-    WrittenFile, WsPath,
+    Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model,
+    RemoteEvent, RemoteSide, RunId, WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
-use minibuild_graph::{CycleError, HostFacts};
+use minibuild_graph::{CycleError, HostFacts, Node};
 use minibuild_local::{LocalConfig, LocalExecutor};
 
 use crate::lock::WorkspaceLock;
 use crate::machine::{Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, Step, Wanted};
+use crate::moment::Moment;
 use crate::state::{ActionRecord, State};
 use crate::tools;
 use crate::world::Look;
@@ -74,6 +75,12 @@ pub trait Reporter {
     fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>);
     /// How often progress is wanted while nothing happens.
     fn tick(&self) -> Option<Duration>;
+    /// Whether [`Reporter::moment`] is worth calling.
+    fn wants_moments(&self) -> bool {
+        false
+    }
+    /// Something happened, so long after the start.
+    fn moment(&mut self, _now: Duration, _moment: &Moment) {}
 }
 
 /// Why a build could not be carried out at all.
@@ -127,29 +134,26 @@ impl Build<'_> {
         Ok(driver.run(events, reporter))
     }
 
-    fn machine(&self, mut state: State) -> Result<Machine, BuildError> {
-        let wanted = Wanted::new(&self.model, &self.goals)?;
-        let actions: Vec<_> = wanted.actions().collect();
-        let targets: Vec<_> =
-            self.goals.targets.iter().flat_map(|goal| goal.artifacts.iter().chain(&goal.runfiles)).copied().collect();
+    fn machine(&self, state: State) -> Result<Machine, BuildError> {
         let look = Look {
             model: &self.model,
-            tree: &self.tree,
+            root: self.tree.workspace(),
+            function: self.tree.function(),
+            tree: Some(&self.tree),
             clock: &*self.clock,
             threads: self.threads,
             follow_external: self.follow_external,
             interrupted: &self.interrupted,
         };
-        let mut world = look.at(&actions, &targets, &mut state)?;
-        let now = self.clock.now()?;
-        for &id in actions.iter().flat_map(|&action| &self.model.action(action).host_tools) {
-            world.tools.entry(id).or_insert_with(|| {
-                let tool = &self.model.host_tools[id.index()];
-                tools::resolve(tool, self.env, self.tree.workspace(), now, &mut state)
-            });
-        }
-        let (model, commands) = (self.model.clone(), self.commands.clone());
-        Ok(Machine::new(model, commands, wanted, self.goals.clone(), self.host.clone(), world, state))
+        let parts = Parts {
+            look,
+            model: &self.model,
+            commands: &self.commands,
+            goals: &self.goals,
+            host: &self.host,
+            env: self.env,
+        };
+        parts.machine(state).map(|(machine, _)| machine)
     }
 
     fn executor(&self, sender: &Sender<Event>) -> Result<LocalExecutor, BuildError> {
@@ -206,6 +210,38 @@ impl Build<'_> {
     }
 }
 
+/// What a machine is made of, besides the state.
+pub(crate) struct Parts<'a> {
+    pub look: Look<'a>,
+    pub model: &'a Arc<Model>,
+    pub commands: &'a Arc<dyn CommandSource>,
+    pub goals: &'a Goals,
+    pub host: &'a HostFacts,
+    pub env: &'a std::collections::BTreeMap<String, String>,
+}
+
+impl Parts<'_> {
+    /// Looks at the workspace; gives the machine, and what is wanted in the order of needs.
+    pub fn machine(self, mut state: State) -> Result<(Machine, Vec<Node>), BuildError> {
+        let (model, goals) = (self.model, self.goals);
+        let wanted = Wanted::new(model, goals)?;
+        let actions: Vec<_> = wanted.actions().collect();
+        let targets: Vec<_> =
+            goals.targets.iter().flat_map(|goal| goal.artifacts.iter().chain(&goal.runfiles)).copied().collect();
+        let mut world = self.look.at(&actions, &targets, &mut state)?;
+        let now = self.look.clock.now()?;
+        for &id in actions.iter().flat_map(|&action| &model.action(action).host_tools) {
+            world.tools.entry(id).or_insert_with(|| {
+                let tool = &model.host_tools[id.index()];
+                tools::resolve(tool, self.env, self.look.root, now, &mut state)
+            });
+        }
+        let order = wanted.order.clone();
+        let (model, commands) = (model.clone(), self.commands.clone());
+        Ok((Machine::new(model, commands, wanted, goals.clone(), self.host.clone(), world, state), order))
+    }
+}
+
 struct Driver {
     machine: Machine,
     executor: LocalExecutor,
@@ -220,10 +256,17 @@ struct Driver {
 impl Driver {
     fn run(mut self, events: &Receiver<Event>, reporter: &mut dyn Reporter) -> Outcome {
         let mut next = Some(Event::Begin);
+        if reporter.wants_moments() {
+            self.machine.watch_waits();
+        }
         loop {
             if let Some(event) = next.take() {
                 self.explain_full_disk(&event, reporter);
+                self.tell(moment_of(&event), reporter);
                 let steps = self.machine.handle_event(event, self.began.elapsed());
+                for (action, wait) in self.machine.take_waits() {
+                    self.tell(Some(Moment::Waits(action, wait)), reporter);
+                }
                 if let Some(outcome) = self.perform(steps, reporter) {
                     return self.finish(outcome, reporter);
                 }
@@ -262,6 +305,7 @@ impl Driver {
 
     fn perform(&mut self, steps: Vec<Step>, reporter: &mut dyn Reporter) -> Option<Outcome> {
         for step in steps {
+            self.tell(moment_of_step(&step), reporter);
             match step {
                 Step::Start(request) => {
                     // What it is about to write is recorded, and must be even if this process dies now.
@@ -297,6 +341,12 @@ impl Driver {
             }
         }
         None
+    }
+
+    fn tell(&self, moment: Option<Moment>, reporter: &mut dyn Reporter) {
+        if let Some(moment) = moment.filter(|_| reporter.wants_moments()) {
+            reporter.moment(self.began.elapsed(), &moment);
+        }
     }
 
     fn announce(&self, run: RunId, reporter: &mut dyn Reporter) {
@@ -370,4 +420,27 @@ impl Driver {
         outcome.failed |= self.disk_failed.is_some();
         outcome
     }
+}
+
+/// What an event is for whoever keeps an account of time.
+fn moment_of(event: &Event) -> Option<Moment> {
+    Some(match event {
+        Event::Begin => Moment::Begun,
+        Event::Executor(ExecutorEvent::Finished(report)) => Moment::RunEnded(report.run, Branch::Local),
+        Event::Remote(RemoteEvent::Finished(report)) => Moment::RunEnded(report.run, Branch::Remote),
+        Event::Remote(RemoteEvent::Stage { run, stage }) => Moment::Stage(*run, *stage),
+        Event::Remote(RemoteEvent::Fetched { id, .. }) => Moment::FetchEnded(*id),
+        Event::Remote(RemoteEvent::Uploaded { run, .. }) => Moment::UploadEnded(*run),
+        _ => return None,
+    })
+}
+
+fn moment_of_step(step: &Step) -> Option<Moment> {
+    Some(match step {
+        Step::Start(request) => Moment::RunStarted(request.run, Branch::Local),
+        Step::StartRemote(request) => Moment::RunStarted(request.run, Branch::Remote),
+        Step::Fetch(request) => Moment::FetchStarted(request.id, request.path.clone()),
+        Step::Upload(request) => Moment::UploadStarted(request.run),
+        _ => return None,
+    })
 }

@@ -6,6 +6,8 @@
 pub mod build;
 pub mod lock;
 pub mod machine;
+pub mod moment;
+pub mod preview;
 pub mod state;
 pub mod tools;
 pub mod world;

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minibuild_core::{
-    ActionId, ArtifactId, ArtifactKind, Content, DeclaredOutput, EntryKind, Fingerprint, Input, Model, OUT_ROOT, WsPath,
+    ActionId, ArtifactId, ArtifactKind, Content, DeclaredOutput, DigestFunction, EntryKind, Fingerprint, Input, Model,
+    OUT_ROOT, WsPath,
 };
 use minibuild_disk::{
     CaptureError, DiskError, FileClock, FsInstant, HashedFile, OutTree, Seen, hash_file, stat_batch, tree_is_unchanged,
@@ -21,8 +22,13 @@ use crate::state::{FileRecord, Origin, State};
 pub struct Look<'a> {
     /// The loaded build.
     pub model: &'a Model,
-    /// The output tree, which knows the workspace root.
-    pub tree: &'a OutTree,
+    /// The workspace root.
+    pub root: &'a Path,
+    /// The hash function of contents.
+    pub function: DigestFunction,
+    /// The output tree, whose files are made read-only where they are not; without it nothing is touched, and what only
+    /// that way can be looked at counts as absent.
+    pub tree: Option<&'a OutTree>,
     /// The file system's clock.
     pub clock: &'a dyn FileClock,
     /// Threads that look and hash.
@@ -58,7 +64,7 @@ impl Look<'_> {
     }
 
     fn root(&self) -> &Path {
-        self.tree.workspace()
+        self.root
     }
 
     fn sources_of(&self, actions: &[ActionId], wanted: &[ArtifactId]) -> Vec<ArtifactId> {
@@ -160,7 +166,7 @@ impl Look<'_> {
         if self.interrupted.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        hash_file(rustix::fs::CWD, self.root().join(path.as_path()), self.tree.function(), now)
+        hash_file(rustix::fs::CWD, self.root().join(path.as_path()), self.function, now)
     }
 
     /// A symlink among the sources, with what it leads to inside the workspace.
@@ -255,7 +261,7 @@ impl Look<'_> {
         let real = std::fs::canonicalize(self.root().join(path.as_path()))
             .map_err(|e| format!("the symlink `{path}` cannot be followed: {e}"))?;
         let now = self.clock.now().map_err(|e| e.render())?;
-        let hashed = hash_file(rustix::fs::CWD, &real, self.tree.function(), now)
+        let hashed = hash_file(rustix::fs::CWD, &real, self.function, now)
             .map_err(|e| format!("`{}`, where the symlink `{path}` leads, cannot be read: {e}", real.display()))?;
         let link =
             minibuild_disk::look_at(rustix::fs::CWD, self.root().join(path.as_path())).map_err(|e| e.to_string())?;
@@ -286,8 +292,13 @@ impl Look<'_> {
         let (files, others): (Vec<ArtifactId>, Vec<ArtifactId>) =
             changed.into_iter().partition(|&id| self.model.artifact(id).kind == ArtifactKind::File);
         self.reread_files(&files, state, world)?;
-        unsealed.extend(others);
-        self.capture_again(&unsealed, state, world);
+        match self.tree {
+            Some(tree) => {
+                unsealed.extend(others);
+                self.capture_again(tree, &unsealed, state, world);
+            }
+            None => self.reread_files(&unsealed, state, world)?,
+        }
         Ok(())
     }
 
@@ -315,11 +326,11 @@ impl Look<'_> {
 
     /// Outputs that are not as they were, or writable: what they hold now, read-only from now on. One that is of another
     /// kind or cannot be read counts as absent.
-    fn capture_again(&self, ids: &[ArtifactId], state: &mut State, world: &mut World) {
+    fn capture_again(&self, tree: &OutTree, ids: &[ArtifactId], state: &mut State, world: &mut World) {
         for &id in ids {
             let artifact = self.model.artifact(id);
             let declared = DeclaredOutput { path: artifact.path.clone(), kind: artifact.kind };
-            match self.tree.capture(&[declared], self.clock) {
+            match tree.capture(&[declared], self.clock) {
                 Ok(found) => {
                     for output in found {
                         let fingerprint = match &output.meta.content {

@@ -164,6 +164,9 @@ impl<'a> Facts<'a> {
         for (path, kind) in &self.outputs {
             line("output", path.as_str(), &format!("{kind:?}").to_lowercase());
         }
+        if let Some(depfile) = self.depfile {
+            line("depfile", "", depfile.as_str());
+        }
         for (name, value) in self.platform {
             line("platform", name, value);
         }
@@ -173,7 +176,13 @@ impl<'a> Facts<'a> {
         for tool in &self.tools {
             line("tool", &tool.program, &tool_text(tool));
         }
-        line("salt", "", &self.host_salt());
+        if self.no_cache {
+            line("cache", "", "no-cache");
+        }
+        line("version", "", SALT_VERSION);
+        line("host", "os", &self.intended_os());
+        line("host", "isa", &self.intended_isa());
+        line("salt", "", &self.host.salt);
         for input in &self.inputs {
             let kind = if input.discoverable { "discoverable" } else { "input" };
             line(kind, input.path.as_str(), &describe(input.content));
@@ -198,12 +207,21 @@ impl<'a> Facts<'a> {
         self.platform.iter().map(|(n, v)| (&**n, &**v)).collect()
     }
 
+    fn property(&self, name: &str) -> Option<&str> {
+        self.platform.iter().find(|(n, _)| &**n == name).map(|(_, v)| &**v)
+    }
+
+    fn intended_os(&self) -> String {
+        self.property("OSFamily").unwrap_or(&self.host.os).to_lowercase()
+    }
+
+    fn intended_isa(&self) -> String {
+        self.property("ISA").or_else(|| self.property("Arch")).unwrap_or(&self.host.isa).to_lowercase()
+    }
+
     /// Everything in the salt but the tools: what the intended platform is, and the user's own.
     fn host_salt(&self) -> String {
-        let property = |name: &str| self.platform.iter().find(|(n, _)| &**n == name).map(|(_, v)| &**v);
-        let os = property("OSFamily").unwrap_or(&self.host.os);
-        let isa = property("ISA").or_else(|| property("Arch")).unwrap_or(&self.host.isa);
-        format!("{SALT_VERSION} os={} isa={} {}", os.to_lowercase(), isa.to_lowercase(), self.host.salt)
+        format!("{SALT_VERSION} os={} isa={} {}", self.intended_os(), self.intended_isa(), self.host.salt)
     }
 
     fn salt(&self) -> String {
@@ -295,6 +313,8 @@ mod tests {
         command: CommandLine,
         inputs: Vec<(WsPath, Content, bool)>,
         outputs: Vec<(WsPath, ArtifactKind)>,
+        depfile: Option<WsPath>,
+        no_cache: bool,
         platform: Vec<(Box<str>, Box<str>)>,
         timeout: Option<Duration>,
         tools: Vec<HostToolFact>,
@@ -322,6 +342,8 @@ mod tests {
                 (path("b.h"), file("i"), true),
             ],
             outputs: vec![(path("minibuild-out/bin/a.o"), ArtifactKind::File)],
+            depfile: None,
+            no_cache: false,
             platform: vec![],
             timeout: None,
             tools: vec![HostToolFact { program: "cc".into(), digest: None, version: String::new() }],
@@ -339,7 +361,7 @@ mod tests {
             Facts {
                 command: &self.command,
                 outputs: self.outputs.iter().map(|(p, k)| (p, *k)).collect(),
-                depfile: None,
+                depfile: self.depfile.as_ref(),
                 inputs: self
                     .inputs
                     .iter()
@@ -353,7 +375,7 @@ mod tests {
                     .collect(),
                 platform: &self.platform,
                 timeout: self.timeout,
-                no_cache: false,
+                no_cache: self.no_cache,
                 tools: self.tools.iter().collect(),
                 host: &self.host,
                 roots: None,
@@ -391,6 +413,8 @@ mod tests {
             ("symlink", |c| c.inputs[0].1 = Content::Symlink { target: "x".into() }, true),
             ("output", |c| c.outputs[0].0 = path("minibuild-out/bin/b.o"), true),
             ("output kind", |c| c.outputs[0].1 = ArtifactKind::Directory, true),
+            ("depfile", |c| c.depfile = Some(path("minibuild-out/bin/a.d")), true),
+            ("no cache", |c| c.no_cache = true, true),
             ("platform", |c| c.platform.push(("a".into(), "b".into())), true),
             ("timeout", |c| c.timeout = Some(Duration::from_secs(1)), true),
             ("tool", |c| c.tools[0].digest = Some(DigestFunction::Sha256.digest(b"cc")), true),

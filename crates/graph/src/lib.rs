@@ -11,7 +11,7 @@ mod topology;
 
 pub use depfile::{DepfileError, parse_depfile};
 pub use key::{ActionKey, Facts, HostFacts, HostToolFact, InputFact, PrunedKey};
-pub use manifest::{Change, diff, reason, summarise};
+pub use manifest::{Change, diff, note_why, reason, summarise, why};
 pub use root_cache::RootCache;
 pub use schedule::{Priority, ReadyQueue, critical_path};
 pub use topology::{ActionGraph, CycleError, Node, NodeKind};

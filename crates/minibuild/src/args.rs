@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A build system: targets in TOML, one static binary, no daemon.
 #[derive(Parser, Debug)]
@@ -32,10 +32,16 @@ pub enum Command {
     Clean(CleanArgs),
     /// Tell about the workspace, a rule, or a rule file such as `@std/c.toml`.
     Info(InfoArgs),
-    /// Say what a target's command lines are made of.
+    /// Ask about the graph of targets: what needs what, and along which path.
+    Query(QueryArgs),
+    /// Say what would run now and why, or why it last ran.
     Explain(ExplainArgs),
     /// Serve the Remote Execution API: caches and workers for this and other build tools.
     Serve(ServeArgs),
+    /// Print a compilation database, `compile_commands.json`, for clangd and its like.
+    Compdb(CompdbArgs),
+    /// Print a completion script for a shell, or a manual page.
+    Completions(CompletionsArgs),
     /// Print the JSON Schema of a kind of file, for editors.
     Schema(SchemaArgs),
 }
@@ -90,12 +96,46 @@ pub struct ExplainArgs {
     /// Flags that decide about configuration.
     #[command(flatten)]
     pub config: ConfigFlags,
-    /// Show each argument with the template line and the attribute it came from.
-    #[arg(long, required = true)]
+    /// Show each argument with the template line and the attribute it came from instead.
+    #[arg(long)]
     pub argv: bool,
-    /// The target.
-    #[arg(value_name = "LABEL")]
+    /// The target, or the path of an output.
+    #[arg(value_name = "LABEL|PATH")]
     pub label: String,
+}
+
+/// `query`.
+#[derive(Args, Debug)]
+pub struct QueryArgs {
+    /// Flags that decide about configuration.
+    #[command(flatten)]
+    pub config: ConfigFlags,
+    /// How the answer is written.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = QueryOutput::Text)]
+    pub output: QueryOutput,
+    /// What is asked: patterns, `deps(X[, DEPTH])`, `rdeps(UNIVERSE, X[, DEPTH])`, `somepath(A, B)`, `allpaths(A, B)`,
+    /// `kind(REGEX, X)`, `filter(REGEX, X)`, `outputs(X)`, `set(A B ...)`, combined by `+` (union), `-` (except) and `^`
+    /// (intersect).
+    #[arg(value_name = "EXPR", required = true, value_parser = pattern)]
+    pub expression: Vec<String>,
+}
+
+impl QueryArgs {
+    /// The expression, words of the command line joined.
+    pub fn text(&self) -> String {
+        self.expression.join(" ")
+    }
+}
+
+/// How an answer is written.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryOutput {
+    /// A label, or a path, a line.
+    Text,
+    /// An array of objects.
+    Json,
+    /// A graph for Graphviz.
+    Dot,
 }
 
 /// `serve`.
@@ -128,6 +168,45 @@ pub struct ServeArgs {
     /// Tell of each call on stderr.
     #[arg(long)]
     pub log: bool,
+}
+
+/// `compdb`.
+#[derive(Args, Debug)]
+pub struct CompdbArgs {
+    /// Flags that decide about configuration.
+    #[command(flatten)]
+    pub config: ConfigFlags,
+    /// Whose compilations, with those of what they need [default: //...].
+    #[arg(value_name = "PATTERN", value_parser = pattern)]
+    pub patterns: Vec<String>,
+}
+
+/// `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// For which shell; `man` is for `man(1)`.
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: CompletionsFor,
+    /// With `man`: the page of this command.
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+}
+
+/// What reads it.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompletionsFor {
+    /// GNU Bash.
+    Bash,
+    /// Elvish.
+    Elvish,
+    /// Fish.
+    Fish,
+    /// `man(1)`: a manual page.
+    Man,
+    /// PowerShell.
+    Powershell,
+    /// Z shell.
+    Zsh,
 }
 
 /// `schema`.
@@ -212,6 +291,9 @@ pub struct BuildFlags {
     /// What becomes of an action that only the remote side tried when that fails: fallback or fail.
     #[arg(long, value_name = "WHAT")]
     pub on_remote_failure: Option<String>,
+    /// Say what would run and why, and run nothing.
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
     /// Run tests even if their pass is known.
     #[arg(long)]
     pub no_cache_tests: bool,
@@ -230,6 +312,9 @@ pub struct BuildFlags {
     /// How much detail: `all` adds up-to-date actions nobody asked for.
     #[arg(long, value_name = "DETAIL", value_parser = ["all"])]
     pub events_detail: Option<String>,
+    /// Write a Chrome trace to FILE: what ran where and when, who waited for what, and the critical path.
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// How progress is shown: auto, bar, plain or none.
     #[arg(long, value_name = "HOW")]
     pub progress: Option<String>,

@@ -1,10 +1,16 @@
 //! minibuild: argv, terminal, exit codes. The only crate that knows there is a terminal.
 
 mod args;
+mod compdb;
+mod completions;
 mod console;
 mod event_log;
 mod exit;
+mod explain;
+mod preview;
+mod profile;
 mod progress;
+mod query;
 mod quote;
 mod redact;
 mod remote_side;
@@ -35,6 +41,9 @@ fn run(cli: &Cli, began: Instant) -> u8 {
     if let Command::Serve(args) = &cli.command {
         return serve::serve(args);
     }
+    if let Command::Completions(args) = &cli.command {
+        return completions::completions(args);
+    }
     let workspace = match (workspace::find(cli.directory.as_deref()), &cli.command) {
         (Ok(workspace), _) => workspace,
         (Err(_), Command::Schema(args)) => return tell::schema(None, args),
@@ -54,7 +63,10 @@ fn run(cli: &Cli, began: Instant) -> u8 {
         Command::Run(args) => session(Kind::Run, &args.flags, vec![args.label.clone()], args.args.clone()),
         Command::Clean(args) => tell::clean(&workspace, args),
         Command::Info(args) => tell::info(&workspace, args),
-        Command::Explain(args) => tell::explain_argv(&workspace, args),
+        Command::Explain(args) => explain::explain(&workspace, args),
+        Command::Compdb(args) => compdb::compdb(&workspace, args),
+        Command::Completions(args) => completions::completions(args),
+        Command::Query(args) => query::query(&workspace, args),
         Command::Schema(args) => tell::schema(Some(&workspace), args),
         Command::Serve(args) => serve::serve(args),
     }

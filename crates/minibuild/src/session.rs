@@ -11,20 +11,23 @@ use std::time::{Duration, Instant};
 use minibuild_core::{ArtifactId, BuildEvent, CommandLine, DigestFunction, Input, Level, Model, RemoteSide};
 use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
-use minibuild_engine::build::{Build, Reporter};
+use minibuild_engine::build::{Build, BuildError, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
 use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown};
+use minibuild_engine::moment::Moment;
 use minibuild_graph::HostFacts;
 use minibuild_rules::{
-    DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load, load_settings, render,
+    ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load,
+    load_settings, render,
 };
 
 use crate::args::BuildFlags;
 use crate::console::{Console, use_color};
 use crate::event_log::EventLog;
+use crate::profile::Profile;
 use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
-use crate::{exit, redact, remote_side, signals};
+use crate::{exit, preview, redact, remote_side, signals, tell};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +110,9 @@ impl Session<'_> {
     /// Does it; gives the exit code. `run` does not come back if its program can be started.
     pub fn run(mut self) -> u8 {
         let mut events = EventLog::open(self.flags.events.as_deref(), self.began);
+        let mut profile = Profile::open(self.flags.profile.as_deref());
         events.write(&self.started());
-        let done = self.build(&mut events);
+        let done = self.build(&mut events, &mut profile);
         let (code, outcome, program) = match done {
             Ok(done) => (exit::of(&done.outcome), done.outcome, done.program),
             Err(refusal) => {
@@ -118,18 +122,9 @@ impl Session<'_> {
                 (refusal.code, Outcome::default(), None)
             }
         };
+        let code = told_of_file(code, profile.finish(&self.build_id, self.began.elapsed()).as_deref());
         events.write(&self.finished(code, &outcome));
-        let code = match events.error() {
-            Some(error) if code == exit::SUCCESS => {
-                eprintln!("ERROR: {error}");
-                exit::EVENTS_NOT_WRITTEN
-            }
-            Some(error) => {
-                eprintln!("WARNING: {error}");
-                code
-            }
-            None => code,
-        };
+        let code = told_of_file(code, events.error());
         match program.filter(|_| code == exit::SUCCESS) {
             Some(program) => self.become_program(program),
             None => code,
@@ -169,7 +164,54 @@ impl Session<'_> {
         }
     }
 
-    fn build(&mut self, events: &mut EventLog) -> Result<Done, Refusal> {
+    /// Says what a build would do, and does nothing: takes no lock, writes no state, asks nobody.
+    fn dry_run(&self) -> Result<Done, Refusal> {
+        if self.kind == Kind::Fetch {
+            return Err(Refusal::bad_input(
+                "ERROR: `fetch` runs nothing; `--dry-run` is for `build`, `test` and `run`",
+            ));
+        }
+        let input = workspace::config_input(&self.flags.config, self.flags.settings()).map_err(Refusal::bad_input)?;
+        let request = self.load_request(input);
+        let loaded = load(&tell::files_of(&self.workspace), &request).map_err(|failure| self.refuse(&failure, None))?;
+        let settings = &loaded.settings;
+        check_settings(settings)?;
+        let mut console = Console::new(settings, &self.workspace.root.display().to_string(), self.flags.explain);
+        console.clear();
+        tell::warn(&loaded);
+        let state_dir = self.workspace.root.join(minibuild_core::STATE_ROOT);
+        let function = remote_side::choose_function(&settings.remote, &state_dir).function;
+        let goals = self.goals(&loaded, function)?;
+        let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches);
+        let foreseen = preview::foresee(&self.workspace, &loaded, goals, function).map_err(refusal_of)?;
+        for one in &foreseen {
+            if let Some(line) = preview::line(&loaded.model, one) {
+                console.message(Level::Info, &line);
+            }
+        }
+        let counts = preview::Counts::of(&foreseen);
+        let note = if has_cache && counts.run > 0 { " Caches, which may have results, were not asked." } else { "" };
+        console.message(Level::Info, &format!("{} Nothing was run.{note}", counts.text()));
+        let mut outcome = Outcome::default();
+        // Counted is what has an outcome.
+        (outcome.counts.total, outcome.counts.up_to_date) = (counts.up_to_date, counts.up_to_date);
+        Ok(Done { outcome, program: None })
+    }
+
+    fn load_request(&self, config: ConfigInput) -> LoadRequest {
+        LoadRequest {
+            config,
+            patterns: self.patterns.clone(),
+            cwd: self.workspace.cwd.clone(),
+            host: workspace::host(),
+            threads: workspace::cores(),
+        }
+    }
+
+    fn build(&mut self, events: &mut EventLog, profile: &mut Profile) -> Result<Done, Refusal> {
+        if self.flags.dry_run {
+            return self.dry_run();
+        }
         let root = self.workspace.root.clone();
         let input = workspace::config_input(&self.flags.config, self.flags.settings()).map_err(Refusal::bad_input)?;
         let (sender, receiver) = channel();
@@ -183,20 +225,17 @@ impl Session<'_> {
         check_settings(&settings)?;
         let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
         let lock = self.lock(&state_dir, &console, &line.receiver)?;
-        let request = LoadRequest {
-            config: input,
-            patterns: self.patterns.clone(),
-            cwd: self.workspace.cwd.clone(),
-            host: workspace::host(),
-            threads: workspace::cores(),
-        };
+        profile.phase("start", self.began.elapsed());
+        let request = self.load_request(input);
         let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings)))?;
         if !loaded.warnings.list.is_empty() {
             console.print(&render(&loaded.warnings, &loaded.sources, use_color(settings.color)));
         }
+        profile.phase("load", self.began.elapsed());
+        profile.loaded(&loaded.model);
         let program = self.program(&loaded)?;
         let mut function = remote_side::choose_function(&loaded.settings.remote, &state_dir);
-        let mut told = Told { console: &mut console, events };
+        let mut told = Told { console: &mut console, events, profile };
         let mut outcome = self.drive(&loaded, function, &lock, &line, &clock, &mut told)?;
         if let Some(other) = outcome.other_function.filter(|_| function.may_change) {
             remote_side::remember_function(&loaded.settings.remote, &state_dir, other);
@@ -245,6 +284,8 @@ impl Session<'_> {
             wishes: self.wishes(settings)?,
             runs_nothing: self.kind == Kind::Fetch,
             jobs: settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize),
+            pools: settings.pools.clone(),
+            memory: workspace::memory(),
             keep_going: settings.keep_going,
             fresh_tests: !settings.cache_tests,
             all_events: self.flags.events_detail.is_some(),
@@ -342,16 +383,7 @@ impl Session<'_> {
             interrupted: line.interrupted.clone(),
             began: self.began,
         };
-        build.run(&line.sender, &line.receiver, told).map_err(|error| match error {
-            minibuild_engine::build::BuildError::Disk(error) => Refusal::from(error),
-            minibuild_engine::build::BuildError::Cycle(_) => {
-                Refusal { code: exit::INTERNAL, text: format!("ERROR: {error}") }
-            }
-            minibuild_engine::build::BuildError::State { .. } => Refusal {
-                code: exit::BUILD_FAILED,
-                text: format!("ERROR: {error}\nhint: `minibuild clean --all` starts anew"),
-            },
-        })
+        build.run(&line.sender, &line.receiver, told).map_err(refusal_of)
     }
 
     fn open_remote(
@@ -386,6 +418,28 @@ impl Session<'_> {
     }
 }
 
+fn refusal_of(error: BuildError) -> Refusal {
+    match error {
+        BuildError::Disk(error) => Refusal::from(error),
+        BuildError::Cycle(_) => Refusal { code: exit::INTERNAL, text: format!("ERROR: {error}") },
+        BuildError::State { .. } => Refusal {
+            code: exit::BUILD_FAILED,
+            text: format!("ERROR: {error}\nhint: `minibuild clean --all` starts anew"),
+        },
+    }
+}
+
+/// The exit code once it is said that a file could not be written.
+fn told_of_file(code: u8, error: Option<&str>) -> u8 {
+    let Some(error) = error else { return code };
+    let (tag, code) = match code {
+        exit::SUCCESS => ("ERROR", exit::EVENTS_NOT_WRITTEN),
+        code => ("WARNING", code),
+    };
+    eprintln!("{tag}: {error}");
+    code
+}
+
 /// What this version does not have.
 fn check_settings(settings: &Settings) -> Result<(), Refusal> {
     match settings.disk_cache {
@@ -404,11 +458,13 @@ fn flatten(model: &Model, inputs: &[Input]) -> Vec<ArtifactId> {
 struct Told<'a> {
     console: &'a mut Console,
     events: &'a mut EventLog,
+    profile: &'a mut Profile,
 }
 
 impl Reporter for Told<'_> {
     fn event(&mut self, event: &BuildEvent) {
         self.events.write(event);
+        self.profile.event(event);
         self.console.event(event);
     }
 
@@ -426,5 +482,13 @@ impl Reporter for Told<'_> {
 
     fn tick(&self) -> Option<Duration> {
         self.console.tick()
+    }
+
+    fn wants_moments(&self) -> bool {
+        self.profile.is_wanted()
+    }
+
+    fn moment(&mut self, now: Duration, moment: &Moment) {
+        self.profile.moment(now, moment);
     }
 }

@@ -3,7 +3,7 @@
 use minibuild_core::{OUT_ROOT, WsPath};
 use minibuild_disk::{DiskError, DiskFs, FsInstant, OutTree};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
-use minibuild_rules::{Catalog, ConfigInput, LoadFailure, LoadRequest, SchemaKind, load, load_catalog, render};
+use minibuild_rules::{Catalog, ConfigInput, LoadFailure, LoadRequest, Loaded, SchemaKind, load, load_catalog, render};
 
 use crate::args::{CleanArgs, ExplainArgs, InfoArgs, SchemaArgs};
 use crate::console::use_color;
@@ -59,12 +59,14 @@ pub fn explain_argv(workspace: &Workspace, args: &ExplainArgs) -> u8 {
     }))
 }
 
-fn files_of(workspace: &Workspace) -> DiskFs {
+/// The workspace's files, of which nothing is remembered.
+pub fn files_of(workspace: &Workspace) -> DiskFs {
     let long_ago = FsInstant { ns: 0, granularity: std::time::Duration::ZERO };
     DiskFs::new(&workspace.root, long_ago)
 }
 
-fn shown(failure: &LoadFailure) -> String {
+/// What is wrong, as the user reads it.
+pub fn shown(failure: &LoadFailure) -> String {
     render(&failure.diagnostics, &failure.sources, use_color(Default::default()))
 }
 
@@ -82,12 +84,24 @@ fn overview(workspace: &Workspace) -> String {
     )
 }
 
-fn tell(answer: Result<String, String>) -> u8 {
+/// What a load warns of, on stderr.
+pub fn warn(loaded: &Loaded) {
+    if !loaded.warnings.list.is_empty() {
+        eprint!("{}", render(&loaded.warnings, &loaded.sources, use_color(Default::default())));
+    }
+}
+
+/// Prints an answer on stdout, or what is wrong on stderr; gives the exit code.
+pub fn tell(answer: Result<String, String>) -> u8 {
     use std::io::Write as _;
     match answer {
         Ok(text) => {
-            // A reader that has seen enough closes the pipe.
-            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+            let mut stdout = std::io::stdout().lock();
+            // A reader that has seen enough closes the pipe. An empty answer is no empty line.
+            let _ = match text.trim_end() {
+                "" => Ok(()),
+                text => writeln!(stdout, "{text}"),
+            };
             exit::SUCCESS
         }
         Err(text) => {

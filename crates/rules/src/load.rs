@@ -51,6 +51,7 @@ pub struct Loaded {
     /// Makes the commands.
     pub commands: Arc<dyn CommandSource>,
     recipes: Arc<Commands>,
+    patterns: Vec<Pattern>,
     /// What is not wrong enough to stop.
     pub warnings: Diagnostics,
     /// For rendering the warnings.
@@ -63,6 +64,26 @@ impl Loaded {
     /// The arguments of an action, one a line, each with the line of the rule file and the attribute it came from.
     pub fn explain_argv(&self, action: ActionId) -> String {
         lang::show_argv(&self.recipes.explain(action), &self.sources)
+    }
+
+    /// What an argument of an action comes from: a variable, or an attribute with the place where it is given. `None` where it
+    /// is the rule's own text.
+    pub fn argument_origin(&self, action: ActionId, index: usize) -> Option<String> {
+        lang::show_origin(self.recipes.explain(action).get(index)?, &self.sources)
+    }
+
+    /// What each pattern of the request means by itself, in their order; sorted.
+    pub fn targets_by_pattern(&self) -> Vec<Vec<TargetId>> {
+        let targets = || self.model.targets.iter().enumerate().map(|(index, target)| (TargetId::new(index), target));
+        let by_label: FxHashMap<&Label, TargetId> = targets().map(|(id, target)| (&target.label, id)).collect();
+        let meant = |pattern: &Pattern| match &pattern.kind {
+            PatternKind::Target(label, _) => by_label.get(label).copied().into_iter().collect(),
+            _ => targets()
+                .filter(|(_, target)| pattern.matches_package(target.label.package()) && !target.is_manual())
+                .map(|(id, _)| id)
+                .collect(),
+        };
+        self.patterns.iter().map(meant).collect()
     }
 }
 
@@ -162,7 +183,7 @@ impl Loader<'_> {
         if self.diags.has_errors() {
             return None;
         }
-        Some(self.finish(config.settings, model, recipes, requested))
+        Some(self.finish(config.settings, model, recipes, requested, patterns))
     }
 
     /// Targets, their order, and the tool variables that are labels.
@@ -196,6 +217,7 @@ impl Loader<'_> {
         model: Model,
         recipes: Vec<Option<RecipeSlot>>,
         requested: Vec<Requested>,
+        patterns: Vec<Pattern>,
     ) -> Loaded {
         let model = Arc::new(model);
         let base_env = Arc::new(settings.env.clone());
@@ -206,6 +228,7 @@ impl Loader<'_> {
         Loaded {
             commands: recipes.clone(),
             recipes,
+            patterns,
             model,
             settings,
             requested,

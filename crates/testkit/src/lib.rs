@@ -29,7 +29,7 @@ pub use random::Random;
 pub use run::{Ending, Run, Running};
 pub use snapshot::{Entry, Snapshot, difference};
 pub use stream::check_stream;
-pub use workspace::{Invocation, Workspace};
+pub use workspace::{Invocation, Workspace, write_program};
 
 /// Says that a test cannot be done here, past the capture of the test harness: a pass that checked nothing must be seen.
 pub fn skipped(why: &str) {

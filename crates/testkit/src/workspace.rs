@@ -222,7 +222,7 @@ impl Drop for Workspace {
 
 /// Written by a process of its own: a descriptor of ours, open for writing, could be inherited by whatever another test
 /// starts at that moment, and the program could not be run.
-fn write_program(path: &Path, text: &str) {
+pub fn write_program(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().expect("it has a parent")).expect("makes directories");
     let mut shell = Command::new("/bin/sh")
         .args(["-e", "-c", "cat > \"$0\"; chmod 755 \"$0\""])

@@ -18,7 +18,7 @@ pub(super) struct FlatInputs {
 }
 
 /// What is known of an action with the inputs it has now.
-enum Knowledge {
+pub(super) enum Knowledge {
     Result(ResultRecord),
     /// Nothing; its key where that was needed.
     Nothing(Option<Digest>),
@@ -107,7 +107,7 @@ impl Machine {
     }
 
     /// The known result whose key, or pruned key, is that of the action now; it becomes the newest one.
-    fn find_result(
+    pub(super) fn find_result(
         &mut self,
         action: ActionId,
         command: &CommandLine,
@@ -140,7 +140,7 @@ impl Machine {
     }
 
     /// Whether a result has exactly the outputs the action declares, with their kinds.
-    fn is_complete(&self, action: ActionId, result: &ResultRecord) -> bool {
+    pub(super) fn is_complete(&self, action: ActionId, result: &ResultRecord) -> bool {
         let declared = &self.model.action(action).outputs;
         declared.len() == result.outputs.len()
             && declared.iter().zip(&result.outputs).all(|(&id, meta)| {
@@ -283,7 +283,7 @@ impl Machine {
     }
 
     /// A wanted output whose bytes are neither here nor believed to be in the remote store.
-    fn wanted_but_nowhere(&self, action: ActionId) -> Option<WsPath> {
+    pub(super) fn wanted_but_nowhere(&self, action: ActionId) -> Option<WsPath> {
         let mut outputs = self.model.action(action).outputs.iter();
         let nowhere = outputs.find(|&&id| self.bytes.is_wanted_in_vain(id) || self.is_part_wanted_in_vain(id));
         nowhere.map(|&id| self.model.artifact(id).path.clone())

@@ -19,6 +19,10 @@ pub struct Goals {
     pub runs_nothing: bool,
     /// Actions that run here at once.
     pub jobs: usize,
+    /// Named pools and their places, for actions that run here.
+    pub pools: BTreeMap<String, u32>,
+    /// Bytes of memory that actions which run here may take together, as they say.
+    pub memory: u64,
     /// Builds all that does not depend on what failed.
     pub keep_going: bool,
     /// Runs tests whose pass is known, too.

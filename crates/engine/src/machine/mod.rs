@@ -10,13 +10,16 @@ mod fetch;
 mod finish;
 mod goals;
 mod parts;
+mod preview;
 mod rehash;
 mod remote;
+mod resources;
 mod start;
 mod targets;
 #[cfg(test)]
 mod tests;
 mod values;
+mod why;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -25,7 +28,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, FetchId,
-    Input, Level, Model, RemoteStage, RunId, Runner, StopReason, TreeMeta, WsPath,
+    Input, Level, Model, RemoteStage, Resources, RunId, Runner, StopReason, TreeMeta, WsPath,
 };
 use minibuild_download::Planner;
 use minibuild_graph::{
@@ -33,10 +36,13 @@ use minibuild_graph::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
 pub use goals::{Goal, Goals, Lease, RemoteGoals, Strategies, Strategy, Uploads};
+pub use preview::{Foreseen, Maybe, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
+pub use why::Why;
 
 /// Predicted time of an action nothing is known of.
 const UNKNOWN_TIME: Duration = Duration::from_millis(100);
@@ -202,6 +208,8 @@ pub struct Machine {
     /// Actions to be looked at again.
     reopened: Vec<ActionId>,
     running_here: usize,
+    /// Whether any wanted action takes more than a place.
+    takes_resources: bool,
     running: FxHashMap<ActionId, Running>,
     exclusive_running: bool,
     stopping: Option<Stopping>,
@@ -211,6 +219,8 @@ pub struct Machine {
     /// Directories of input roots; every known content goes through [`Machine::learn`], which makes it forget.
     roots: RefCell<RootCache>,
     steps: Vec<Step>,
+    /// What actions wait for from some moment on, where somebody wants to know.
+    waits: Option<Vec<(ActionId, Option<Wait>)>>,
     now: Duration,
 }
 
@@ -351,6 +361,7 @@ impl Machine {
             enqueued: 0,
             reopened: Vec::new(),
             running_here: 0,
+            takes_resources: false,
             running: FxHashMap::default(),
             exclusive_running: false,
             stopping: None,
@@ -359,6 +370,7 @@ impl Machine {
             scratch: Scratch::default(),
             roots: RefCell::default(),
             steps: Vec::new(),
+            waits: None,
             now: Duration::ZERO,
             model,
             commands,
@@ -371,6 +383,11 @@ impl Machine {
         machine.checks = checks::Checks::new(machine.first_lease());
         machine.mark_goals();
         machine.take_sources();
+        let takes = |&node: &Node| match machine.graph.kind(node) {
+            NodeKind::Action(action) => machine.model.action(action).resources != Resources::default(),
+            NodeKind::Set(_) => false,
+        };
+        machine.takes_resources = order.iter().any(takes);
         machine.outcome.counts.total =
             order.iter().filter(|&&n| matches!(machine.graph.kind(n), NodeKind::Action(_))).count() as u64;
         machine
@@ -428,6 +445,16 @@ impl Machine {
             received: 0,
             uploading: self.uploading.len() as u64,
         }
+    }
+
+    /// From now on keeps what actions wait for.
+    pub fn watch_waits(&mut self) {
+        self.waits = Some(Vec::new());
+    }
+
+    /// What actions wait for since the last call, in its order; nothing unless it is kept.
+    pub fn take_waits(&mut self) -> Vec<(ActionId, Option<Wait>)> {
+        self.waits.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The label of an action's target.
@@ -551,6 +578,11 @@ impl Machine {
     fn set_status(&mut self, action: ActionId, status: Status) {
         let row = self.node(action);
         let before = std::mem::replace(&mut self.status[row], status);
+        if let Some(waits) = &mut self.waits
+            && wait_of(before) != wait_of(status)
+        {
+            waits.push((action, wait_of(status)));
+        }
         let counts = &mut self.outcome.counts;
         let made = match self.runners[action.index()] {
             Runner::UpToDate => &mut counts.up_to_date,
@@ -582,6 +614,16 @@ impl Machine {
 
     fn is_test(&self, action: ActionId) -> bool {
         self.model.action(action).kind == ActionKind::Test
+    }
+}
+
+fn wait_of(status: Status) -> Option<Wait> {
+    match status {
+        Status::LookingUp => Some(Wait::LookUp),
+        Status::Queued => Some(Wait::Queued),
+        Status::AwaitingInputs => Some(Wait::Inputs),
+        Status::Rehashing => Some(Wait::Rehash),
+        _ => None,
     }
 }
 

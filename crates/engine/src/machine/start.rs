@@ -6,10 +6,11 @@ use minibuild_core::{
     ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionRequest, Fingerprint,
     Model, WsPath,
 };
-use minibuild_graph::{Priority, diff, reason};
+use minibuild_graph::Priority;
 
 use super::evaluate::FlatInputs;
 use super::remote::Sides;
+use super::resources::Fit;
 use super::{MAX_ATTEMPTS, Machine, Made, Name, REMOTE_ATTEMPTS, Running, Status, Step, Strategy, key_path};
 
 impl Machine {
@@ -78,6 +79,7 @@ impl Machine {
 
     fn start_here(&mut self) {
         let mut held_back = Vec::new();
+        let mut usage = self.usage_here();
         while self.stopping.is_none() && self.running_here < self.goals.jobs && !self.exclusive_running {
             let Some((action, priority)) = self.ready.pop() else { break };
             let Some(sides) = self.startable(action).filter(|sides| sides.here) else { continue };
@@ -86,6 +88,16 @@ impl Machine {
                 held_back.push((action, priority));
                 continue;
             }
+            match self.fit(action, &usage) {
+                Fit::Starts => {}
+                wait => {
+                    held_back.push((action, priority));
+                    if wait == Fit::Blocks {
+                        break;
+                    }
+                    continue;
+                }
+            }
             let inputs = self.flat_inputs(action);
             let missing = self.missing_inputs(&inputs, Branch::Local);
             // Where its inputs are already it can start at once.
@@ -93,7 +105,11 @@ impl Machine {
                 continue;
             }
             self.start(action, Branch::Local, &inputs, missing);
-            self.exclusive_running = exclusive && self.running.contains_key(&action);
+            let runs = self.running.contains_key(&action);
+            self.exclusive_running = exclusive && runs;
+            if runs {
+                self.take_resources(action, &mut usage);
+            }
         }
         for (action, priority) in held_back {
             self.ready.push(action, priority);
@@ -153,12 +169,14 @@ impl Machine {
             };
             Ok((key.map_err(|problem| problem.to_string())?, facts.manifest(), step))
         });
-        let (key, manifest, step) = match prepared {
+        let (key, mut manifest, step) = match prepared {
             Ok(prepared) => prepared,
             Err(problem) => return self.fail_without_run(action, &problem),
         };
         let step = step.unwrap_or_else(|| Step::Start(Box::new(self.request(action, inputs, &command))));
-        let reason = self.reason_to_run(action, &manifest);
+        let why = self.why_run(action, &manifest);
+        let reason = why.in_short();
+        minibuild_graph::note_why(&mut manifest, &why.in_full());
         self.set_status(action, Status::Running);
         if side == Branch::Local {
             self.running_here += 1;
@@ -206,26 +224,6 @@ impl Machine {
             }
         }
         list
-    }
-
-    /// Why the action runs, from what differs to its newest known result.
-    fn reason_to_run(&self, action: ActionId, manifest: &str) -> String {
-        if let Some(reason) = self.forced.get(&action) {
-            return reason.clone();
-        }
-        let Some(record) = self.state.action(&key_path(&self.model, action)) else {
-            return "nothing is known of it yet".to_owned();
-        };
-        let Some(newest) = record.results.first() else {
-            let how = if record.failed { "it failed" } else { "it did not finish" };
-            return format!("{how} when it last ran");
-        };
-        let changed = self.state.manifest(newest.manifest).and_then(|old| reason(&diff(&old, manifest)));
-        changed.unwrap_or_else(|| match record.failed {
-            true => "it failed when it last ran".to_owned(),
-            false if self.is_test(action) => "its result is not reused".to_owned(),
-            false => "its last result cannot be used".to_owned(),
-        })
     }
 
     /// Inputs whose producers are not done, or whose bytes are not where the action would need them.

@@ -172,6 +172,34 @@ impl State {
         Ok((state, warnings))
     }
 
+    /// Reads the state in `dir` without the workspace lock and without changing anything; where there is none, or none that
+    /// can be read, nothing is known. It must not be flushed.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn look(dir: &Path, boot_id: &str, function: DigestFunction) -> io::Result<Self> {
+        let version = version(function);
+        let mut tables = Tables::default();
+        let manifests = Log::look(&dir.join("manifests"), version, |_, _| {})?;
+        let records = Log::look(&dir.join("records"), version, |_, bytes| tables.read(bytes))?;
+        let mut state = Self {
+            records,
+            manifests,
+            boot_id: boot_id.to_owned(),
+            version,
+            written: tables.read,
+            actions: tables.actions,
+            files: tables.files,
+            tools: tables.tools,
+            stores: tables.stores,
+            leases: tables.leases,
+        };
+        if tables.boot_id != boot_id {
+            state.distrust_stamps();
+        }
+        Ok(state)
+    }
+
     fn distrust_stamps(&mut self) {
         for stamp in self.files.values_mut().flat_map(|file| &mut file.stamps) {
             stamp.trusted = false;

@@ -107,6 +107,12 @@ pub fn show_argv(origins: &[ArgOrigin], sources: &Sources) -> String {
     text
 }
 
+/// What an argument comes from, in short: `vars.c_mode`, or `copts = lib/BUILD.toml:5:9`.
+pub fn show_origin(origin: &ArgOrigin, sources: &Sources) -> Option<String> {
+    let name = origin.name.as_ref()?;
+    Some(origin.given.map_or_else(|| name.clone(), |given| format!("{name} = {}", place(sources, given))))
+}
+
 fn slice(sources: &Sources, span: Span) -> &str {
     sources.text(span.file).get(span.start as usize..span.end as usize).unwrap_or_default()
 }

@@ -33,7 +33,7 @@ mod vars;
 pub use attrs::DefaultText;
 pub use compile::compile;
 pub use expand::Around;
-pub use explain::{ArgOrigin, show_argv};
+pub use explain::{ArgOrigin, show_argv, show_origin};
 pub use rule::RuleId;
 pub use set::RuleSet;
 pub use vars::{HostFacts, Setting, SettingValue, ToolVar, VarDecl, VarId, VarInputs, VarType, VarValue, Vars};

@@ -155,6 +155,20 @@ impl Fake {
         (plain, discoverable)
     }
 
+    /// What runs, and this one besides, takes no more than there is; what takes more by itself runs alone.
+    fn check_resources(&self, action: ActionId) {
+        let all = || self.runs.keys().chain([&action]).map(|&a| &self.model.action(a).resources);
+        let cpus: usize = all().map(|taken| (taken.cpus.max(1) as usize).min(self.slots)).sum();
+        assert!(cpus <= self.slots, "{action:?} is started though its processors are taken");
+        let memory: u64 = all().map(|taken| taken.memory).sum();
+        let takers = all().filter(|taken| taken.memory > 0).count();
+        assert!(memory <= super::session::MEMORY || takers < 2, "{action:?} is started though its memory is taken");
+        for (pool, places) in super::session::POOLS {
+            let taken = all().filter(|taken| taken.pool.as_deref() == Some(pool)).count();
+            assert!(taken <= places as usize, "{action:?} is started though pool `{pool}` is full");
+        }
+    }
+
     /// What the key of the started action was made of is handed in as `known`.
     pub fn start(&mut self, request: ExecutionRequest, known: impl Fn(ArtifactId) -> Option<Content>) {
         let action = request.run.action;
@@ -163,6 +177,7 @@ impl Fake {
         let is_exclusive = |action: ActionId| self.model.action(action).tags.exclusive;
         let alone = self.runs.is_empty() || !is_exclusive(action) && !self.runs.keys().any(|&a| is_exclusive(a));
         assert!(alone, "{action:?} is started beside another, one of them exclusive");
+        self.check_resources(action);
         let (plain, discoverable) = self.inputs(action);
         let mut inputs = BTreeMap::new();
         for id in plain.into_iter().chain(discoverable) {

@@ -1,14 +1,14 @@
 //! Random histories: builds of a random plan with whatever may happen between and during them. Each build that ends
 //! well is compared with one from nothing (see [`Session`]), and one right after it starts nothing.
 
-use minibuild_core::{ActionKind, ArtifactKind};
+use minibuild_core::{ActionKind, ArtifactKind, Resources};
 use proptest::prelude::*;
 
 use super::fake::{End, Fake, outputs_of};
 use super::fake_remote::{Asked, Doing, RemoteEnd};
 use super::plan::{In, Plan, Spec, action, source_path, test};
 use super::session::{Ask, Session, cache, remote, state_dir};
-use crate::machine::{Lease, RemoteGoals, Strategy, Uploads};
+use crate::machine::{Foreseen, Lease, RemoteGoals, Strategy, Uploads, Verdict};
 
 /// Decisions, taken from bytes so that a failing history can be shrunk; zero when they are used up.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -56,6 +56,7 @@ impl Choices<'_> {
         let inputs = self.inputs(plan, 3);
         let mut spec = if self.one_in(6) { test(&inputs) } else { action(&inputs) };
         spec.exclusive = self.one_in(10);
+        spec.resources = self.resources();
         match self.below(16) {
             15 => spec.no_local = true,
             14 => spec.no_remote = true,
@@ -77,6 +78,16 @@ impl Choices<'_> {
             spec.discoverable = self.inputs(plan, 4);
         }
         spec
+    }
+
+    fn resources(&mut self) -> Resources {
+        match self.below(12) {
+            0 => Resources { pool: Some("one".into()), ..Default::default() },
+            1 => Resources { pool: Some("two".into()), memory: 30, ..Default::default() },
+            2 => Resources { cpus: 1 + u32::try_from(self.below(4)).unwrap_or(0), ..Default::default() },
+            3 => Resources { memory: [60, 40, 200][self.below(3)], ..Default::default() },
+            _ => Resources::default(),
+        }
     }
 
     fn plan(&mut self) -> Plan {
@@ -248,6 +259,8 @@ enum Luck {
 fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Choices<'_>) -> bool {
     let luck = [Luck::Good, Luck::Flaky, Luck::Bad, Luck::Bad][choices.below(4)];
     let must_end_well = luck == Luck::Good && nothing_is_wrong(fake, ask);
+    // What remote stores have lost can only be known by asking them.
+    let foreseen = (luck == Luck::Good && ask.remote.is_none()).then(|| Session::preview(fake, dir, ask));
     let mut session = Session::begin(fake, dir, ask);
     let mut is_edited = false;
     while session.outcome.is_none() {
@@ -278,7 +291,26 @@ fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Ch
     let outcome = session.outcome();
     let is_good = !(outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost);
     assert!(is_good || !must_end_well, "nothing is wrong, and yet: {outcome:?} {:?}", session.failures());
+    if let Some(foreseen) = foreseen {
+        check_foreseen(&foreseen, &session.started, is_good);
+    }
     is_good && !session.is_mixed && !is_edited
+}
+
+/// Whoever ran was said to run, perhaps; and if nobody had to, nobody did.
+fn check_foreseen(foreseen: &[Foreseen], started: &[usize], is_good: bool) {
+    for Foreseen { action, verdict } in foreseen {
+        let may_run = matches!(verdict, Verdict::Runs(_) | Verdict::MayRun(_));
+        assert!(may_run || !started.contains(&action.index()), "{action:?} ran, which was to be {verdict:?}");
+        assert!(
+            !is_good || !matches!(verdict, Verdict::Fails(_)),
+            "all went well, but {action:?} was to be {verdict:?}"
+        );
+    }
+    let has_to_run = |f: &&Foreseen| matches!(f.verdict, Verdict::Runs(_));
+    let first = foreseen.iter().find(has_to_run);
+    assert!(!is_good || first.is_none() || !started.is_empty(), "nobody ran, but {first:?} was to");
+    assert!(first.is_some() || started.is_empty(), "{started:?} ran, but nobody had to");
 }
 
 fn local_end(session: &Session<'_>, action: usize, luck: Luck, choices: &mut Choices<'_>) -> End {

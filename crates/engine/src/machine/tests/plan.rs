@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use minibuild_core::{
     Action, ActionId, ActionKind, ActionTags, Artifact, ArtifactId, ArtifactKind, ArtifactSet, CommandLine,
-    CommandSource, Input, Label, Model, Package, PackageId, SetId, Target, TargetId, Work, WrittenFile, WsPath,
+    CommandSource, Input, Label, Model, Package, PackageId, Resources, SetId, Target, TargetId, Work, WrittenFile,
+    WsPath,
 };
 
 /// An input of a fake action or set.
@@ -30,6 +31,7 @@ pub struct Spec {
     pub no_remote: bool,
     pub no_cache: bool,
     pub hermetic: bool,
+    pub resources: Resources,
 }
 
 /// How a fake action behaves; may change between builds without changing the graph.
@@ -70,6 +72,7 @@ pub fn action(inputs: &[In]) -> Spec {
         no_remote: false,
         no_cache: false,
         hermetic: false,
+        resources: Resources::default(),
     }
 }
 
@@ -138,7 +141,7 @@ impl Plan {
             },
             timeout: None,
             platform: Arc::from([]),
-            resources: Default::default(),
+            resources: spec.resources.clone(),
         }
     }
 

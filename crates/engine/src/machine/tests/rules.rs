@@ -1,6 +1,6 @@
 //! One test for each rule the machine follows.
 
-use minibuild_core::{ActionId, ArtifactKind, ExecutorEvent, Runner, StopReason};
+use minibuild_core::{ActionId, ArtifactKind, ExecutorEvent, Resources, Runner, StopReason};
 
 use super::bench::{Bench, chain};
 use super::fake::End;
@@ -182,6 +182,49 @@ fn an_exclusive_action_runs_alone() {
     session.end(3, End::ByItself);
     session.end(1, End::ByItself);
     assert_eq!(session.running(), [2]);
+    session.finish(|_| 0);
+}
+
+fn taking(resources: Resources) -> Spec {
+    Spec { resources, ..test(&[Source(0)]) }
+}
+
+#[test]
+fn a_full_pool_holds_back_its_own_only() {
+    let pooled = taking(Resources { pool: Some("one".into()), ..Default::default() });
+    let mut bench = Bench::new(1, vec![pooled.clone(), pooled.clone(), test(&[Source(0)]), pooled]);
+    let mut session = bench.begin(&ask(&[0, 1, 2, 3]).jobs(3));
+    assert_eq!(session.running(), [0, 2]);
+    session.end(2, End::ByItself);
+    assert_eq!(session.running(), [0]);
+    session.end(0, End::ByItself);
+    assert_eq!(session.running(), [1]);
+    session.finish(|_| 0);
+}
+
+#[test]
+fn an_action_of_several_processors_waits_for_them_and_is_not_overtaken() {
+    let wide = taking(Resources { cpus: 2, ..Default::default() });
+    let mut bench = Bench::new(1, vec![test(&[Source(0)]), wide, test(&[Source(0)])]);
+    let mut session = bench.begin(&ask(&[0, 1, 2]).jobs(2));
+    assert_eq!(session.running(), [0], "a place is kept free for the second");
+    session.end(0, End::ByItself);
+    assert_eq!(session.running(), [1]);
+    session.end(1, End::ByItself);
+    assert_eq!(session.running(), [2]);
+    session.finish(|_| 0);
+}
+
+#[test]
+fn memory_is_shared_out_and_what_takes_too_much_runs_without_others_that_take_some() {
+    let of = |memory| taking(Resources { memory, ..Default::default() });
+    let mut bench = Bench::new(1, vec![of(60), of(40), of(500), test(&[Source(0)])]);
+    let mut session = bench.begin(&ask(&[0, 1, 2, 3]).jobs(4));
+    assert_eq!(session.running(), [0, 1]);
+    session.end(0, End::ByItself);
+    assert_eq!(session.running(), [1]);
+    session.end(1, End::ByItself);
+    assert_eq!(session.running(), [2, 3]);
     session.finish(|_| 0);
 }
 

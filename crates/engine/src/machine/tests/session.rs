@@ -10,15 +10,15 @@ use minibuild_core::{
     TargetId,
 };
 use minibuild_download::{Mode, Wishes};
-use minibuild_graph::HostFacts;
+use minibuild_graph::{HostFacts, Node};
 use tempfile::TempDir;
 
 use super::fake::{End, Fake};
 use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
 use crate::machine::{
-    Event, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies, Strategy,
-    Uploads, Wanted, World,
+    Event, Foreseen, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies,
+    Strategy, Uploads, Wanted, World,
 };
 use crate::state::{FileRecord, Origin, State};
 
@@ -114,6 +114,8 @@ impl Ask {
             wishes: self.wishes(),
             runs_nothing: false,
             jobs: self.jobs,
+            pools: POOLS.into_iter().map(|(name, places)| (name.to_owned(), places)).collect(),
+            memory: MEMORY,
             keep_going: self.keep_going,
             fresh_tests: self.fresh_tests,
             all_events: true,
@@ -122,6 +124,11 @@ impl Ask {
         }
     }
 }
+
+/// Pools of every fake build, with their places.
+pub const POOLS: [(&str, u32); 2] = [("one", 1), ("two", 2)];
+/// Memory of the fake machine.
+pub const MEMORY: u64 = 100;
 
 /// A remote side that runs and caches, for which nobody uploads.
 pub fn remote() -> RemoteGoals {
@@ -168,13 +175,17 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A build that has begun.
-    pub fn begin(fake: &'a mut Fake, state_dir: &Path, ask: &Ask) -> Self {
-        let (mut state, warnings) = State::open(state_dir, "boot", DigestFunction::Sha256).expect("the state opens");
-        assert_eq!(warnings, Vec::<String>::new());
+    /// What a build would do, from the state as it lies there.
+    pub fn preview(fake: &mut Fake, state_dir: &Path, ask: &Ask) -> Vec<Foreseen> {
+        let mut state = State::look(state_dir, "boot", DigestFunction::Sha256).expect("the state is read");
+        let world = look(fake, &mut state);
+        let (machine, order) = Self::machine(fake, ask, world, state);
+        machine.preview(&order)
+    }
+
+    fn machine(fake: &Fake, ask: &Ask, world: World, state: State) -> (Machine, Vec<Node>) {
         let goals = ask.goals(fake);
         let wanted = Wanted::new(&fake.model, &goals).expect("no cycle");
-        let world = look(fake, &mut state);
         let commands = Commands { plan: fake.plan.clone(), behaviours: fake.behaviours.clone() };
         let host = HostFacts {
             os: "linux".into(),
@@ -182,7 +193,16 @@ impl<'a> Session<'a> {
             salt: String::new(),
             function: DigestFunction::Sha256,
         };
-        let machine = Machine::new(fake.model.clone(), Arc::new(commands), wanted, goals, host, world, state);
+        let order = wanted.order.clone();
+        (Machine::new(fake.model.clone(), Arc::new(commands), wanted, goals, host, world, state), order)
+    }
+
+    /// A build that has begun.
+    pub fn begin(fake: &'a mut Fake, state_dir: &Path, ask: &Ask) -> Self {
+        let (mut state, warnings) = State::open(state_dir, "boot", DigestFunction::Sha256).expect("the state opens");
+        assert_eq!(warnings, Vec::<String>::new());
+        let world = look(fake, &mut state);
+        let (machine, _) = Self::machine(fake, ask, world, state);
         fake.begin(ask.jobs, ask.remote.as_ref());
         let mut session = Session {
             fake,

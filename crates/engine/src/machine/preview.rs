@@ -1,0 +1,173 @@
+//! What a build would do, found out without doing it: the walk that decides on actions, on results as they are known.
+//!
+//! Where an action would run, what it makes is not known; that it comes out as it last did is assumed, so that what is found
+//! for its consumers is their own. Whoever reads what would be made anew may have to run, too, and is said to. Nothing
+//! leaves the machine: no step is handed on, no state written, no store asked.
+
+use std::sync::Arc;
+
+use minibuild_core::{ActionId, ArtifactId};
+use minibuild_graph::{Node, NodeKind, why};
+use rustc_hash::FxHashMap;
+
+use super::evaluate::{FlatInputs, Knowledge};
+use super::{Machine, Why, key_path};
+
+/// What would become of one action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreseen {
+    /// The action.
+    pub action: ActionId,
+    /// What.
+    pub verdict: Verdict,
+}
+
+/// What would become of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its result is known. Says why it was made; nothing where no run here or there made it.
+    UpToDate(Vec<String>),
+    /// It would run.
+    Runs(Why),
+    /// It depends on what others make.
+    MayRun(Maybe),
+    /// It could not run, or something it needs could not.
+    Fails(String),
+}
+
+/// On what it depends whether an action runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Maybe {
+    /// Whether one of these inputs, which are made anew, comes out different.
+    Inputs(Vec<ArtifactId>),
+    /// Whether this consumer runs, which needs the bytes of this output; they are neither here nor in the store.
+    Bytes(ArtifactId, ActionId),
+}
+
+impl Machine {
+    /// What would become of the wanted actions; `order` has each after what it needs.
+    pub fn preview(mut self, order: &[Node]) -> Vec<Foreseen> {
+        let actions: Vec<ActionId> = order
+            .iter()
+            .filter_map(|&node| match self.graph.kind(node) {
+                NodeKind::Action(action) => Some(action),
+                NodeKind::Set(_) => None,
+            })
+            .collect();
+        let mut verdicts: FxHashMap<ActionId, Verdict> = FxHashMap::default();
+        for &action in &actions {
+            let inputs = self.flat_inputs(action);
+            let verdict = self.foresee(action, &inputs, &verdicts);
+            if matches!(verdict, Verdict::Runs(_)) {
+                self.assume_equal_outputs(action);
+            }
+            verdicts.insert(action, verdict);
+            self.steps.clear();
+        }
+        // Each round only makes more of them run, or perhaps run.
+        while self.foresee_lost_inputs(&actions, &mut verdicts) | self.foresee_consumers(&actions, &mut verdicts) {}
+        let verdict = |action| verdicts.remove(&action).map(|verdict| Foreseen { action, verdict });
+        actions.into_iter().filter_map(verdict).collect()
+    }
+
+    fn foresee(&mut self, action: ActionId, inputs: &FlatInputs, verdicts: &FxHashMap<ActionId, Verdict>) -> Verdict {
+        for &id in &inputs.artifacts {
+            let artifact = self.model.artifact(id);
+            match artifact.producer.and_then(|producer| verdicts.get(&producer)) {
+                Some(Verdict::Fails(_)) => {
+                    return Verdict::Fails(format!("its input `{}` cannot be made", artifact.path));
+                }
+                Some(_) if self.known[id.index()].is_none() => {
+                    return self.runs(action, Why::Said(format!("its input `{}` was not made yet", artifact.path)));
+                }
+                _ => {}
+            }
+        }
+        let command = self.command_of(action);
+        match self.find_result(action, &command, inputs) {
+            Ok(Knowledge::Result(found)) => {
+                self.take_known_result(action, &found);
+                match self.wanted_but_nowhere(action) {
+                    Some(missing) => self.runs(action, Why::Said(format!("output `{missing}` is not on disk"))),
+                    None => Verdict::UpToDate(why(&self.state.manifest(found.manifest).unwrap_or_default())),
+                }
+            }
+            Ok(Knowledge::Nothing(_)) => {
+                let manifest = self.facts(action, &command, inputs).map(|facts| facts.manifest());
+                match manifest {
+                    Ok(manifest) => self.runs(action, self.why_run(action, &manifest)),
+                    Err(problem) => Verdict::Fails(problem),
+                }
+            }
+            Err(problem) => Verdict::Fails(problem),
+        }
+    }
+
+    fn runs(&self, action: ActionId, why: Why) -> Verdict {
+        match self.sides(action) {
+            Ok(_) => Verdict::Runs(why),
+            Err(problem) => Verdict::Fails(problem),
+        }
+    }
+
+    /// Consumers are looked at as if the action made what it last made.
+    fn assume_equal_outputs(&mut self, action: ActionId) {
+        let model = Arc::clone(&self.model);
+        let newest = self.state.action(&key_path(&model, action)).and_then(|record| record.results.first()).cloned();
+        let Some(newest) = newest.filter(|newest| self.is_complete(action, newest)) else { return };
+        for (&id, meta) in model.action(action).outputs.iter().zip(&newest.outputs) {
+            self.learn(id, &meta.content, None, false);
+        }
+    }
+
+    /// Whoever runs needs the bytes of its inputs: what is neither here nor in the store is made again. From consumers to
+    /// producers, since those need theirs in turn. True if that changes anything.
+    fn foresee_lost_inputs(&mut self, actions: &[ActionId], verdicts: &mut FxHashMap<ActionId, Verdict>) -> bool {
+        let mut changed = false;
+        for &action in actions.iter().rev() {
+            let is_certain = match verdicts.get(&action) {
+                Some(Verdict::Runs(_)) => true,
+                Some(Verdict::MayRun(_)) => false,
+                _ => continue,
+            };
+            for id in self.flat_inputs(action).artifacts {
+                let Some(producer) = self.model.artifact(id).producer else { continue };
+                let is_here = self.bytes.here(id).is_some() || self.bytes.is_there(id);
+                let verdict = match verdicts.get(&producer) {
+                    Some(Verdict::UpToDate(_)) if !is_here && !is_certain => Verdict::MayRun(Maybe::Bytes(id, action)),
+                    Some(Verdict::UpToDate(_) | Verdict::MayRun(_)) if !is_here && is_certain => {
+                        let (path, label) = (&self.model.artifact(id).path, self.model.label_of(action));
+                        self.runs(
+                            producer,
+                            Why::Said(format!("its output `{path}` is not on disk and `{label}` needs it")),
+                        )
+                    }
+                    _ => continue,
+                };
+                changed = true;
+                verdicts.insert(producer, verdict);
+            }
+        }
+        changed
+    }
+
+    /// Whoever is up to date and reads what is made anew may have to run. True if that is somebody.
+    fn foresee_consumers(&mut self, actions: &[ActionId], verdicts: &mut FxHashMap<ActionId, Verdict>) -> bool {
+        let mut changed = false;
+        for &action in actions {
+            if !matches!(verdicts.get(&action), Some(Verdict::UpToDate(_))) {
+                continue;
+            }
+            let mut anew = self.flat_inputs(action).artifacts;
+            anew.retain(|&id| {
+                let producer = self.model.artifact(id).producer.and_then(|producer| verdicts.get(&producer));
+                matches!(producer, Some(Verdict::Runs(_) | Verdict::MayRun(_)))
+            });
+            if !anew.is_empty() {
+                changed = true;
+                verdicts.insert(action, Verdict::MayRun(Maybe::Inputs(anew)));
+            }
+        }
+        changed
+    }
+}

@@ -39,6 +39,11 @@ impl Store {
         }
     }
 
+    /// Whether its action cache has a result with this content, which it may have lost since.
+    pub fn promises(&self, content: &Content) -> bool {
+        self.cache.values().any(|cached| cached.outputs.iter().any(|output| output.content == *content))
+    }
+
     fn lacks(&self, content: &Content) -> Vec<Digest> {
         blobs_of(content).into_iter().filter(|digest| !self.blobs.contains(digest)).collect()
     }

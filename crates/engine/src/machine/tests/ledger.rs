@@ -3,7 +3,8 @@
 //!
 //! The model is a few lines: what is wanted is on disk afterwards; what else was on disk and right stays; what was wrong
 //! goes; all else stays absent. Exactly what is wanted and was absent is fetched, once, and nothing runs whose sources are
-//! those of one of its last four results – unless bytes of such a result are neither here nor in the store that is used.
+//! those of one of its last four results – unless bytes of such a result, or of one that the action cache still names, are
+//! neither here nor in the store that is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -135,15 +136,16 @@ impl History {
         self.log.push(format!("build {:?} all {} toplevel {}", asked.targets, asked.all_bytes, asked.toplevel_bytes));
         let signatures: Vec<Signature> = (0..self.built.len()).map(|number| self.signature(number)).collect();
         let before = contents(&self.bench);
-        let store = self.bench.fake.remote.stores.get(self.store).map(|store| store.blobs.clone()).unwrap_or_default();
+        let store = self.bench.fake.remote.stores.get(self.store).cloned().unwrap_or_default();
         let (log, random) = (self.log.clone(), &mut self.random);
         let mut session = self.bench.begin(&asked);
         session.finish(|doing| random.below(doing.len()));
         let done = in_closure(&session);
         let is_known = |number: usize| self.built[number].contains(&signatures[number]);
         let is_lost = |(path, (number, content)): (String, (usize, Option<Content>))| {
-            let Some(content) = content.filter(|_| done.contains(&number) && is_known(number)) else { return false };
-            before.get(&path) != Some(&content) && blobs_of(&content).iter().any(|blob| !store.contains(blob))
+            let Some(content) = content.filter(|_| done.contains(&number)) else { return false };
+            let is_gone = blobs_of(&content).iter().any(|blob| !store.blobs.contains(blob));
+            is_gone && before.get(&path) != Some(&content) && (is_known(number) || store.promises(&content))
         };
         let is_incomplete = known(&session).into_iter().any(is_lost);
         let wrong = check(&session, &asked, &before, is_incomplete);

@@ -18,9 +18,8 @@ const SHORT_WAIT: f64 = 0.03;
 const HITS_ARE_RARE: f64 = 0.05;
 /// Time a speculative start must be expected to save, for each unit of expected waste.
 const WORTH: f64 = 0.1;
-/// Relative error of a predicted time: of an action that ran before, and of one that is known by its like.
-const ERROR_OWN: f64 = 0.2;
-const ERROR_LIKE: f64 = 0.4;
+/// An urgent action that is away is taken back if local needs at most this part of what remote still needs.
+const CLEARLY: f64 = 0.75;
 /// Answers are later than this part of the usual time only if something is wrong.
 const LATE_ANSWER: f64 = 1.5;
 const LATE_ANSWER_MIN: f64 = 5_000.0;
@@ -108,6 +107,7 @@ impl Policy {
             let pick = self
                 .pick_only_here()
                 .or_else(|| self.pick_waiting(now))
+                .or_else(|| self.pick_away(now))
                 .or_else(|| self.pick_queued(now))
                 .or_else(|| self.pick_asking(now));
             let Some(pick) = pick else { break };
@@ -200,25 +200,43 @@ impl Policy {
         })
     }
 
-    /// Of what waits for a worker, the one whose turn is last.
-    fn pick_queued(&self, now: Us) -> Option<Pick> {
-        let count = self.table.queued.len();
-        self.table.queued.iter().rev().take(LOOK).enumerate().find_map(|(at, &(_, action))| {
+    /// The most urgent of what is away and clearly sooner done here.
+    fn pick_away(&self, now: Us) -> Option<Pick> {
+        self.table.away.iter().take(LOOK).find_map(|&(_, action)| {
             let live = self.table.get(action).filter(|live| self.fits(live))?;
             if self.is_breaker_open {
                 return Pick::sure(action, Reason::Outage);
             }
-            let Remote::Queued { since, .. } = live.remote else { return None };
-            let Some(local) = self.predict.local(live) else { return Pick::sure(action, Reason::IdleCold) };
-            let waited = now.saturating_sub(since) as f64;
-            let wait = self.wait_there(self.workers.executing + count - 1 - at).max(waited / 2.0);
-            let remote = wait + self.rest_of_execution(live);
-            (local <= remote).then(|| Pick {
-                action,
-                reason: Reason::TakenFromQueue { local: as_ms(local), remote: as_ms(remote) },
-                risk: self.risk_of_losing(live, local, remote),
-            })
+            self.second_branch(action, live, now, CLEARLY)
         })
+    }
+
+    /// Of what waits for a worker, the one whose turn is last.
+    fn pick_queued(&self, now: Us) -> Option<Pick> {
+        self.table.queued.iter().rev().take(LOOK).find_map(|&(_, action)| {
+            let live = self.table.get(action).filter(|live| self.fits(live))?;
+            self.second_branch(action, live, now, 1.0)
+        })
+    }
+
+    /// A local start beside a remote run, if it is predicted to need at most `part` of the time that one still needs.
+    fn second_branch(&self, action: ActionId, live: &Live, now: Us, part: f64) -> Option<Pick> {
+        let remote = self.rest_there(live, now)?;
+        let is_queued = matches!(live.remote, Remote::Queued { .. });
+        let Some(local) = self.predict.local(live) else {
+            return is_queued.then(|| Pick { action, reason: Reason::IdleCold, risk: 0.0 });
+        };
+        let risk = self.risk_of_losing(live, local, remote);
+        let affordable = self.budget.affords(risk, self.config.critical_duplicates, self.work_ahead());
+        if local > remote * part || !affordable {
+            return None;
+        }
+        let (local, remote) = (as_ms(local), as_ms(remote));
+        let reason = match is_queued {
+            true => Reason::TakenFromQueue { local, remote },
+            false => Reason::BothTry { local, remote },
+        };
+        Some(Pick { action, reason, risk })
     }
 
     fn pick_asking(&self, now: Us) -> Option<Pick> {
@@ -233,21 +251,9 @@ impl Policy {
 
     /// Of what runs remotely, one that is predicted to be back late, and later than it would be done here.
     fn pick_flight(&self, now: Us) -> Option<Pick> {
-        let ahead = self.work_ahead();
-        self.table.flight.iter().rev().take(LOOK).find_map(|&(end, action)| {
+        self.table.flight.iter().rev().take(LOOK).find_map(|&(_, action)| {
             let live = self.table.get(action).filter(|live| self.fits(live))?;
-            if self.is_breaker_open {
-                return Pick::sure(action, Reason::Outage);
-            }
-            let local = self.predict.local(live)?;
-            let remote = end.saturating_sub(now) as f64;
-            let risk = self.risk_of_losing(live, local, remote);
-            let affordable = self.budget.affords(risk, self.config.critical_duplicates, ahead);
-            (local <= remote && affordable).then(|| Pick {
-                action,
-                reason: Reason::BothTry { local: as_ms(local), remote: as_ms(remote) },
-                risk,
-            })
+            self.second_branch(action, live, now, 1.0)
         })
     }
 
@@ -263,16 +269,16 @@ impl Policy {
         let Some(answer) = self.predict.answer() else { return Speculation::Start(Reason::IdleCold, 0.0) };
         let is_late = elapsed > (answer * LATE_ANSWER).max(LATE_ANSWER_MIN);
         let rest = if is_late { elapsed } else { (answer - elapsed).max(0.0) };
-        let Some(local) = self.predict.local(live) else {
+        let Some(guess) = self.predict.local_guess(live) else {
             let holds = self.predict.endpoint.has_fast_hit && !is_late;
             return if holds { Speculation::Hold } else { Speculation::Start(Reason::IdleCold, 0.0) };
         };
+        let local = guess.time;
         let hits = self.predict.hit_share(live.mnemonic);
         if rest <= local * SHORT_WAIT && hits >= HITS_ARE_RARE {
             return Speculation::Hold;
         }
-        let error = if live.history.local_ms > 0 { ERROR_OWN } else { ERROR_LIKE };
-        let is_first = probability_less(rest, local, error);
+        let is_first = probability_less(rest, local, guess.error);
         let risk = hits * is_first * rest.min(local);
         let saved = (1.0 - hits) * rest + hits * (rest - local).max(0.0);
         let reason = match hits < HITS_ARE_RARE {
@@ -283,10 +289,10 @@ impl Policy {
         if saved >= risk * WORTH && self.budget.affords(risk, self.config.duplicates, ahead) {
             return Speculation::Start(reason, risk);
         }
-        if rest < hits * local {
+        if rest < hits * local * (1.0 + guess.error / 2.0) {
             return Speculation::Hold;
         }
-        if live.remote == Remote::Fresh {
+        if live.remote == Remote::Fresh && guess.is_informed() {
             return Speculation::StartUnasked(reason);
         }
         match self.budget.affords(risk, self.config.critical_duplicates, ahead) {
@@ -302,8 +308,8 @@ impl Policy {
 
     /// Expected time lost here if a run of `local` starts beside a remote one that needs `remote`.
     pub(super) fn risk_of_losing(&self, live: &Live, local: f64, remote: f64) -> f64 {
-        let known = live.history.local_ms > 0 && live.history.exec_ms > 0;
-        probability_less(remote, local, if known { ERROR_OWN } else { ERROR_LIKE }) * remote.min(local)
+        let error = self.predict.local_guess(live).map_or(1.0, |guess| guess.error);
+        probability_less(remote, local, error) * remote.min(local)
     }
 
     /// When an idle slot should look again at what it left alone.

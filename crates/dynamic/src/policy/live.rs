@@ -142,6 +142,7 @@ enum Place {
     OnlyThere(Rank),
     Queued(u64),
     Flight(Us),
+    Away(Rank),
     Alone(Us),
     Delayed(Us),
 }
@@ -165,6 +166,8 @@ pub(super) struct Table {
     pub queued: BTreeSet<(u64, ActionId)>,
     /// Under way there, by predicted end; may start here.
     pub flight: BTreeSet<(Us, ActionId)>,
+    /// All of `queued` and `flight`, most urgent first.
+    pub away: BTreeSet<Rank>,
     /// Run here, and the remote side may be tried; by the time at which that is late.
     pub alone: BTreeSet<(Us, ActionId)>,
     /// In policy `race`: may start here then.
@@ -218,6 +221,7 @@ impl Table {
                 Place::OnlyThere(rank) => self.only_there.insert(rank),
                 Place::Queued(number) => self.queued.insert((number, action)),
                 Place::Flight(time) => self.flight.insert((time, action)),
+                Place::Away(rank) => self.away.insert(rank),
                 Place::Alone(time) => self.alone.insert((time, action)),
                 Place::Delayed(time) => self.delayed.insert((time, action)),
             };
@@ -235,6 +239,7 @@ impl Table {
                 Place::OnlyThere(rank) => self.only_there.remove(&rank),
                 Place::Queued(number) => self.queued.remove(&(number, action)),
                 Place::Flight(time) => self.flight.remove(&(time, action)),
+                Place::Away(rank) => self.away.remove(&rank),
                 Place::Alone(time) => self.alone.remove(&(time, action)),
                 Place::Delayed(time) => self.delayed.remove(&(time, action)),
             };
@@ -274,7 +279,8 @@ impl Table {
             }
             _ => Place::Nowhere,
         };
-        [one, Place::Nowhere]
+        let away = matches!(one, Place::Queued(_) | Place::Flight(_));
+        [one, if away { Place::Away(rank) } else { Place::Nowhere }]
     }
 }
 
@@ -296,6 +302,7 @@ mod tests {
             ("only_there", table.only_there.len()),
             ("queued", table.queued.len()),
             ("flight", table.flight.len()),
+            ("away", table.away.len()),
             ("alone", table.alone.len()),
             ("delayed", table.delayed.len()),
         ];
@@ -312,8 +319,8 @@ mod tests {
             (false, Local::Idle, Remote::Fresh, ""),
             (false, Local::Idle, Remote::Asking { since: 0 }, "asking"),
             (false, Local::Idle, Remote::Waiting, "waiting"),
-            (false, Local::Idle, sent, "flight"),
-            (false, Local::Idle, queued, "queued"),
+            (false, Local::Idle, sent, "flight away"),
+            (false, Local::Idle, queued, "queued away"),
             (false, Local::Idle, Remote::Closed, "only_here"),
             (false, Local::Closed, Remote::Waiting, "only_there"),
             (false, Local::Closed, sent, ""),

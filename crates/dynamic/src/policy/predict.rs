@@ -18,6 +18,27 @@ const CALLS: f64 = 2.5;
 const HIT_MEMORY: f64 = 50.0;
 const MICROS: f64 = 1e6;
 
+/// Relative error of a predicted time: of an action that ran before, of one that is known by its like, and of one of which
+/// nothing is known but what others took.
+const ERROR_OWN: f64 = 0.2;
+const ERROR_LIKE: f64 = 0.4;
+const ERROR_ANY: f64 = 1.0;
+
+/// A predicted time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Guess {
+    pub time: f64,
+    /// Relative.
+    pub error: f64,
+}
+
+impl Guess {
+    /// Whether it is of this action or its like.
+    pub fn is_informed(&self) -> bool {
+        self.error < ERROR_ANY
+    }
+}
+
 /// Share of hits among answers; recent ones weigh more.
 #[derive(Clone, Copy, Debug, Default)]
 struct Hits {
@@ -96,21 +117,24 @@ impl Predictor {
 
     /// A local run, inputs brought here included.
     pub fn local(&self, live: &Live) -> Option<f64> {
+        self.local_guess(live).map(|guess| guess.time)
+    }
+
+    /// The same with how far it may be off.
+    pub fn local_guess(&self, live: &Live) -> Option<Guess> {
         let own = self.local_alone(&live.history, live.mnemonic);
         let other = || Some(self.exec_alone(&live.history, live.mnemonic)? / self.ratio());
-        let time = own.or_else(other).or_else(|| self.local.get().map(|s| s * MICROS));
-        let time = time.or_else(|| Some(self.exec.get()? * MICROS / self.ratio()))?;
-        Some(time + live.fetch as f64)
+        let error = if live.history.local_ms > 0 { ERROR_OWN } else { ERROR_LIKE };
+        let guess = own.or_else(other).map(|time| Guess { time, error });
+        let guess = guess.or_else(|| Some(Guess { time: self.mean_local()?, error: ERROR_ANY }))?;
+        Some(Guess { time: guess.time + live.fetch as f64, ..guess })
     }
 
     /// On a worker.
     pub fn exec(&self, live: &Live) -> Option<f64> {
         let own = self.exec_alone(&live.history, live.mnemonic);
         let other = || Some(self.local_alone(&live.history, live.mnemonic)? * self.ratio());
-        own.or_else(other).or_else(|| self.exec.get().map(|s| s * MICROS)).or_else(|| {
-            let all = self.local.get()? * MICROS;
-            Some(all * self.ratio())
-        })
+        own.or_else(other).or_else(|| self.mean_exec())
     }
 
     fn local_alone(&self, history: &ActionHistory, mnemonic: MnemonicId) -> Option<f64> {

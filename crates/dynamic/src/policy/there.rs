@@ -48,8 +48,9 @@ impl Policy {
     }
 
     fn send(&mut self, action: ActionId, live: &Live, reason: Reason, now: Us) {
+        let needs = self.wait_there(self.workers.in_flight) + self.predict.remote(live).unwrap_or(0.0);
+        let end = now.saturating_add(needs as Us);
         self.workers.in_flight += 1;
-        let end = now.saturating_add(self.predict.remote(live).unwrap_or(0.0) as Us);
         self.table.change(action, |live| live.remote = Remote::Sent { since: now, end });
         self.steps.push(Step::Start(action, Branch::Remote, reason));
     }
@@ -74,6 +75,23 @@ impl Policy {
     /// From the begin on a worker, as heard here, to the result.
     pub(super) fn rest_of_execution(&self, live: &Live) -> f64 {
         self.predict.exec(live).unwrap_or(0.0) + self.predict.download(live)
+    }
+
+    /// What a run that is away still needs, as seen from here.
+    pub(super) fn rest_there(&self, live: &Live, now: Us) -> Option<f64> {
+        match live.remote {
+            Remote::Sent { end, .. } | Remote::Executing { end, .. } => Some(end.saturating_sub(now) as f64),
+            Remote::Queued { since, place, .. } => {
+                // Its place among those that wait is guessed from its number: some of them were given up.
+                let (first, _) = *self.table.queued.first()?;
+                let (last, _) = *self.table.queued.last()?;
+                let part = (place - first) as f64 / (last - first + 1) as f64;
+                let ahead = self.workers.executing + (self.workers.queued as f64 * part) as usize;
+                let waited = now.saturating_sub(since) as f64;
+                Some(self.wait_there(ahead).max(waited / 2.0) + self.rest_of_execution(live))
+            }
+            _ => None,
+        }
     }
 
     /// What is not back when it was predicted to be is expected later; what is late by far, later by far.

@@ -33,6 +33,7 @@ const USAGE: &str = "\
 usage: cargo xtask sim                          the 162 workloads of the bar, table and picture in docs/design/
        cargo xtask sim --workloads FILE.jsonl   workloads from outside (`-`: standard input), JSON on standard output
        cargo xtask sim --quick                  as without arguments, one seed, nothing written
+       cargo xtask sim --trace FILE.jsonl       what the adaptive policy decides in the first workload, and why
        cargo xtask sim --large                  a million actions on five thousand workers
 
 ";
@@ -66,6 +67,7 @@ pub fn run_here(root: &Path, words: &[&str]) -> bool {
             whole_grid(root, grid.collect(), false)
         }
         ["--large"] => large(),
+        ["--trace", path] => trace(path).map(|()| true),
         ["--workloads", path] => from_file(path).map(|()| true),
         ["--help" | "-h"] => {
             print!("{USAGE}{}", input::FORMAT);
@@ -114,18 +116,14 @@ pub struct Measured {
 }
 
 fn strategy(name: &str, load: &Workload) -> Result<Outcome, String> {
-    let policy = |mode| {
-        let config = Config { mode, jobs: load.jobs, remote_jobs: load.remote_jobs, ..Config::default() };
-        Policy::new(config, load.history.clone(), load.mnemonics.clone())
-    };
     let baseline = |kind| Baseline::new(kind, load.jobs, load.remote_jobs);
     let world = World::new(load);
     match name.trim_end_matches("_cold") {
         "local" => world.run(&mut baseline(Kind::Local)),
         "remote" => world.run(&mut baseline(Kind::Remote)),
         "hold_back" => world.run(&mut baseline(Kind::HoldBack(load.jobs))),
-        "race_all" => world.run(&mut policy(Mode::Race)),
-        _ => world.run(&mut policy(Mode::Adaptive)),
+        "race_all" => world.run(&mut policy(load, Mode::Race)),
+        _ => world.run(&mut adaptive(load)),
     }
 }
 
@@ -203,18 +201,38 @@ struct Line<'a> {
     strategies: std::collections::BTreeMap<&'static str, StrategyLine>,
 }
 
-fn from_file(path: &str) -> Result<(), String> {
+fn read_workloads(path: &str) -> Result<Vec<Parameters>, String> {
     let text = match path {
         "-" => std::io::read_to_string(std::io::stdin()),
         _ => std::fs::read_to_string(path),
     };
     let text = text.map_err(|error| format!("cannot read `{path}`: {error}"))?;
-    let all = input::parse(&text).map_err(|error| format!("`{path}`: {error}"))?;
-    for result in run_all(&all)? {
+    input::parse(&text).map_err(|error| format!("`{path}`: {error}"))
+}
+
+fn from_file(path: &str) -> Result<(), String> {
+    for result in run_all(&read_workloads(path)?)? {
         let line = serde_json::to_string(&line(&result)).map_err(|error| error.to_string())?;
         println!("{line}");
     }
     Ok(())
+}
+
+fn trace(path: &str) -> Result<(), String> {
+    let first = read_workloads(path)?.into_iter().next().ok_or_else(|| format!("`{path}` holds no workload"))?;
+    let load = first.make(first.seeds.first().copied().unwrap_or(1))?;
+    let mut policy = adaptive(&load);
+    World::new(&load).trace(&mut policy)?.iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+fn adaptive(load: &Workload) -> Policy {
+    policy(load, Mode::Adaptive)
+}
+
+fn policy(load: &Workload, mode: Mode) -> Policy {
+    let config = Config { mode, jobs: load.jobs, remote_jobs: load.remote_jobs, ..Config::default() };
+    Policy::new(config, load.history.clone(), load.mnemonics.clone())
 }
 
 fn line(result: &Measured) -> Line<'_> {

@@ -124,6 +124,8 @@ pub struct World<'w> {
     outage: Outage,
     returned: Vec<u32>,
     events: Vec<Event>,
+    /// What was decided and heard, a line each, if wanted.
+    log: Option<Vec<String>>,
     outcome: Outcome,
 }
 
@@ -156,8 +158,19 @@ impl<'w> World<'w> {
             outage: Outage::No,
             returned: Vec::new(),
             events: Vec::new(),
+            log: None,
             outcome: Outcome::default(),
         }
+    }
+
+    /// Runs the build to its end, and gives what was decided and heard.
+    ///
+    /// # Errors
+    /// As [`World::run`].
+    pub fn trace(mut self, scheduler: &mut dyn Scheduler) -> Result<Vec<String>, String> {
+        self.log = Some(Vec::new());
+        self.run_all(scheduler)?;
+        Ok(self.log.unwrap_or_default())
     }
 
     /// Runs the build to its end.
@@ -165,6 +178,11 @@ impl<'w> World<'w> {
     /// # Errors
     /// If the scheduler leaves actions undone with nothing under way, or breaks its contract.
     pub fn run(mut self, scheduler: &mut dyn Scheduler) -> Result<Outcome, String> {
+        self.run_all(scheduler)?;
+        Ok(self.outcome)
+    }
+
+    fn run_all(&mut self, scheduler: &mut dyn Scheduler) -> Result<(), String> {
         for (number, &(begin, end)) in self.load.outages.iter().enumerate() {
             let number = number as u32;
             self.at(begin, Happening::OutageBegins(number));
@@ -196,16 +214,22 @@ impl<'w> World<'w> {
         }
         self.outcome.makespan = self.now;
         self.outcome.wasted_there = self.server.wasted();
-        Ok(self.outcome)
+        Ok(())
     }
 
     /// Tells what happened and does what is answered, until nothing follows at this time.
     fn settle(&mut self, scheduler: &mut dyn Scheduler) -> Result<(), String> {
         let now = Duration::from_micros(self.now);
         loop {
+            if let Some(log) = &mut self.log {
+                log.extend(self.events.iter().map(|event| told(now, event)));
+            }
             self.events.drain(..).for_each(|event| scheduler.take(event, now));
             self.outcome.decisions += 1;
             for step in scheduler.decide(now) {
+                if let Some(log) = &mut self.log {
+                    log.extend(decided(now, &step));
+                }
                 self.execute(step)?;
             }
             if self.events.is_empty() {
@@ -473,4 +497,30 @@ impl<'w> World<'w> {
 
 fn id(action: u32) -> ActionId {
     ActionId::new(action as usize)
+}
+
+fn told(now: Duration, event: &Event) -> String {
+    let what = match event {
+        Event::Ready(action, _) => format!("{} is ready", action.index()),
+        Event::LookedUp { action, hit: true } => format!("{} hit", action.index()),
+        Event::LookedUp { action, hit: false } => format!("{} miss", action.index()),
+        Event::LookUpFailed(action) => format!("{} could not be looked up", action.index()),
+        Event::LocalEnded { action, how, wall, .. } => format!("{} ended here: {how:?} after {wall:.1?}", action.index()),
+        Event::RemoteQueued(action) => format!("{} waits there", action.index()),
+        Event::RemoteExecuting(action) => format!("{} runs there", action.index()),
+        Event::RemoteEnded { action, how, .. } => format!("{} ended there: {how:?}", action.index()),
+        Event::Offered(action, _) => format!("{} may be tried again", action.index()),
+        Event::Withdrawn(action) => format!("{} is withdrawn", action.index()),
+        Event::Breaker(is_open) => format!("breaker open: {is_open}"),
+    };
+    format!("{:10.1} ms  {what}", now.as_secs_f64() * 1e3)
+}
+
+fn decided(now: Duration, step: &Step) -> Option<String> {
+    let what = match step {
+        Step::LookUp(action) => format!("look {} up", action.index()),
+        Step::Start(action, branch, reason) => format!("start {} {branch:?}: {reason}", action.index()),
+        Step::WakeAt(_) => return None,
+    };
+    Some(format!("{:10.1} ms  -> {what}", now.as_secs_f64() * 1e3))
 }

@@ -8,6 +8,7 @@ use minibuild_core::{ActionId, Branch};
 
 use super::live::{Live, Local, Remote, Run};
 use super::port::{Reason, Step};
+use super::predict::Guess;
 use super::{Policy, Us};
 
 /// How many of a queue's ends are looked at: a bound on the time of a decision.
@@ -16,6 +17,8 @@ const LOOK: usize = 12;
 const SHORT_WAIT: f64 = 0.03;
 /// Below this share of hits none is waited for.
 const HITS_ARE_RARE: f64 = 0.05;
+/// Answers after which the share of hits is believed enough not to ask at all.
+const ANSWERS: u64 = 8;
 /// Time a speculative start must be expected to save, for each unit of expected waste.
 const WORTH: f64 = 0.1;
 /// An urgent action that is away is taken back if local needs at most this part of what remote still needs.
@@ -226,6 +229,9 @@ impl Policy {
         let Some(local) = self.predict.local(live) else {
             return is_queued.then(|| Pick { action, reason: Reason::IdleCold, risk: 0.0 });
         };
+        if is_queued && !self.predict.local_guess(live).is_some_and(Guess::is_informed) {
+            return Some(Pick { action, reason: Reason::IdleCold, risk: 0.0 });
+        }
         let risk = self.risk_of_losing(live, local, remote);
         let affordable = self.budget.affords(risk, self.config.critical_duplicates, self.work_ahead());
         if local > remote * part || !affordable {
@@ -278,9 +284,16 @@ impl Policy {
         if rest <= local * SHORT_WAIT && hits >= HITS_ARE_RARE {
             return Speculation::Hold;
         }
-        let is_first = probability_less(rest, local, guess.error);
-        let risk = hits * is_first * rest.min(local);
-        let saved = (1.0 - hits) * rest + hits * (rest - local).max(0.0);
+        // After a miss it would be sent: what is sooner done there is not worth a start here.
+        let sent = self.predict.remote(live).filter(|_| live.there).map_or(f64::INFINITY, |remote| {
+            self.wait_there(self.workers.in_flight + self.table.waiting.len()) + remote
+        });
+        if rest + sent < local {
+            return Speculation::Hold;
+        }
+        let risk = hits * probability_less(rest, local, guess.error) * rest.min(local);
+        let held_miss = rest + local.min(sent);
+        let saved = (1.0 - hits) * (held_miss - local.min(rest + sent)) + hits * (rest - local).max(0.0);
         let reason = match hits < HITS_ARE_RARE {
             true => Reason::IdleLikelyMiss { hits: (hits * 100.0) as u8 },
             false => Reason::IdleSlowCache { answer: as_ms(rest), local: as_ms(local) },
@@ -289,14 +302,15 @@ impl Policy {
         if saved >= risk * WORTH && self.budget.affords(risk, self.config.duplicates, ahead) {
             return Speculation::Start(reason, risk);
         }
-        if rest < hits * local * (1.0 + guess.error / 2.0) {
+        let held = hits * rest + (1.0 - hits) * held_miss;
+        if held < local * (1.0 + hits * guess.error / 2.0) {
             return Speculation::Hold;
         }
-        if live.remote == Remote::Fresh && guess.is_informed() {
-            return Speculation::StartUnasked(reason);
-        }
-        match self.budget.affords(risk, self.config.critical_duplicates, ahead) {
+        let affordable = self.budget.affords(risk, self.config.critical_duplicates, ahead);
+        let may_skip = live.remote == Remote::Fresh && guess.is_informed();
+        match affordable && !(may_skip && self.predict.answers >= ANSWERS) {
             true => Speculation::Start(reason, risk),
+            false if may_skip => Speculation::StartUnasked(reason),
             false => Speculation::Hold,
         }
     }

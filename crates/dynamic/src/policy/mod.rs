@@ -134,6 +134,7 @@ impl Policy {
     }
 
     fn decide_adaptive(&mut self, now: Us) {
+        self.observe_queue(now);
         self.correct_flight(now);
         self.look_at_fresh(now);
         self.start_distinct_here(now);
@@ -182,9 +183,7 @@ impl Policy {
             self.predict.record_answer(live.mnemonic, now.saturating_sub(since), hit);
             self.has_hit |= hit;
         }
-        if answer == Some(true) {
-            self.budget.record_done(self.predict.local(&live));
-        } else if matches!(live.local, Local::Running(_)) && live.there && !live.is_over {
+        if answer != Some(true) && matches!(live.local, Local::Running(_)) && live.there && !live.is_over {
             self.missed_here.push(action);
         }
         self.table.change(action, |live| {
@@ -205,7 +204,10 @@ impl Policy {
                 self.predict.record_local(&live, wall.saturating_sub(live.fetch), max_rss);
                 self.budget.record_done(Some(wall as f64));
             }
-            Ended::Lost => self.budget.record_waste(wall as f64),
+            Ended::Lost => {
+                self.predict.record_cut(&live, wall);
+                self.budget.record_waste(wall as f64);
+            }
             Ended::Failed | Ended::Returned => {}
         }
         self.table.change(action, |live| {
@@ -229,16 +231,15 @@ impl Policy {
 
     fn take_executing(&mut self, action: ActionId, now: Us) {
         let Some(&live) = self.table.get(action) else { return };
-        let (sent, waited) = match live.remote {
-            Remote::Sent { since, .. } => (since, 0),
-            Remote::Queued { sent, since, .. } => {
+        let sent = match live.remote {
+            Remote::Sent { since, .. } => since,
+            Remote::Queued { sent, .. } => {
                 self.workers.queued = self.workers.queued.saturating_sub(1);
-                (sent, now.saturating_sub(since))
+                sent
             }
             _ => return,
         };
-        self.workers.executing += 1;
-        self.workers.record_executing(waited);
+        self.workers.record_executing();
         let end = now.saturating_add(self.rest_of_execution(&live) as Us);
         self.table.change(action, |live| live.remote = Remote::Executing { sent, since: now, end });
     }

@@ -16,6 +16,8 @@ const FAST_HIT: Us = 20_000;
 const CALLS: f64 = 2.5;
 /// How fast the share of hits follows what is seen.
 const HIT_MEMORY: f64 = 50.0;
+/// A run that was cut off counts as one of this many times what was seen of it.
+const CUT: f64 = 1.5;
 const MICROS: f64 = 1e6;
 
 /// Relative error of a predicted time: of an action that ran before, of one that is known by its like, and of one of which
@@ -34,7 +36,7 @@ pub(super) struct Guess {
 
 impl Guess {
     /// Whether it is of this action or its like.
-    pub fn is_informed(&self) -> bool {
+    pub fn is_informed(self) -> bool {
         self.error < ERROR_ANY
     }
 }
@@ -213,6 +215,14 @@ impl Predictor {
             if max_rss > 0 {
                 own.rss.add(max_rss as f64 / f64::from(1 << 20));
             }
+        }
+    }
+
+    /// A local run lost after so long: it would have taken longer.
+    pub fn record_cut(&mut self, live: &Live, wall: Us) {
+        let seconds = wall as f64 / MICROS;
+        if let Some(own) = self.mnemonic_mut(live.mnemonic).filter(|own| seconds > own.local.mean) {
+            own.local.add(seconds * CUT);
         }
     }
 

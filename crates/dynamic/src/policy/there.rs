@@ -11,7 +11,7 @@ use super::{Policy, Us};
 const LATE: f64 = 1.3;
 const LATE_MIN: Us = 5_000;
 /// A second branch there is of use if it may end within this part of what the local run still needs.
-const HELPS: f64 = 1.0;
+const HELPS: f64 = 1.25;
 
 impl Policy {
     /// Sends what waits, most urgent first, while there is room.
@@ -75,6 +75,15 @@ impl Policy {
     /// From the begin on a worker, as heard here, to the result.
     pub(super) fn rest_of_execution(&self, live: &Live) -> f64 {
         self.predict.exec(live).unwrap_or(0.0) + self.predict.download(live)
+    }
+
+    /// Learns from how long the oldest waits for a worker, as far as it may run here too.
+    pub(super) fn observe_queue(&mut self, now: Us) {
+        let Some(&(_, oldest)) = self.table.queued.first() else { return };
+        let Some(Remote::Queued { since, .. }) = self.table.get(oldest).map(|live| live.remote) else { return };
+        if let Some(rest) = self.workers.record_waiting(now.saturating_sub(since)) {
+            self.wake_at(now.saturating_add(rest));
+        }
     }
 
     /// What a run that is away still needs, as seen from here.
@@ -159,7 +168,7 @@ impl Policy {
         !self.is_breaker_open
             && self.table.waiting.is_empty()
             && self.table.only_there.is_empty()
-            && self.workers.queued == 0
+            && self.workers.has_spare()
             && self.workers.in_flight < self.window()
     }
 }

@@ -20,8 +20,10 @@ pub(super) struct Workers {
     known: f64,
     /// Whether the server tells when a run begins.
     tells: bool,
-    /// Whether runs waited when one was last looked at.
+    /// Whether runs waited when that was last looked at.
     is_full: bool,
+    /// Whether a run ever waited.
+    has_waited: bool,
 }
 
 impl Workers {
@@ -35,15 +37,32 @@ impl Workers {
         self.known
     }
 
-    pub fn record_executing(&mut self, waited: Us) {
+    /// A worker runs one more.
+    pub fn record_executing(&mut self) {
         self.tells = true;
-        self.is_full = self.queued > 0 && waited > GRACE;
+        self.executing += 1;
         let now = self.executing as f64;
-        if self.is_full {
-            self.known = now.max(self.known * FORGET);
-        } else if now > self.known && self.known > 0.0 {
+        if now > self.known && self.known > 0.0 {
             self.known = now;
         }
+    }
+
+    /// The oldest of those that wait does so for `waited`. Gives how much longer it has to until that tells something.
+    pub fn record_waiting(&mut self, waited: Us) -> Option<Us> {
+        if waited < GRACE {
+            return Some(GRACE - waited);
+        }
+        self.is_full = true;
+        self.has_waited = true;
+        if self.executing > 0 {
+            self.known = (self.executing as f64).max(self.known * FORGET);
+        }
+        None
+    }
+
+    /// Whether a run that is not needed takes a worker from none that is.
+    pub fn has_spare(&self) -> bool {
+        self.queued == 0 && (!self.has_waited || (self.in_flight as f64 + 1.0) < self.known / 2.0)
     }
 
     pub fn record_ended(&mut self) {
@@ -88,8 +107,11 @@ mod tests {
 
     #[test]
     fn a_full_pool_tells_its_size() {
-        let mut workers = Workers { in_flight: 400, queued: 380, executing: 20, ..Workers::default() };
-        workers.record_executing(50_000);
+        let mut workers = Workers { in_flight: 400, queued: 380, executing: 19, ..Workers::default() };
+        workers.record_executing();
+        assert_eq!(workers.record_waiting(1_000), Some(4_000));
+        assert_eq!(workers.known(), 0.0);
+        assert_eq!(workers.record_waiting(6_000), None);
         assert_eq!(workers.known(), 20.0);
         assert_eq!(workers.window(400, 0.0, Some(1e6)), 24);
         assert_eq!(workers.window(400, 1e6, Some(1e6)), 46);
@@ -101,8 +123,8 @@ mod tests {
     fn a_pool_that_grew_is_found_out() {
         let mut workers = Workers::new(4.0);
         workers.in_flight = 10;
-        workers.executing = 10;
-        workers.record_executing(0);
+        workers.executing = 9;
+        workers.record_executing();
         assert_eq!(workers.known(), 10.0);
         assert_eq!(workers.window(400, 0.0, Some(1e6)), 22);
         assert_eq!(Workers::new(f64::NAN).known(), 0.0);

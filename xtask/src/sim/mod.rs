@@ -220,7 +220,10 @@ fn from_file(path: &str) -> Result<(), String> {
 
 fn trace(path: &str) -> Result<(), String> {
     let first = read_workloads(path)?.into_iter().next().ok_or_else(|| format!("`{path}` holds no workload"))?;
-    let load = first.make(first.seeds.first().copied().unwrap_or(1))?;
+    let mut load = first.make(first.seeds.first().copied().unwrap_or(1))?;
+    if first.name.ends_with("cold") {
+        load = load.cold();
+    }
     let mut policy = adaptive(&load);
     World::new(&load).trace(&mut policy)?.iter().for_each(|line| println!("{line}"));
     Ok(())

@@ -303,7 +303,7 @@ impl Policy {
             return Speculation::Start(reason, risk);
         }
         let held = hits * rest + (1.0 - hits) * held_miss;
-        if held < local * (1.0 + hits * guess.error / 2.0) {
+        if held < local * (1.0 + hits * hits * guess.error) {
             return Speculation::Hold;
         }
         let affordable = self.budget.affords(risk, self.config.critical_duplicates, ahead);

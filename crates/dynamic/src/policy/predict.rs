@@ -16,6 +16,9 @@ const FAST_HIT: Us = 20_000;
 const CALLS: f64 = 2.5;
 /// How fast the share of hits follows what is seen.
 const HIT_MEMORY: f64 = 50.0;
+/// Samples after which the ratio of both sides is believed, and its relative deviation up to which it counts as steady.
+const RATIO_AFTER: u32 = 8;
+const RATIO_STEADY: f64 = 0.2;
 /// A run that was cut off counts as one of this many times what was seen of it.
 const CUT: f64 = 1.5;
 const MICROS: f64 = 1e6;
@@ -25,6 +28,8 @@ const MICROS: f64 = 1e6;
 const ERROR_OWN: f64 = 0.2;
 const ERROR_LIKE: f64 = 0.4;
 const ERROR_ANY: f64 = 1.0;
+/// Runs of like actions after which they tell something.
+const LIKE_AFTER: u32 = 4;
 
 /// A predicted time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,7 +131,12 @@ impl Predictor {
     pub fn local_guess(&self, live: &Live) -> Option<Guess> {
         let own = self.local_alone(&live.history, live.mnemonic);
         let other = || Some(self.exec_alone(&live.history, live.mnemonic)? / self.ratio());
-        let error = if live.history.local_ms > 0 { ERROR_OWN } else { ERROR_LIKE };
+        let seen = self.mnemonic(live.mnemonic).local.count;
+        let error = match live.history.local_ms {
+            0 if seen < LIKE_AFTER => ERROR_ANY,
+            0 => ERROR_LIKE,
+            _ => ERROR_OWN,
+        };
         let guess = own.or_else(other).map(|time| Guess { time, error });
         let guess = guess.or_else(|| Some(Guess { time: self.mean_local()?, error: ERROR_ANY }))?;
         Some(Guess { time: guess.time + live.fetch as f64, ..guess })
@@ -140,11 +150,26 @@ impl Predictor {
     }
 
     fn local_alone(&self, history: &ActionHistory, mnemonic: MnemonicId) -> Option<f64> {
-        own_or(history.local_ms, self.mnemonic(mnemonic).local)
+        let local = own_or(history.local_ms, self.mnemonic(mnemonic).local)?;
+        let other = own_or(history.exec_ms, self.mnemonic(mnemonic).exec).map(|exec| exec / self.ratio());
+        Some(other.map_or(local, |other| local + (other - local) * self.agreement()))
     }
 
     fn exec_alone(&self, history: &ActionHistory, mnemonic: MnemonicId) -> Option<f64> {
-        own_or(history.exec_ms, self.mnemonic(mnemonic).exec)
+        let exec = own_or(history.exec_ms, self.mnemonic(mnemonic).exec)?;
+        let other = own_or(history.local_ms, self.mnemonic(mnemonic).local).map(|local| local * self.ratio());
+        Some(other.map_or(exec, |other| exec + (other - exec) * self.agreement()))
+    }
+
+    /// How much of one side's time is known by the other's: half, where their ratio hardly varies from action to action.
+    /// Both measured the same work, so that together they err less.
+    fn agreement(&self) -> f64 {
+        let ratio = self.endpoint.ratio;
+        if ratio.count < RATIO_AFTER || ratio.mean <= 0.0 {
+            return 0.0;
+        }
+        let spread = ratio.deviation / ratio.mean;
+        0.5 * (1.0 - (spread - RATIO_STEADY) / RATIO_STEADY).clamp(0.0, 1.0)
     }
 
     fn ratio(&self) -> f64 {
@@ -206,7 +231,7 @@ impl Predictor {
 
     pub fn record_local(&mut self, live: &Live, wall: Us, max_rss: u64) {
         let seconds = wall as f64 / MICROS;
-        if let Some(exec) = self.exec_alone(&live.history, live.mnemonic).filter(|_| wall > 0) {
+        if let Some(exec) = own_or(live.history.exec_ms, Running::default()).filter(|_| wall > 0) {
             self.endpoint.ratio.add(exec / wall as f64);
         }
         self.local.add(seconds);
@@ -232,7 +257,7 @@ impl Predictor {
         let stages = micros(times.queue) + micros(times.exec) + micros(times.download);
         self.endpoint.overhead.add(total.saturating_sub(stages) as f64 / MICROS);
         self.endpoint.queue.add(seconds(times.queue));
-        if let Some(local) = self.local_alone(&live.history, live.mnemonic).filter(|time| *time > 0.0) {
+        if let Some(local) = own_or(live.history.local_ms, Running::default()).filter(|time| *time > 0.0) {
             self.endpoint.ratio.add(seconds(times.exec) * MICROS / local);
         }
         self.exec.add(seconds(times.exec));

@@ -21,6 +21,8 @@ const HITS_ARE_RARE: f64 = 0.05;
 const ANSWERS: u64 = 8;
 /// Time a speculative start must be expected to save, for each unit of expected waste.
 const WORTH: f64 = 0.1;
+/// When a local run of which nothing is known counts as long.
+const UNKNOWN: Us = 100_000;
 /// An urgent action that is away is taken back if local needs at most this part of what remote still needs.
 const CLEARLY: f64 = 0.75;
 /// Answers are later than this part of the usual time only if something is wrong.
@@ -158,7 +160,7 @@ impl Policy {
     fn start_here(&mut self, pick: &Pick, now: Us) {
         let Some(&live) = self.table.get(pick.action) else { return };
         let memory = self.predict.memory(&live);
-        let predicted = self.predict.local(&live).unwrap_or(0.0) as Us;
+        let predicted = self.predict.local(&live).map_or(UNKNOWN, |time| time as Us);
         self.running_here += 1;
         self.memory_here = self.memory_here.saturating_add(memory);
         self.is_exclusive_running |= live.exclusive;

@@ -40,6 +40,20 @@ impl Running {
         self.mean += (sample - self.mean) * weight;
     }
 
+    /// Samples that weigh in the mean.
+    pub fn weight(&self) -> u32 {
+        self.count.clamp(1, MEMORY)
+    }
+
+    /// How far the mean may be off: its standard error, as if samples were spread evenly around it. As large as the mean
+    /// itself where little was seen.
+    pub fn error(&self) -> f64 {
+        match self.count {
+            0..CLIP_AFTER => self.mean,
+            _ => self.deviation * 1.25 / f64::from(self.weight()).sqrt(),
+        }
+    }
+
     /// The mean, if there was any sample and the value (it may come from a file) is usable.
     pub fn get(&self) -> Option<f64> {
         (self.count > 0 && self.mean.is_finite() && self.mean >= 0.0).then_some(self.mean)

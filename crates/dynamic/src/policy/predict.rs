@@ -19,6 +19,8 @@ const HIT_MEMORY: f64 = 50.0;
 /// Samples after which the ratio of both sides is believed, and its relative deviation up to which it counts as steady.
 const RATIO_AFTER: u32 = 8;
 const RATIO_STEADY: f64 = 0.2;
+/// Standard errors by which two means have to differ to be believed different.
+const SURE: f64 = 2.0;
 /// A run that was cut off counts as one of this many times what was seen of it.
 const CUT: f64 = 1.5;
 const MICROS: f64 = 1e6;
@@ -150,15 +152,32 @@ impl Predictor {
     }
 
     fn local_alone(&self, history: &ActionHistory, mnemonic: MnemonicId) -> Option<f64> {
-        let local = own_or(history.local_ms, self.mnemonic(mnemonic).local)?;
-        let other = own_or(history.exec_ms, self.mnemonic(mnemonic).exec).map(|exec| exec / self.ratio());
+        let own = |ms: u32| (ms > 0).then(|| f64::from(ms) * 1e3);
+        let Some(local) = own(history.local_ms) else { return self.like(mnemonic).0 };
+        let other = own(history.exec_ms).map(|exec| exec / self.ratio());
         Some(other.map_or(local, |other| local + (other - local) * self.agreement()))
     }
 
     fn exec_alone(&self, history: &ActionHistory, mnemonic: MnemonicId) -> Option<f64> {
-        let exec = own_or(history.exec_ms, self.mnemonic(mnemonic).exec)?;
-        let other = own_or(history.local_ms, self.mnemonic(mnemonic).local).map(|local| local * self.ratio());
+        let own = |ms: u32| (ms > 0).then(|| f64::from(ms) * 1e3);
+        let Some(exec) = own(history.exec_ms) else { return self.like(mnemonic).1 };
+        let other = own(history.local_ms).map(|local| local * self.ratio());
         Some(other.map_or(exec, |other| exec + (other - exec) * self.agreement()))
+    }
+
+    /// What like actions took here and on workers. They were other actions on each side, and of one mnemonic need not
+    /// take one time: means that do not differ for certain are taken as one.
+    fn like(&self, mnemonic: MnemonicId) -> (Option<f64>, Option<f64>) {
+        let MnemonicHistory { local, exec, .. } = self.mnemonic(mnemonic);
+        let (Some(here), Some(there)) = (local.get(), exec.get()) else {
+            return (local.get().map(|s| s * MICROS), exec.get().map(|s| s * MICROS));
+        };
+        if (here - there).abs() > SURE * local.error().hypot(exec.error()) {
+            return (Some(here * MICROS), Some(there * MICROS));
+        }
+        let (a, b) = (f64::from(local.weight()), f64::from(exec.weight()));
+        let both = (here * a + there * b) / (a + b) * MICROS;
+        (Some(both), Some(both))
     }
 
     /// How much of one side's time is known by the other's: half, where their ratio hardly varies from action to action.

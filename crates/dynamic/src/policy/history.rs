@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Samples after which a running mean forgets.
-const MEMORY: u32 = 20;
+const MEMORY: u32 = 40;
 /// Samples after which outliers are clipped, to this factor of the mean.
 const CLIP_AFTER: u32 = 4;
 const CLIP: f64 = 4.0;

@@ -19,8 +19,8 @@ const HIT_MEMORY: f64 = 50.0;
 /// Samples after which the ratio of both sides is believed, and its relative deviation up to which it counts as steady.
 const RATIO_AFTER: u32 = 8;
 const RATIO_STEADY: f64 = 0.2;
-/// Standard errors by which two means have to differ to be believed different.
-const SURE: f64 = 2.0;
+/// Standard errors by which two means have to differ for half of that to be believed.
+const SURE: f64 = 1.0;
 /// A run that was cut off counts as one of this many times what was seen of it.
 const CUT: f64 = 1.5;
 const MICROS: f64 = 1e6;
@@ -166,18 +166,18 @@ impl Predictor {
     }
 
     /// What like actions took here and on workers. They were other actions on each side, and of one mnemonic need not
-    /// take one time: means that do not differ for certain are taken as one.
+    /// take one time: the less certain it is that the means differ, the nearer they are taken to each other.
     fn like(&self, mnemonic: MnemonicId) -> (Option<f64>, Option<f64>) {
         let MnemonicHistory { local, exec, .. } = self.mnemonic(mnemonic);
         let (Some(here), Some(there)) = (local.get(), exec.get()) else {
             return (local.get().map(|s| s * MICROS), exec.get().map(|s| s * MICROS));
         };
-        if (here - there).abs() > SURE * local.error().hypot(exec.error()) {
-            return (Some(here * MICROS), Some(there * MICROS));
-        }
         let (a, b) = (f64::from(local.weight()), f64::from(exec.weight()));
-        let both = (here * a + there * b) / (a + b) * MICROS;
-        (Some(both), Some(both))
+        let both = (here * a + there * b) / (a + b);
+        let (apart, doubt) = (here - there, SURE * local.error().hypot(exec.error()));
+        let sure = apart * apart / (apart * apart + doubt * doubt).max(f64::MIN_POSITIVE);
+        let blend = |own: f64| Some((both + (own - both) * sure) * MICROS);
+        (blend(here), blend(there))
     }
 
     /// How much of one side's time is known by the other's: half, where their ratio hardly varies from action to action.

@@ -21,6 +21,8 @@ const HITS_ARE_RARE: f64 = 0.05;
 const ANSWERS: u64 = 8;
 /// Time a speculative start must be expected to save, for each unit of expected waste.
 const WORTH: f64 = 0.1;
+/// Times within this factor are even: either side may be first, and an idle slot tries.
+pub(super) const EVEN: f64 = 1.1;
 /// When a local run of which nothing is known counts as long.
 const UNKNOWN: Us = 100_000;
 /// An urgent action that is away is taken back if local needs at most this part of what remote still needs.
@@ -117,6 +119,7 @@ impl Policy {
                 .or_else(|| self.pick_asking(now));
             let Some(pick) = pick else { break };
             self.start_here(&pick, now);
+            self.alone_now.push(pick.action);
         }
         self.start_exclusive(now);
     }
@@ -257,11 +260,11 @@ impl Policy {
         })
     }
 
-    /// Of what runs remotely, one that is predicted to be back late, and later than it would be done here.
+    /// Of what runs remotely, one that is predicted to be back late, and not clearly sooner than it would be done here.
     fn pick_flight(&self, now: Us) -> Option<Pick> {
         self.table.flight.iter().rev().take(LOOK).find_map(|&(_, action)| {
             let live = self.table.get(action).filter(|live| self.fits(live))?;
-            self.second_branch(action, live, now, 1.0)
+            self.second_branch(action, live, now, EVEN)
         })
     }
 

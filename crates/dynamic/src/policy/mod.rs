@@ -52,8 +52,8 @@ pub struct Policy {
     budget: Budget,
     /// Ready, and not looked at yet.
     fresh: Vec<ActionId>,
-    /// The cache had nothing while they ran here already.
-    missed_here: Vec<ActionId>,
+    /// Begun to run here without a remote side; maybe one helps.
+    alone_now: Vec<ActionId>,
     running_here: usize,
     memory_here: u64,
     is_exclusive_running: bool,
@@ -76,7 +76,7 @@ impl Policy {
             predict: Predictor::new(history, mnemonics),
             budget: Budget::default(),
             fresh: Vec::new(),
-            missed_here: Vec::new(),
+            alone_now: Vec::new(),
             running_here: 0,
             memory_here: 0,
             is_exclusive_running: false,
@@ -184,7 +184,7 @@ impl Policy {
             self.has_hit |= hit;
         }
         if answer != Some(true) && matches!(live.local, Local::Running(_)) && live.there && !live.is_over {
-            self.missed_here.push(action);
+            self.alone_now.push(action);
         }
         self.table.change(action, |live| {
             live.is_over |= answer == Some(true);

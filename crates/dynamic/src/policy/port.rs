@@ -49,7 +49,7 @@ impl Default for Config {
             memory: 0,
             race_delay: Duration::from_secs(1),
             duplicates: 0.07,
-            critical_duplicates: 0.18,
+            critical_duplicates: 0.2,
         }
     }
 }
@@ -238,6 +238,8 @@ pub enum Reason {
         /// The remote side.
         remote: u32,
     },
+    /// It runs here, nothing tells for how long, and workers are idle: both try.
+    BothUnknown,
     /// It runs here longer than predicted.
     LocalLate {
         /// The predicted local run.
@@ -282,6 +284,7 @@ impl fmt::Display for Reason {
             Self::RemoteHelps { local, remote } => {
                 write!(f, "local still needs {local} ms, remote may end in {remote} ms")
             }
+            Self::BothUnknown => write!(f, "how long it takes is not known on either side: both try"),
             Self::LocalLate { local, since } => {
                 write!(f, "it has run here for {since} ms, {local} ms were predicted")
             }

@@ -5,13 +5,14 @@ use minibuild_core::{ActionId, Branch};
 use super::here::as_ms;
 use super::live::{Live, Local, Remote};
 use super::port::{Mode, Reason, Step};
+use super::predict::Guess;
 use super::{Policy, Us};
 
 /// Later than predicted by this factor, and this long, a remote run may hang.
 const LATE: f64 = 1.3;
 const LATE_MIN: Us = 5_000;
 /// A second branch there is of use if it may end within this part of what the local run still needs.
-const HELPS: f64 = 1.25;
+const HELPS: f64 = 1.1;
 
 impl Policy {
     /// Sends what waits, most urgent first, while there is room.
@@ -123,13 +124,19 @@ impl Policy {
 
     /// Sends a second branch of what runs here: where it may end earlier, or the local run is late.
     pub(super) fn help_here(&mut self, now: Us) {
-        for action in std::mem::take(&mut self.missed_here) {
+        for action in std::mem::take(&mut self.alone_now) {
             let Some(&live) = self.table.get(action) else { continue };
             let Local::Running(run) = live.local else { continue };
             if live.remote != Remote::Waiting || live.is_over || !self.has_room_there() {
                 continue;
             }
             let ran = now.saturating_sub(run.since) as f64;
+            let informed = self.predict.local_guess(&live).is_some_and(Guess::is_informed);
+            if !informed {
+                // Nothing is known of how long it takes on either side: both find out.
+                self.send(action, &live, Reason::BothUnknown, now);
+                continue;
+            }
             let (Some(local), Some(remote)) = (self.predict.local(&live), self.predict.remote(&live)) else { continue };
             let rest = (local - ran).max(0.0);
             let risk = self.risk_of_losing(&live, rest, remote) / remote.min(rest).max(1.0) * (ran + remote.min(rest));

@@ -17,6 +17,8 @@ const LOOK: usize = 12;
 const SHORT_WAIT: f64 = 0.03;
 /// Below this share of hits none is waited for.
 const HITS_ARE_RARE: f64 = 0.05;
+/// Expected waste below this part of the local run needs no budget.
+const SMALL_RISK: f64 = 0.02;
 /// Answers after which the share of hits is believed enough not to ask at all.
 const ANSWERS: u64 = 8;
 /// Time a speculative start must be expected to save, for each unit of expected waste.
@@ -304,7 +306,8 @@ impl Policy {
             false => Reason::IdleSlowCache { answer: as_ms(rest), local: as_ms(local) },
         };
         let ahead = self.work_ahead();
-        if saved >= risk * WORTH && self.budget.affords(risk, self.config.duplicates, ahead) {
+        let is_small = risk <= local * SMALL_RISK;
+        if saved >= risk * WORTH && (is_small || self.budget.affords(risk, self.config.duplicates, ahead)) {
             return Speculation::Start(reason, risk);
         }
         let held = hits * rest + (1.0 - hits) * held_miss;

@@ -49,7 +49,7 @@ impl Default for Config {
             memory: 0,
             race_delay: Duration::from_secs(1),
             duplicates: 0.07,
-            critical_duplicates: 0.2,
+            critical_duplicates: 0.18,
         }
     }
 }

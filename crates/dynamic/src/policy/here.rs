@@ -21,6 +21,8 @@ const HITS_ARE_RARE: f64 = 0.05;
 const SMALL_RISK: f64 = 0.02;
 /// Answers after which the share of hits is believed enough not to ask at all.
 const ANSWERS: u64 = 8;
+/// Above it, one is.
+const HITS_ARE_SURE: f64 = 0.8;
 /// Time a speculative start must be expected to save, for each unit of expected waste.
 const WORTH: f64 = 0.1;
 /// Times within this factor are even: either side may be first, and an idle slot tries.
@@ -315,7 +317,9 @@ impl Policy {
             return Speculation::Hold;
         }
         let affordable = self.budget.affords(risk, self.config.critical_duplicates, ahead);
-        let may_skip = live.remote == Remote::Fresh && guess.is_informed();
+        // What is known of its like does not outweigh an answer that is all but certain.
+        let is_known = live.history.local_ms > 0 || (guess.is_informed() && hits < HITS_ARE_SURE);
+        let may_skip = live.remote == Remote::Fresh && is_known;
         match affordable && !(may_skip && self.predict.answers >= ANSWERS) {
             true => Speculation::Start(reason, risk),
             false if may_skip => Speculation::StartUnasked(reason),

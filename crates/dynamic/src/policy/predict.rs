@@ -20,7 +20,7 @@ const HIT_MEMORY: f64 = 50.0;
 const RATIO_AFTER: u32 = 8;
 const RATIO_STEADY: f64 = 0.2;
 /// Standard errors by which two means have to differ for half of that to be believed.
-const SURE: f64 = 1.0;
+const SURE: f64 = 1.6;
 /// A run that was cut off counts as one of this many times what was seen of it.
 const CUT: f64 = 1.5;
 const MICROS: f64 = 1e6;

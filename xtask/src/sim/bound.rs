@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_fluid_bound_gives_each_pool_what_it_is_better_at() {
-        let check = |jobs, workers, actions: Vec<Action>, expected| {
+        let check = |jobs, workers, actions: Vec<Action>, expected: Us| {
             let mut load = workload(actions);
             (load.jobs, load.workers) = (jobs, workers);
             assert_eq!(fluid(&load), expected * 1000);

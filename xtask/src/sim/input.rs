@@ -185,9 +185,7 @@ pub fn graph(name: &str, lines: &[ActionLine]) -> Result<Graph, String> {
     let resolve = |dep: &Dep| match dep {
         Dep::Index(at) if *at < lines.len() => Ok(*at),
         Dep::Index(at) => Err(format!("{name}: there is no action {at}")),
-        Dep::Id(id) => {
-            by_id.get(id.as_str()).copied().ok_or_else(|| format!("{name}: there is no action `{id}`"))
-        }
+        Dep::Id(id) => by_id.get(id.as_str()).copied().ok_or_else(|| format!("{name}: there is no action `{id}`")),
     };
     let mut needs = Vec::with_capacity(lines.len());
     for line in lines {

@@ -198,7 +198,8 @@ impl Parameters {
             Shape::Wide => count.div_ceil(3).max(1),
             Shape::Deep => self.width.max(1),
             Shape::Gen => {
-                let chosen = if at == 0 { Vec::new() } else { (0..2).map(|_| rng.below((at / 2).max(1)) as u32).collect() };
+                let chosen =
+                    if at == 0 { Vec::new() } else { (0..2).map(|_| rng.below((at / 2).max(1)) as u32).collect() };
                 return unique(chosen);
             }
         };

@@ -239,9 +239,8 @@ fn policy(load: &Workload, mode: Mode) -> Policy {
 }
 
 fn line(result: &Measured) -> Line<'_> {
-    let mean = |value: &dyn Fn(&Run) -> f64| {
-        result.runs.iter().map(value).sum::<f64>() / result.runs.len().max(1) as f64
-    };
+    let mean =
+        |value: &dyn Fn(&Run) -> f64| result.runs.iter().map(value).sum::<f64>() / result.runs.len().max(1) as f64;
     let of = |at: usize| {
         let mean = |value: fn(&Outcome) -> f64| mean(&|run: &Run| value(&run.outcomes[at]));
         StrategyLine {

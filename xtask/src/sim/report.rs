@@ -129,11 +129,14 @@ impl<'r> Report<'r> {
     }
 
     fn bar_table(&self) -> String {
-        let mut text = String::from("| bar | at most | measured | worst single build | | worst workload |\n|---|---|---|---|---|---|\n");
+        let mut text = String::from(
+            "| bar | at most | measured | worst single build | | worst workload |\n|---|---|---|---|---|---|\n",
+        );
         for bar in &self.bars {
             let verdict = if bar.passed() { "PASS" } else { "FAIL" };
             let worst = bar.worst_build.map(|worst| format!("{worst:.3}")).unwrap_or_default();
-            let line = format!("| {} | {:.2} | {:.3} | {worst} | {verdict} | {} |", bar.what, bar.limit, bar.measured, bar.at);
+            let line =
+                format!("| {} | {:.2} | {:.3} | {worst} | {verdict} | {} |", bar.what, bar.limit, bar.measured, bar.at);
             let _ = writeln!(text, "{line}");
         }
         text

@@ -81,11 +81,9 @@ impl Happening {
             | Self::WorkerDone(_)
             | Self::RemoteEnd(_)
             | Self::Dropped(_) => true,
-            Self::LocalEnd(_)
-            | Self::OutageBegins(_)
-            | Self::OutageNoticed(_)
-            | Self::OutageEnds(_)
-            | Self::Wake => false,
+            Self::LocalEnd(_) | Self::OutageBegins(_) | Self::OutageNoticed(_) | Self::OutageEnds(_) | Self::Wake => {
+                false
+            }
         }
     }
 }
@@ -372,12 +370,7 @@ impl<'w> World<'w> {
         let wall = self.now - since;
         state.local = None;
         let how = if killed { Ended::Lost } else { Ended::Won };
-        self.events.push(Event::LocalEnded {
-            action: id(action),
-            how,
-            wall: Duration::from_micros(wall),
-            max_rss: 0,
-        });
+        self.events.push(Event::LocalEnded { action: id(action), how, wall: Duration::from_micros(wall), max_rss: 0 });
         if !killed {
             self.outcome.local += 1;
             self.finish(action);
@@ -441,10 +434,7 @@ impl<'w> World<'w> {
             there: row.there,
             may_look_up: true,
             exclusive: false,
-            urgency: Urgency {
-                failed_last: false,
-                remaining: Duration::from_micros(self.remaining[action as usize]),
-            },
+            urgency: Urgency { failed_last: false, remaining: Duration::from_micros(self.remaining[action as usize]) },
             mnemonic: MnemonicId(row.mnemonic),
             history: row.history,
             fetch: Duration::ZERO,
@@ -505,7 +495,9 @@ fn told(now: Duration, event: &Event) -> String {
         Event::LookedUp { action, hit: true } => format!("{} hit", action.index()),
         Event::LookedUp { action, hit: false } => format!("{} miss", action.index()),
         Event::LookUpFailed(action) => format!("{} could not be looked up", action.index()),
-        Event::LocalEnded { action, how, wall, .. } => format!("{} ended here: {how:?} after {wall:.1?}", action.index()),
+        Event::LocalEnded { action, how, wall, .. } => {
+            format!("{} ended here: {how:?} after {wall:.1?}", action.index())
+        }
         Event::RemoteQueued(action) => format!("{} waits there", action.index()),
         Event::RemoteExecuting(action) => format!("{} runs there", action.index()),
         Event::RemoteEnded { action, how, .. } => format!("{} ended there: {how:?}", action.index()),

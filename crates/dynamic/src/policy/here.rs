@@ -66,9 +66,7 @@ impl Policy {
     /// Whether its memory is free: a lone action always has enough.
     fn fits(&self, live: &Live) -> bool {
         let limit = self.config.memory;
-        limit == 0
-            || self.running_here == 0
-            || self.memory_here.saturating_add(self.predict.memory(live)) <= limit
+        limit == 0 || self.running_here == 0 || self.memory_here.saturating_add(self.predict.memory(live)) <= limit
     }
 
     /// Asks for what became ready, most urgent first, or starts it at once where a slot is idle and waiting is wrong.
@@ -79,7 +77,8 @@ impl Policy {
         let mut idle = self.config.jobs.saturating_sub(self.running_here);
         idle = idle.saturating_sub(self.table.only_here.len() + self.table.waiting.len() + self.table.asking.len());
         for action in fresh {
-            let Some(&live) = self.table.get(action).filter(|live| live.remote == Remote::Fresh && !live.is_over) else {
+            let Some(&live) = self.table.get(action).filter(|live| live.remote == Remote::Fresh && !live.is_over)
+            else {
                 continue;
             };
             let may_start = live.local == Local::Idle && !live.exclusive && idle > 0 && self.has_slot_here();
@@ -205,10 +204,13 @@ impl Policy {
                 return None;
             }
             let (local, remote) = (as_ms(local), as_ms(remote));
-            Pick::sure(action, match wait > 0.0 {
-                true => Reason::RemoteBusy { local, remote },
-                false => Reason::LocalSooner { local, remote },
-            })
+            Pick::sure(
+                action,
+                match wait > 0.0 {
+                    true => Reason::RemoteBusy { local, remote },
+                    false => Reason::LocalSooner { local, remote },
+                },
+            )
         })
     }
 
@@ -288,6 +290,10 @@ impl Policy {
             let holds = self.predict.endpoint.has_fast_hit && !is_late;
             return if holds { Speculation::Hold } else { Speculation::Start(Reason::IdleCold, 0.0) };
         };
+        let is_cold = !guess.is_informed() && self.predict.answers < ANSWERS && !self.predict.endpoint.has_fast_hit;
+        if is_cold {
+            return Speculation::Start(Reason::IdleCold, 0.0);
+        }
         let local = guess.time;
         let hits = self.predict.hit_share(live.mnemonic);
         if rest <= local * SHORT_WAIT && hits >= HITS_ARE_RARE {
@@ -316,7 +322,8 @@ impl Policy {
         if held < local * (1.0 + hits * hits * guess.error) {
             return Speculation::Hold;
         }
-        let affordable = self.budget.affords(risk, self.config.critical_duplicates, ahead);
+        // One that may never come is not waited for.
+        let affordable = is_late || self.budget.affords(risk, self.config.critical_duplicates, ahead);
         // What is known of its like does not outweigh an answer that is all but certain.
         let is_known = live.history.local_ms > 0 || (guess.is_informed() && hits < HITS_ARE_SURE);
         let may_skip = live.remote == Remote::Fresh && is_known;
@@ -351,10 +358,11 @@ impl Policy {
         }
         let answer = self.predict.answer().unwrap_or(0.0);
         let late = (answer * LATE_ANSWER).max(LATE_ANSWER_MIN) as Us + 1;
-        let asked = self.table.asking.iter().take(LOOK).filter_map(|(_, action)| match self.table.get(*action)?.remote {
-            Remote::Asking { since } => Some(since),
-            _ => None,
-        });
+        let asked =
+            self.table.asking.iter().take(LOOK).filter_map(|(_, action)| match self.table.get(*action)?.remote {
+                Remote::Asking { since } => Some(since),
+                _ => None,
+            });
         // Late ones are looked at again in growing distances.
         let due = asked.map(|since| (since + late).max(now.saturating_add((now - since) / 2 + 1))).min();
         if let Some(due) = due {

@@ -154,7 +154,7 @@ mod tests {
     fn means_of_few_samples_are_means_and_later_ones_follow() {
         assert_eq!(running(&[]).get(), None);
         assert_eq!(running(&[2.0, 4.0, 6.0]).get(), Some(4.0));
-        let moved = running(&[[1.0; 30], [2.0; 30]].concat()).mean;
+        let moved = running(&[[1.0; 60], [2.0; 60]].concat()).mean;
         assert!((1.7..=2.0).contains(&moved), "{moved}");
     }
 

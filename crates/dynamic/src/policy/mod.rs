@@ -163,7 +163,11 @@ impl Policy {
 
     fn take_ready(&mut self, action: ActionId, ready: &Ready, now: Us) {
         // What still runs of an earlier attempt ends with its events.
-        if self.table.get(action).is_some_and(|live| matches!(live.local, Local::Running(_)) || live.remote.sent().is_some()) {
+        if self
+            .table
+            .get(action)
+            .is_some_and(|live| matches!(live.local, Local::Running(_)) || live.remote.sent().is_some())
+        {
             return;
         }
         let mut live = Live::new(ready, now);

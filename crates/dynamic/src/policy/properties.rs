@@ -101,7 +101,11 @@ impl Checked {
                 self.actions[at].asked = false;
                 self.actions[at].ready.may_look_up = false;
                 let action = ActionId::new(at);
-                self.tell(if choice == 1 { Event::LookedUp { action, hit: false } } else { Event::LookUpFailed(action) });
+                self.tell(if choice == 1 {
+                    Event::LookedUp { action, hit: false }
+                } else {
+                    Event::LookUpFailed(action)
+                });
             }
             3 if under.here => {
                 self.actions[at].here = false;

@@ -108,7 +108,7 @@ fn what_has_one_side_starts_there() {
     assert_eq!(bench.steps(), "?2");
     assert_eq!(bench.missed(2).steps(), "r2");
     bench.ready(3, Ready { here: true, may_look_up: true, ..Ready::default() }).ended_here(0, Ended::Won, 5);
-    assert_eq!(bench.steps(), "l3 ?3");
+    assert_eq!(bench.steps(), "l3 ?3", "a cache alone may be asked too");
 }
 
 #[test]
@@ -259,7 +259,8 @@ fn a_returned_start_is_made_again_when_offered() {
 fn memory_bounds_local_starts_but_for_a_lone_one() {
     let config = Config { jobs: 4, memory: 100 << 20, ..Config::default() };
     let mut bench = with(config, History::default());
-    let big = |rss_mib| Ready { here: true, history: ActionHistory { rss_mib, ..Default::default() }, ..Ready::default() };
+    let big =
+        |rss_mib| Ready { here: true, history: ActionHistory { rss_mib, ..Default::default() }, ..Ready::default() };
     bench.ready(0, big(500)).ready(1, big(60)).ready(2, big(60)).ready(3, big(30));
     assert_eq!(bench.steps(), "l0", "alone it always may");
     assert_eq!(bench.ended_here(0, Ended::Won, 1).steps(), "l1 l3");

@@ -99,10 +99,10 @@ impl Scheduler for Baseline {
         match event {
             Event::Ready(action, ready) => self.take_ready(action, ready),
             Event::LookedUp { action, hit: true } => self.end(action),
-            Event::LookedUp { action, hit: false } | Event::LookUpFailed(action) => {
-                if self.live.get(&action).is_some_and(|ready| ready.there) {
-                    self.there.extend(self.rank(action));
-                }
+            Event::LookedUp { action, hit: false } | Event::LookUpFailed(action)
+                if self.live.get(&action).is_some_and(|ready| ready.there) =>
+            {
+                self.there.extend(self.rank(action));
             }
             Event::LocalEnded { action, how, .. } => {
                 self.running -= 1;

@@ -157,7 +157,7 @@ fn run_all(all: &[Parameters]) -> Result<Vec<Measured>, String> {
             }
         }
     };
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(&work))));
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let taken = results.into_iter().map(|slot| slot.into_inner().ok().flatten());
     taken.map(|result| result.unwrap_or_else(|| Err("a workload was not run".to_owned()))).collect()
 }

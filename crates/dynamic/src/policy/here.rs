@@ -116,7 +116,7 @@ impl Policy {
         while self.has_slot_here() {
             let pick = self
                 .pick_only_here()
-                .or_else(|| self.pick_waiting(now))
+                .or_else(|| self.pick_waiting())
                 .or_else(|| self.pick_away(now))
                 .or_else(|| self.pick_queued(now))
                 .or_else(|| self.pick_asking(now));
@@ -185,7 +185,7 @@ impl Policy {
 
     /// The most urgent that is sooner done here; where the urgent ones are better off remotely, one whose turn there is
     /// last.
-    fn pick_waiting(&self, _now: Us) -> Option<Pick> {
+    fn pick_waiting(&self) -> Option<Pick> {
         let ahead = self.workers.in_flight + self.table.only_there.len();
         let count = self.table.waiting.len();
         let first = self.table.waiting.iter().take(LOOK).enumerate();
@@ -237,12 +237,11 @@ impl Policy {
     fn second_branch(&self, action: ActionId, live: &Live, now: Us, part: f64) -> Option<Pick> {
         let remote = self.rest_there(live, now)?;
         let is_queued = matches!(live.remote, Remote::Queued { .. });
-        let Some(local) = self.predict.local(live) else {
-            return is_queued.then(|| Pick { action, reason: Reason::IdleCold, risk: 0.0 });
-        };
-        if is_queued && !self.predict.local_guess(live).is_some_and(Guess::is_informed) {
-            return Some(Pick { action, reason: Reason::IdleCold, risk: 0.0 });
+        let guess = self.predict.local_guess(live);
+        if is_queued && !guess.is_some_and(Guess::is_informed) {
+            return Pick::sure(action, Reason::IdleCold);
         }
+        let local = guess?.time;
         let risk = self.risk_of_losing(live, local, remote);
         let affordable = self.budget.affords(risk, self.config.critical_duplicates, self.work_ahead());
         if local > remote * part || !affordable {

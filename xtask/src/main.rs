@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod dist;
+mod sim;
 mod step;
 mod tidy;
 
@@ -24,6 +25,8 @@ usage: cargo xtask TASK
                    so many small blobs and so many large ones down, hashed and written to files
   bench-sleep [ACTIONS [SECONDS [WORKERS]]]
                    actions that only sleep on the embedded server: what is beyond the sleeping is overhead
+  sim [--workloads FILE.jsonl | --quick | --large | --help]
+                   the adaptive policy beside its rivals under a virtual clock, and whether its bars are met
   dist             the static release binary; prints its path
 ";
 
@@ -39,6 +42,8 @@ fn main() -> ExitCode {
         ["bench-read", "many", rest @ ..] => bench::run(&root, &[&["read"], rest].concat()),
         ["bench-read", rest @ ..] => bench::run(&root, &[&["transfer"], rest].concat()),
         ["bench-sleep", rest @ ..] => bench::run(&root, &[&["sleep"], rest].concat()),
+        ["sim", rest @ ..] => sim::run(&root, rest),
+        ["sim-here", rest @ ..] => sim::run_here(&root, rest),
         ["dist"] => dist::run(&root),
         _ => {
             eprint!("{USAGE}");

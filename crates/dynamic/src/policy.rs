@@ -1,1 +1,0 @@
-//! Which action starts where, and when both sides try: predictions, budgets and their reasons.

@@ -1,6 +1,7 @@
 //! Builds with a remote side: the binary against a server in this process.
 
 mod cache_only;
+mod cache_peers;
 mod conformance;
 mod cuts;
 mod downloads;

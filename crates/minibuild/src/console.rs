@@ -309,7 +309,7 @@ fn counts_text(outcome: &Outcome) -> String {
 }
 
 /// Why a file was brought here.
-fn reason_text(why: DownloadReason) -> &'static str {
+pub fn reason_text(why: DownloadReason) -> &'static str {
     match why {
         DownloadReason::Toplevel => "an output of a requested target",
         DownloadReason::Input => "an input of an action that runs here",

@@ -7,11 +7,13 @@ use minibuild_core::{
     ActionId, ArtifactId, ArtifactKind, BIN_ROOT, BUILD_FILE, Model, OUT_ROOT, TEST_LOG_ROOT, WsPath,
 };
 use minibuild_download::{Mode, Wishes};
-use minibuild_engine::machine::{Foreseen, Goal, Goals, Maybe, Verdict, Why};
+use minibuild_engine::machine::{Foreseen, Goal, Goals, Maybe, Place, Verdict, Why};
+use minibuild_engine::state::Origin;
 use minibuild_graph::{Change, summarise};
 use minibuild_rules::{LoadRequest, Loaded, load};
 
 use crate::args::ExplainArgs;
+use crate::console::reason_text;
 use crate::tell::{self, files_of, shown, tell, warn};
 use crate::workspace::{self, Workspace};
 use crate::{preview, remote_side};
@@ -240,6 +242,13 @@ impl Writer<'_> {
         for line in lines {
             let _ = writeln!(text, "    {line}");
         }
+        if matches!(foreseen.verdict, Verdict::UpToDate(_)) && !foreseen.outputs.is_empty() {
+            text.push_str("  its outputs:\n");
+            for output in &foreseen.outputs {
+                let path = &model.artifact(output.id).path;
+                let _ = writeln!(text, "    `{path}` {}", place_text(&output.place));
+            }
+        }
         text + "\n"
     }
 
@@ -260,6 +269,27 @@ impl Writer<'_> {
         match index.and_then(|index| self.loaded.argument_origin(action, index)) {
             Some(origin) => format!("{text} ({origin})"),
             None => text,
+        }
+    }
+}
+
+/// Where the bytes of an output are, and why there, as the end of a sentence.
+fn place_text(place: &Place) -> String {
+    let absent = "no build needed its bytes so far; one that does brings them, and so does `minibuild fetch`";
+    let held = |stores: &[String]| match stores {
+        [] => "it would be made again if it were needed whole".to_owned(),
+        stores => format!("it is held by {}", stores.join(" and ")),
+    };
+    match place {
+        Place::Here(Origin::Made) => "is here: its action made it here".to_owned(),
+        Place::Here(Origin::Found) => "is here: it was found as it should be".to_owned(),
+        Place::Here(Origin::Brought(why)) => format!("is here: it was downloaded, {}", reason_text(*why)),
+        Place::Part(some, all, stores) => {
+            format!("is here in part ({some} of {all} entries, by `--download-regex`); {}", held(stores))
+        }
+        Place::Stores(stores) => format!("is not here: {}; {absent}", held(stores)),
+        Place::Nowhere => {
+            "is not here, and no store is known to have it: it would be made again if it were needed".to_owned()
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
 pub use goals::{Goal, Goals, Lease, RemoteGoals, Strategies, Strategy, Uploads};
-pub use preview::{Foreseen, Maybe, Verdict};
+pub use preview::{Foreseen, Maybe, OutputPlace, Place, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
 pub use why::Why;
 

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use minibuild_core::{ActionId, ArtifactId};
+use minibuild_core::{ActionId, ArtifactId, Content};
 use minibuild_graph::{Node, NodeKind, why};
 use rustc_hash::FxHashMap;
 
 use super::evaluate::{FlatInputs, Knowledge};
 use super::{Machine, Why, key_path};
+use crate::state::{Origin, ResultRecord};
 
 /// What would become of one action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,30 @@ pub struct Foreseen {
     pub action: ActionId,
     /// What.
     pub verdict: Verdict,
+    /// Where the bytes of its outputs are; only of those whose content is known.
+    pub outputs: Vec<OutputPlace>,
+}
+
+/// Where the bytes of an output are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputPlace {
+    /// The output.
+    pub id: ArtifactId,
+    /// Where.
+    pub place: Place,
+}
+
+/// Where bytes are, and why there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On disk; how they came to be there.
+    Here(Origin),
+    /// So many files of a tree are on disk, of so many; these stores are believed to have it.
+    Part(usize, usize, Vec<String>),
+    /// Not on disk; these stores are believed to have them.
+    Stores(Vec<String>),
+    /// Nowhere that is known.
+    Nowhere,
 }
 
 /// What would become of an action.
@@ -66,8 +91,38 @@ impl Machine {
         }
         // Each round only makes more of them run, or perhaps run.
         while self.foresee_lost_inputs(&actions, &mut verdicts) | self.foresee_consumers(&actions, &mut verdicts) {}
-        let verdict = |action| verdicts.remove(&action).map(|verdict| Foreseen { action, verdict });
-        actions.into_iter().filter_map(verdict).collect()
+        let foreseen = |action| {
+            let verdict = verdicts.remove(&action)?;
+            Some(Foreseen { action, outputs: self.places_of_outputs(action), verdict })
+        };
+        actions.into_iter().filter_map(foreseen).collect()
+    }
+
+    fn places_of_outputs(&self, action: ActionId) -> Vec<OutputPlace> {
+        let outputs = self.model.action(action).outputs.iter();
+        outputs.filter_map(|&id| Some(OutputPlace { id, place: self.place_of(action, id)? })).collect()
+    }
+
+    /// `None` where it is not known what the output is.
+    fn place_of(&self, action: ActionId, id: ArtifactId) -> Option<Place> {
+        let (path, known) = (&self.model.artifact(id).path, self.known[id.index()].as_ref()?);
+        let found = self.world.outputs.get(&id).map(|(content, _)| content);
+        if found == Some(known) {
+            return Some(Place::Here(self.state.file(path.as_str()).map(|record| record.origin).unwrap_or_default()));
+        }
+        let record = self.state.action(&key_path(&self.model, action));
+        let makes_it = |result: &&ResultRecord| result.outputs.iter().any(|o| o.path == *path && o.content == *known);
+        let holders = record.into_iter().flat_map(|record| &record.results).filter(makes_it).flat_map(|r| &r.held_by);
+        let mut stores: Vec<String> = holders.filter_map(|&store| self.state.endpoint_of(store)).collect();
+        stores.sort_unstable();
+        stores.dedup();
+        Some(match (found, known) {
+            (Some(part @ Content::Directory(some)), Content::Directory(all)) if Self::is_part(part, known) => {
+                Place::Part(some.entries.len(), all.entries.len(), stores)
+            }
+            _ if stores.is_empty() => Place::Nowhere,
+            _ => Place::Stores(stores),
+        })
     }
 
     fn foresee(&mut self, action: ActionId, inputs: &FlatInputs, verdicts: &FxHashMap<ActionId, Verdict>) -> Verdict {

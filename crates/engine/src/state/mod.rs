@@ -333,6 +333,11 @@ impl State {
         StoreId(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
+    /// The endpoint of a store, with which its name begins.
+    pub fn endpoint_of(&self, store: StoreId) -> Option<String> {
+        self.stores.get(store.0 as usize)?.split_whitespace().next().map(str::to_owned)
+    }
+
     /// When the store was last asked for all that only it has, in seconds since the Unix epoch.
     pub fn lease(&self, store: StoreId) -> Option<u64> {
         self.leases.get(&store).copied()

@@ -299,7 +299,7 @@ fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Ch
 
 /// Whoever ran was said to run, perhaps; and if nobody had to, nobody did.
 fn check_foreseen(foreseen: &[Foreseen], started: &[usize], is_good: bool) {
-    for Foreseen { action, verdict } in foreseen {
+    for Foreseen { action, verdict, .. } in foreseen {
         let may_run = matches!(verdict, Verdict::Runs(_) | Verdict::MayRun(_));
         assert!(may_run || !started.contains(&action.index()), "{action:?} ran, which was to be {verdict:?}");
         assert!(

@@ -98,6 +98,34 @@ fn t30_a_link_is_announced_with_what_it_leads_to() {
 }
 
 #[test]
+fn explain_says_where_the_bytes_of_outputs_are_and_why() {
+    let (remote, ws) = (Remote::new(), chain());
+    ws.write("BUILD.toml", ws.read("BUILD.toml") + TREE);
+    ws.write("minibuild.toml", format!("[remote]\nexecutor = \"{}\"\n", remote.url()));
+    let (executor, says) = (remote.executor(), |label: &str, text: &str| {
+        let told = ws.run(&["explain", label]).ok().stdout;
+        assert!(told.contains(text), "{told}");
+    });
+    // The second one sees that what was brought here has settled.
+    for _ in 0..2 {
+        remote.build(&ws, &["//:c", "//:tree", MINIMAL, "--download-regex=.*/d/run"]).ok();
+    }
+    let held = format!("`minibuild-out/bin/c.txt` is not here: it is held by {}", remote.url());
+    says("//:c", &held);
+    says("minibuild-out/bin/c.txt", "so does `minibuild fetch`");
+    says("//:tree", "`minibuild-out/bin/d` is here in part (1 of 5 entries, by `--download-regex`)");
+    remote.build(&ws, &["//:c"]).ok_without_running();
+    says("//:c", "`minibuild-out/bin/c.txt` is here: it was downloaded, an output of a requested target");
+    ws.build(&["//:b", &executor, "--strategy=local"]).ok_without_running();
+    ws.write("in.txt", "two\n");
+    ws.build(&["//:b", &executor, "--strategy=local"]).ok();
+    says("//:b", "`minibuild-out/bin/b.txt` is here: its action made it here");
+    says("//:b", "up to date");
+    ws.remove("minibuild-out/bin/b.txt");
+    says("//:a", "is here: its action made it here");
+}
+
+#[test]
 fn t29_test_of_mixed_targets() {
     let remote = Remote::new();
     let ws = chain();

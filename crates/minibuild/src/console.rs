@@ -31,6 +31,8 @@ pub struct Console {
     show_result: usize,
     last: Duration,
     targets: Vec<(String, bool, Vec<OutputEvent>)>,
+    /// Targets that are up to date and too many to be named.
+    unnamed: usize,
     tests: BTreeMap<String, (TestStatus, u64, String)>,
     problems: Vec<String>,
     /// Files and bytes that came down, by reason.
@@ -57,6 +59,7 @@ impl Console {
             show_result: settings.show_result as usize,
             last: Duration::ZERO,
             targets: Vec::new(),
+            unnamed: 0,
             tests: BTreeMap::new(),
             problems: Vec::new(),
             downloads: BTreeMap::new(),
@@ -120,6 +123,16 @@ impl Console {
             }
             _ => {}
         }
+    }
+
+    /// Whether so many targets are named after the build.
+    pub fn names(&self, targets: usize) -> bool {
+        targets <= self.show_result
+    }
+
+    /// Takes note of targets that are up to date, more than are named.
+    pub fn count_up_to_date(&mut self, targets: usize) {
+        self.unnamed += targets;
     }
 
     /// Shows a command that is about to be started, with `-v`.
@@ -225,7 +238,7 @@ impl Console {
     fn targets_text(&self) -> String {
         let (done, failed): (Vec<_>, Vec<_>) = self.targets.iter().partition(|(_, success, _)| *success);
         let mut text = String::new();
-        if done.len() <= self.show_result {
+        if self.names(done.len() + self.unnamed) {
             for (label, _, outputs) in &done {
                 if self.tests.contains_key(label) && outputs.is_empty() {
                     continue;
@@ -238,7 +251,7 @@ impl Console {
                 }
             }
         } else {
-            text.push_str(&format!("{} targets up-to-date\n", done.len()));
+            text.push_str(&format!("{} targets up-to-date\n", done.len() + self.unnamed));
         }
         for (label, ..) in failed {
             if !self.tests.contains_key(label) {

@@ -4,6 +4,7 @@
 //! I/O and has no clock: contents of sources and of what lies in the output tree are handed in as a [`World`], times
 //! with each event. An action moves through one table of statuses; queues and counters are views of it.
 
+mod ended;
 mod evaluate;
 mod fetch;
 mod finish;
@@ -33,6 +34,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::state::{ActionName, State, StoreId};
 
+pub use ended::Ended;
 pub use goals::{Goal, Goals, RemoteGoals, Strategies, Strategy, Uploads};
 pub use values::{Event, Outcome, Progress, RunningAction, Shown, SourceFact, Step, World};
 
@@ -168,6 +170,10 @@ pub struct Machine {
     announced: Vec<bool>,
     /// Nodes that need nothing.
     idle: Vec<Node>,
+    /// Wanted nodes, each after what it needs.
+    order: Vec<Node>,
+    /// Actions whose result serves this build and is not remembered.
+    unrecorded: FxHashSet<ActionId>,
 
     /// Queued actions that may run here, and those that may run remotely; what has another status by then is passed
     /// over.
@@ -289,6 +295,7 @@ impl Machine {
         };
         let remaining = critical_path(&graph, &order, predict);
         let mut machine = Self {
+            order,
             status,
             pending,
             known: vec![None; model.artifacts.len()],
@@ -315,6 +322,7 @@ impl Machine {
             goals_of: FxHashMap::default(),
             unfinished: Vec::new(),
             idle,
+            unrecorded: FxHashSet::default(),
             announced: vec![false; goals.targets.len()],
             ready: ReadyQueue::default(),
             ready_remote: ReadyQueue::default(),
@@ -342,7 +350,7 @@ impl Machine {
         machine.mark_goals();
         machine.take_sources();
         machine.outcome.counts.total =
-            order.iter().filter(|&&n| matches!(machine.graph.kind(n), NodeKind::Action(_))).count() as u64;
+            machine.order.iter().filter(|&&n| matches!(machine.graph.kind(n), NodeKind::Action(_))).count() as u64;
         machine
     }
 

@@ -19,6 +19,7 @@ mod remote;
 mod restore;
 mod run_cmd;
 mod serve;
+mod snapshot;
 mod tell;
 mod test_cmd;
 

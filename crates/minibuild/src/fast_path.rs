@@ -108,7 +108,7 @@ pub fn take(
         threads: workspace::cores(),
         wishes: &wishes,
     };
-    let snapshot = match Snapshot::open(&root.join(minibuild_core::STATE_ROOT), key) {
+    let snapshot = match Snapshot::open(&root.join(minibuild_core::STATE_ROOT), key, choice.function) {
         Ok(snapshot) => snapshot,
         Err(doubt) => return Ok(Err(doubt)),
     };

@@ -7,6 +7,7 @@
 //!
 //! It does not know TOML, command lines or the terminal, and starts nothing.
 
+mod catch_up;
 mod check;
 mod file;
 mod part;
@@ -69,7 +70,7 @@ pub enum Doubt {
     #[error("the state is to be compacted")]
     WantsCompaction,
     /// The loader would be told something else.
-    #[error("`{0}` changed, which loading depends on")]
+    #[error("`{}` changed, which loading depends on", if .0.is_empty() { "//" } else { .0 })]
     Loading(String),
     /// A host program is another.
     #[error("the host tool `{0}` is another")]

@@ -15,7 +15,7 @@ use super::tables::{DIGEST, PRINT, SECTIONS, print_bytes};
 use super::tail::{Tail, Update};
 use super::{Changes, KEPT, Key, PREFIX, Part, Snapshot};
 use crate::machine::Ended;
-use crate::state::Index;
+use crate::state::{Index, Mark};
 use crate::tools;
 
 /// What goes into a snapshot besides what the engine knows.
@@ -361,21 +361,20 @@ impl Snapshot {
     /// # Errors
     /// Those of the operating system; the snapshot stays as it was.
     pub fn keep(&self, changes: Changes) -> io::Result<()> {
-        if changes.artifacts.is_empty() && changes.looks.is_empty() {
+        if changes.artifacts.is_empty() && changes.looks.is_empty() && self.caught_up.is_none() {
             return Ok(());
         }
         self.tail.add(&self.update(changes, self.head.mark))
     }
 
-    fn update(&self, changes: Changes, mark: crate::state::Mark) -> Update {
-        Update {
-            base: self.sections.fingerprint(),
-            mark,
-            artifacts: changes.artifacts,
-            actions: Vec::new(),
-            looks: changes.looks,
-            common: Vec::new(),
-        }
+    fn update(&self, changes: Changes, mark: Mark) -> Update {
+        let base = self.sections.fingerprint();
+        let mut update = self.caught_up.clone().unwrap_or_else(|| Update::new(base, mark));
+        update.mark = mark;
+        // The last row of a thing counts.
+        update.artifacts.extend(changes.artifacts);
+        update.looks.extend(changes.looks);
+        update
     }
 
     /// Remembers what the build of a part made of it. Where that cannot be told, the snapshot is not of the state any more
@@ -388,7 +387,7 @@ impl Snapshot {
         let index = ended.state().index(part.end)?;
         let model = ended.model();
         let mut update = self.update(changes, mark);
-        update.common = index.common.clone();
+        update.common.extend(&index.common);
         for (new, &old) in part.artifacts.iter().enumerate() {
             let id = ArtifactId::new(new);
             let producer = model.artifact(id).producer;

@@ -75,22 +75,39 @@ impl Snapshot {
     pub fn events(&self, outside: &Outside, goals: &[usize], all_actions: bool) -> Result<Vec<BuildEvent>, Doubt> {
         let mut events = Vec::new();
         let is_told = self.told_actions(all_actions)?;
-        for action in (0..self.actions()).filter(|&action| is_told[action] && outside.is_outside[action]) {
-            events.push(self.completed(action)?);
-            if let Some(event) = self.cached_test(action)? {
-                events.push(event);
+        let (graph, table) = (self.graph()?, self.goals()?);
+        // A target is done with the last of its actions.
+        let end = |goal: usize| {
+            let producers = table.items.get(goal).iter().map(|&id| graph.producers[id as usize]);
+            producers
+                .chain([table.tests[goal]])
+                .filter(|&action| action != NONE)
+                .map(|action| action as usize + 1)
+                .max()
+        };
+        let mut goals: Vec<(usize, usize)> = goals.iter().map(|&goal| (end(goal).unwrap_or_default(), goal)).collect();
+        goals.sort_unstable();
+        let mut goals = goals.into_iter().peekable();
+        for done in 0..=self.actions() {
+            if let Some(action) = done.checked_sub(1).filter(|&action| is_told[action] && outside.is_outside[action]) {
+                events.push(self.completed(action)?);
+                events.extend(self.cached_test(action)?);
+            }
+            while let Some((_, goal)) = goals.next_if(|(end, _)| *end <= done) {
+                events.push(self.target(goal)?);
             }
         }
-        let table = self.goals()?;
-        for &goal in goals {
-            let outputs = table.items.get(goal).iter().map(|&id| self.output(id as usize, true));
-            events.push(BuildEvent::TargetCompleted {
-                label: table.labels.get(table.targets[goal] as usize).to_owned(),
-                success: true,
-                outputs: outputs.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect(),
-            });
-        }
         Ok(events)
+    }
+
+    fn target(&self, goal: usize) -> Result<BuildEvent, Doubt> {
+        let table = self.goals()?;
+        let outputs = table.items.get(goal).iter().map(|&id| self.output(id as usize, true));
+        Ok(BuildEvent::TargetCompleted {
+            label: table.labels.get(table.targets[goal] as usize).to_owned(),
+            success: true,
+            outputs: outputs.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect(),
+        })
     }
 
     fn told_actions(&self, all_actions: bool) -> Result<Vec<bool>, Doubt> {

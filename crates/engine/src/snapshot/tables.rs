@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use minibuild_core::{Content, Digest, Fingerprint};
+use minibuild_core::{Content, Digest, DigestFunction, Fingerprint};
 use rustc_hash::FxHashMap;
 
 use super::file::Sections;
 use super::rows::{ActionRow, ArtifactRow, Detail, EXTRA, ExtraRow, Head, NONE, SET, UNKNOWN, is_executable};
-use super::tail::Tail;
+use super::tail::{Tail, Update};
 use super::{Doubt, Key};
 
 /// Sections in the order of the file.
@@ -127,6 +127,8 @@ pub struct Snapshot {
     /// Rows that are not as in the columns.
     pub(super) rows: FxHashMap<u32, ArtifactRow>,
     pub(super) action_rows: FxHashMap<u32, ActionRow>,
+    /// What other builds recorded since, not yet in the tail.
+    pub(super) caught_up: Option<Update>,
     digests: OnceLock<Option<Vec<u8>>>,
     file_at: OnceLock<Option<Vec<u64>>>,
     record_at: OnceLock<Option<Vec<u64>>>,
@@ -137,11 +139,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens the snapshot of this key, if the state is as it was then.
+    /// Opens the snapshot of this key, if the state is as it was then, or what was added to it since can be told.
     ///
     /// # Errors
     /// Why it is of no use.
-    pub fn open(state_dir: &Path, key: Key) -> Result<Self, Doubt> {
+    pub fn open(state_dir: &Path, key: Key, function: DigestFunction) -> Result<Self, Doubt> {
         let path = key.path(state_dir);
         let Some(sections) = Sections::open(&path) else {
             return Err(if path.exists() { Doubt::Damaged } else { Doubt::None });
@@ -152,7 +154,7 @@ impl Snapshot {
         }
         snapshot.apply_tail()?;
         if !snapshot.head.mark.is_current(state_dir) {
-            return Err(Doubt::OtherState);
+            snapshot.catch_up(function)?;
         }
         let live = snapshot.flags.len() + snapshot.dirty.len();
         if snapshot.head.mark.wants_compaction(live) {
@@ -179,6 +181,7 @@ impl Snapshot {
             dirty,
             rows: FxHashMap::default(),
             action_rows: FxHashMap::default(),
+            caught_up: None,
             digests: OnceLock::new(),
             file_at: OnceLock::new(),
             record_at: OnceLock::new(),
@@ -197,7 +200,7 @@ impl Snapshot {
     }
 
     /// Lays what one build changed over the columns.
-    pub(super) fn apply(&mut self, update: super::tail::Update) -> Option<()> {
+    pub(super) fn apply(&mut self, update: Update) -> Option<()> {
         for (index, look) in update.looks {
             *self.head.looks.get_mut(index as usize)? = look;
         }

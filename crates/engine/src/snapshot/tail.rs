@@ -14,7 +14,7 @@ use crate::state::{Log, Mark, Opened};
 const LONGEST: u64 = 32 << 20;
 
 /// What one build changed.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Update {
     /// The snapshot it belongs to.
     pub base: Fingerprint,
@@ -25,6 +25,13 @@ pub(super) struct Update {
     pub looks: Vec<(u32, Look)>,
     /// Further places of records every build needs.
     pub common: Vec<u64>,
+}
+
+impl Update {
+    /// An update that changes nothing but the state it goes with.
+    pub fn new(base: Fingerprint, mark: Mark) -> Self {
+        Self { base, mark, artifacts: Vec::new(), actions: Vec::new(), looks: Vec::new(), common: Vec::new() }
+    }
 }
 
 /// The log beside a snapshot.

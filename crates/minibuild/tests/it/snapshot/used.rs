@@ -178,3 +178,18 @@ fn trees_and_links_are_looked_at() {
     ws.build(&["//..."]).ok().from_snapshot().started_only(&["//:t"]);
     ws.build(&["//..."]).ok_without_running().from_snapshot();
 }
+
+#[test]
+fn a_source_that_is_asked_for_itself_is_told_as_it_is_now() {
+    let group = "[[filegroup]]\nname = \"g\"\nsrcs = [\"in\"]\n";
+    let ws = crate::with_targets(group).file("in", "one\n");
+    ws.build(&["//:g"]).ok();
+    ws.build(&["//:g"]).ok().from_snapshot();
+    for text in ["longer\n", "longer still\n"] {
+        ws.write("in", text);
+        for _ in 0..2 {
+            let run = ws.build(&["//:g"]).ok_without_running().from_snapshot();
+            assert_eq!(run.outputs_of("//:g")[0].size, text.len() as u64);
+        }
+    }
+}

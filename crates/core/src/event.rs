@@ -1,5 +1,7 @@
 //! Events of one build: what `--events` writes, and what console and profile are made of.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::Digest;
@@ -297,5 +299,8 @@ pub enum BuildEvent {
         uploads: UploadCounts,
         /// Counts of races.
         races: RaceCounts,
+        /// `used` where the snapshot of an earlier build spared loading, else why it did not.
+        #[serde(skip_serializing_if = "str::is_empty")]
+        snapshot: Cow<'static, str>,
     },
 }

@@ -29,4 +29,4 @@ pub use recheck::{fingerprint_behind, tree_is_unchanged};
 pub use remove::remove_all;
 pub use source::{Answer, DiskFs, Look, listing_digest};
 pub use staging::{Staged, StagedFile, StagedTree};
-pub use stat::{Seen, fingerprint_of, look_at, stat_batch};
+pub use stat::{Seen, fingerprint_of, look_at, stat_batch, stat_filter};

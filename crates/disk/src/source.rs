@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use minibuild_core::{Digest, DigestFunction, DirEntry, EntryKind, Fingerprint, SourceFs, Stamp};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
 use crate::clock::FsInstant;
 use crate::stat::{fingerprint_of, look_at};
 
 /// One answer the loader got; the loaded graph is still right where all of them would be the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
     /// The path as it was asked: relative to the workspace root, or absolute.
     pub path: String,
@@ -27,7 +28,7 @@ pub struct Look {
 }
 
 /// What a look found, as much as is needed to tell a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The content of a file (symlinks followed), by BLAKE3 digest; the stamp is that of the file read.
     Content(Digest, Stamp),
@@ -118,6 +119,36 @@ impl DiskFs {
         memory.is_dir.iter().for_each(|(path, answer)| push(path, Answer::IsDir(*answer)));
         looks.sort_by(|a, b| a.path.cmp(&b.path));
         looks
+    }
+
+    /// Asks again what was asked in an earlier build, past all memory: the look as it is to be remembered from now on
+    /// if the loader would be told the same, `None` if not.
+    pub fn ask_again(&self, look: &Look) -> Option<Look> {
+        let answer = match &look.answer {
+            Answer::Content(digest, stamp) | Answer::Listing(digest, stamp) => {
+                if self.is_unchanged(&look.path, stamp) {
+                    return Some(look.clone());
+                }
+                let is_file = matches!(look.answer, Answer::Content(..));
+                let now = if is_file { self.read_now(&look.path).1 } else { self.list_now(&look.path).1 };
+                match (&now, is_file) {
+                    (Answer::Content(found, _), true) | (Answer::Listing(found, _), false) if found == digest => now,
+                    _ => return None,
+                }
+            }
+            Answer::Kind(_) | Answer::Absent => match look_at(rustix::fs::CWD, self.at(&look.path)) {
+                Ok(seen) => Answer::Kind(seen.kind),
+                Err(error) => answer_of(&error),
+            },
+            Answer::IsDir(_) => Answer::IsDir(self.at(&look.path).is_dir()),
+            Answer::Refused => return None,
+        };
+        let is_read = matches!(answer, Answer::Content(..) | Answer::Listing(..));
+        (is_read || answer == look.answer).then(|| Look { path: look.path.clone(), answer })
+    }
+
+    fn is_unchanged(&self, path: &str, stamp: &Stamp) -> bool {
+        stamp.trusted && rustix::fs::stat(self.at(path)).is_ok_and(|stat| fingerprint_of(&stat) == stamp.fingerprint)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

@@ -3,9 +3,11 @@
 //! The hot path of a build in which nothing changed: one `fstatat` a path, relative to its directory, on a few
 //! threads. It does not know what the answers are compared with.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use minibuild_core::{EntryKind, Fingerprint};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
@@ -82,21 +84,78 @@ pub fn stat_batch<P: AsRef<str> + Sync>(root: &Path, paths: &[P], threads: usize
     answers
 }
 
+/// As [`stat_batch`] for `count` paths given one by one; only what `keep` makes of the answers stays, in the order of
+/// the paths. For so many paths that a table of all answers would be felt.
+pub fn stat_filter<'p, T: Send>(
+    root: &Path,
+    count: usize,
+    path: impl Fn(usize) -> &'p str + Sync,
+    threads: usize,
+    keep: impl Fn(usize, Option<Seen>) -> Option<T> + Sync,
+) -> Vec<T> {
+    let root = open_path(rustix::fs::CWD, root).ok();
+    let look = |range: Range<usize>, kept: &mut Vec<T>| {
+        let mut cursor = Cursor::default();
+        for index in range {
+            let seen = root.as_ref().and_then(|root| cursor.look(root, path(index)));
+            kept.extend(keep(index, seen));
+        }
+    };
+    let chunks = count.div_ceil(CHUNK);
+    if threads < 2 || chunks < 2 {
+        let mut kept = Vec::new();
+        look(0..count, &mut kept);
+        return kept;
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut parts = Vec::new();
+        loop {
+            let chunk = next.fetch_add(1, Ordering::Relaxed);
+            if chunk >= chunks {
+                return parts;
+            }
+            let mut kept = Vec::new();
+            look(chunk * CHUNK..count.min((chunk + 1) * CHUNK), &mut kept);
+            if !kept.is_empty() {
+                parts.push((chunk, kept));
+            }
+        }
+    };
+    let mut parts: Vec<(usize, Vec<T>)> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (1..threads.min(chunks)).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        for handle in handles {
+            all.extend(handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        all
+    });
+    parts.sort_by_key(|(chunk, _)| *chunk);
+    parts.into_iter().flat_map(|(_, kept)| kept).collect()
+}
+
 fn stat_chunk<P: AsRef<str>>(root: &OwnedFd, paths: &[P], answers: &mut [Option<Seen>]) {
-    let mut open: Option<(&str, Option<OwnedFd>)> = None;
+    let mut cursor = Cursor::default();
     for (path, answer) in paths.iter().zip(answers) {
-        let path = path.as_ref();
+        *answer = cursor.look(root, path.as_ref());
+    }
+}
+
+/// The directory looked into last: paths of one directory mostly follow each other.
+#[derive(Default)]
+struct Cursor<'p>(Option<(&'p str, Option<OwnedFd>)>);
+
+impl<'p> Cursor<'p> {
+    fn look(&mut self, root: &OwnedFd, path: &'p str) -> Option<Seen> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         if parent.is_empty() {
-            *answer = look_at(root, if path.is_empty() { "." } else { path }).ok();
-            continue;
+            return look_at(root, if path.is_empty() { "." } else { path }).ok();
         }
-        if open.as_ref().is_none_or(|(dir, _)| *dir != parent) {
-            open = Some((parent, open_path(root, parent).ok()));
+        if self.0.as_ref().is_none_or(|(dir, _)| *dir != parent) {
+            self.0 = Some((parent, open_path(root, parent).ok()));
         }
-        if let Some((_, Some(dir))) = &open {
-            *answer = look_at(dir, name).ok();
-        }
+        let (_, dir) = self.0.as_ref()?;
+        look_at(dir.as_ref()?, name).ok()
     }
 }
 
@@ -124,6 +183,11 @@ mod tests {
         paths.extend(["link".into(), "link/f7".into(), dir.path().join("d1/f9").display().to_string()]);
         let one = stat_batch(dir.path(), &paths, 1);
         assert_eq!(one, stat_batch(dir.path(), &paths, 3));
+        for threads in [1, 3] {
+            let path = |index: usize| paths[index].as_str();
+            let kept = stat_filter(dir.path(), paths.len(), path, threads, |i, seen| Some((i, seen)));
+            assert_eq!(kept, one.iter().copied().enumerate().collect::<Vec<_>>());
+        }
         let size = |path: &str| {
             let index = paths.iter().position(|p| p == path).expect("asked");
             one[index].map(|seen| (seen.kind, seen.fingerprint.size))

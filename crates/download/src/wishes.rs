@@ -54,6 +54,11 @@ impl Wishes {
         files.filter(|entry| self.matches(&format!("{path}/{}", entry.path))).collect()
     }
 
+    /// Whether there are expressions, which may mean any file of any tree.
+    pub fn has_expressions(&self) -> bool {
+        !self.regexes.is_empty()
+    }
+
     fn matches(&self, path: &str) -> bool {
         self.regexes.iter().any(|regex| regex.is_match(path))
     }

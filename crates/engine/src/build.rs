@@ -10,15 +10,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model,
+    ArtifactId, Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model,
     RemoteEvent, RemoteSide, RunId, WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts, Node};
 use minibuild_local::{LocalConfig, LocalExecutor};
+use rustc_hash::FxHashMap;
 
 use crate::lock::WorkspaceLock;
-use crate::machine::{Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, Step, Wanted};
+use crate::machine::{Ended, Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, SourceFact, Step, Wanted};
 use crate::moment::Moment;
 use crate::state::{ActionRecord, State};
 use crate::tools;
@@ -61,7 +62,16 @@ pub struct Build<'a> {
     pub began: Instant,
     /// The remote side, which sends into the loop as [`Event::Remote`]; there where `goals.remote` is.
     pub remote: Option<Box<dyn RemoteSide>>,
+    /// Artifacts without a producer that need no look: they were looked at just now.
+    pub known: FxHashMap<ArtifactId, SourceFact>,
+    /// The state, where it is open already; it may be a partial one that knows all about the model.
+    pub state: Option<State>,
+    /// Told what is known in the end, after everything is written.
+    pub at_end: Option<AtEnd<'a>>,
 }
+
+/// See [`Build::at_end`].
+pub type AtEnd<'a> = Box<dyn FnOnce(&mut Ended<'_>, &Outcome) + 'a>;
 
 /// Who is told what happens.
 pub trait Reporter {
@@ -108,13 +118,17 @@ impl Build<'_> {
     /// # Errors
     /// A [`BuildError`]; failed actions are no error but an [`Outcome`].
     pub fn run(
-        self,
+        mut self,
         sender: &Sender<Event>,
         events: &Receiver<Event>,
         reporter: &mut dyn Reporter,
     ) -> Result<Outcome, BuildError> {
-        let (mut state, warnings) = State::open(self.state_dir, self.boot_id, self.tree.function())
-            .map_err(|source| BuildError::State { path: self.state_dir.display().to_string(), source })?;
+        let opened = match self.state.take() {
+            Some(state) => Ok((state, Vec::new())),
+            None => State::open(self.state_dir, self.boot_id, self.tree.function()),
+        };
+        let (mut state, warnings) =
+            opened.map_err(|source| BuildError::State { path: self.state_dir.display().to_string(), source })?;
         for text in warnings {
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
         }
@@ -128,10 +142,10 @@ impl Build<'_> {
             return Ok(Outcome { interrupted: true, ..Default::default() });
         }
         let executor = self.executor(sender)?;
-        let (tree, clock, began, remote) = (self.tree, self.clock, self.began, self.remote);
+        let (tree, clock, began, remote, at_end) = (self.tree, self.clock, self.began, self.remote, self.at_end);
         let sender = sender.clone();
         let driver = Driver { machine, executor, remote, tree, clock, sender, began, disk_failed: None };
-        Ok(driver.run(events, reporter))
+        Ok(driver.run(events, reporter, at_end))
     }
 
     fn machine(&self, state: State) -> Result<Machine, BuildError> {
@@ -143,6 +157,7 @@ impl Build<'_> {
             clock: &*self.clock,
             threads: self.threads,
             follow_external: self.follow_external,
+            known: &self.known,
             interrupted: &self.interrupted,
         };
         let parts = Parts {
@@ -254,7 +269,7 @@ struct Driver {
 }
 
 impl Driver {
-    fn run(mut self, events: &Receiver<Event>, reporter: &mut dyn Reporter) -> Outcome {
+    fn run(mut self, events: &Receiver<Event>, reporter: &mut dyn Reporter, mut at_end: Option<AtEnd<'_>>) -> Outcome {
         let mut next = Some(Event::Begin);
         if reporter.wants_moments() {
             self.machine.watch_waits();
@@ -268,7 +283,7 @@ impl Driver {
                     self.tell(Some(Moment::Waits(action, wait)), reporter);
                 }
                 if let Some(outcome) = self.perform(steps, reporter) {
-                    return self.finish(outcome, reporter);
+                    return self.finish(outcome, reporter, at_end.take());
                 }
             }
             let machine = &self.machine;
@@ -404,7 +419,7 @@ impl Driver {
         }
     }
 
-    fn finish(mut self, mut outcome: Outcome, reporter: &mut dyn Reporter) -> Outcome {
+    fn finish(mut self, mut outcome: Outcome, reporter: &mut dyn Reporter, at_end: Option<AtEnd<'_>>) -> Outcome {
         self.executor.shutdown();
         if let Some(remote) = &mut self.remote {
             remote.shutdown();
@@ -418,6 +433,9 @@ impl Driver {
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
         }
         outcome.failed |= self.disk_failed.is_some();
+        if let Some(at_end) = at_end.filter(|_| self.disk_failed.is_none()) {
+            at_end(&mut self.machine.ended(), &outcome);
+        }
         outcome
     }
 }

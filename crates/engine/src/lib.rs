@@ -1,6 +1,7 @@
 //! The build loop: state, scheduling, the drivers of executors.
 //!
-//! [`machine`] decides, [`build`] drives, [`world`] and [`tools`] look, [`state`] remembers. It does not know TOML,
+//! [`machine`] decides, [`build`] drives, [`world`] and [`tools`] look, [`state`] remembers, and [`snapshot`] spares a build with little to do most of
+//! this. It does not know TOML,
 //! the terminal or the command line.
 
 pub mod build;
@@ -8,6 +9,7 @@ pub mod lock;
 pub mod machine;
 pub mod moment;
 pub mod preview;
+pub mod snapshot;
 pub mod state;
 pub mod tools;
 pub mod world;

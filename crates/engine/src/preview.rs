@@ -11,6 +11,7 @@ use std::time::Duration;
 use minibuild_core::{CommandSource, Model};
 use minibuild_disk::{DiskError, FileClock, FsInstant};
 use minibuild_graph::HostFacts;
+use rustc_hash::FxHashMap;
 
 use crate::build::{BuildError, Parts};
 use crate::machine::{Foreseen, Goals};
@@ -71,6 +72,7 @@ impl Preview<'_> {
             clock: &StoppedClock,
             threads: self.threads,
             follow_external: self.follow_external,
+            known: &FxHashMap::default(),
             interrupted: &interrupted,
         };
         let parts = Parts {

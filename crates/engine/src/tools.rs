@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use minibuild_core::{DigestFunction, HostTool};
+use minibuild_core::{DigestFunction, Fingerprint, HostTool};
 use minibuild_disk::{FsInstant, fingerprint_behind, hash_file};
 use minibuild_graph::HostToolFact;
+use serde::{Deserialize, Serialize};
 
 use crate::state::{State, ToolRecord};
 
@@ -22,12 +23,48 @@ pub fn resolve(
     now: FsInstant,
     state: &mut State,
 ) -> HostToolFact {
-    let path_env = env.get("PATH").map_or(minibuild_core::ACTION_PATH, String::as_str);
-    let found =
-        find(&tool.program, path_env, root).and_then(|path| std::fs::canonicalize(&path).ok().map(|real| (path, real)));
+    let found = find(&tool.program, path_of(env), root)
+        .and_then(|path| std::fs::canonicalize(&path).ok().map(|real| (path, real)));
     let fact = found.and_then(|(path, real)| fingerprinted(tool, &path, &real, env, root, now, state));
     let (digest, version) = fact.map_or((None, String::new()), |record| (Some(record.digest), record.version));
     HostToolFact { program: tool.program.to_string(), digest, version }
+}
+
+/// How a host program was found: what has to be as it was for its fact to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolTrace {
+    path: PathBuf,
+    real: PathBuf,
+    fingerprint: Fingerprint,
+}
+
+/// Finds `tool` the way [`resolve`] does, without reading it. `None` where there is none.
+pub fn trace(tool: &HostTool, env: &BTreeMap<String, String>, root: &Path) -> Option<ToolTrace> {
+    let path = find(&tool.program, path_of(env), root)?;
+    let real = std::fs::canonicalize(&path).ok()?;
+    let fingerprint = fingerprint_behind(&real).ok()?;
+    Some(ToolTrace { path, real, fingerprint })
+}
+
+impl ToolTrace {
+    /// Whether the state knows the program's digest and version as found this way: then they need no look.
+    pub fn is_recorded(&self, tool: &HostTool, state: &State) -> bool {
+        state.tool(&name(tool, &self.path)).is_some_and(|known| known.fingerprint == self.fingerprint)
+    }
+}
+
+fn path_of(env: &BTreeMap<String, String>) -> &str {
+    env.get("PATH").map_or(minibuild_core::ACTION_PATH, String::as_str)
+}
+
+/// The name under which the state knows it.
+fn name(tool: &HostTool, path: &Path) -> String {
+    let mut name = path.display().to_string();
+    for argument in &tool.version_args {
+        name.push('\0');
+        name.push_str(argument);
+    }
+    name
 }
 
 fn fingerprinted(
@@ -39,11 +76,7 @@ fn fingerprinted(
     now: FsInstant,
     state: &mut State,
 ) -> Option<ToolRecord> {
-    let mut name = path.display().to_string();
-    for argument in &tool.version_args {
-        name.push('\0');
-        name.push_str(argument);
-    }
+    let name = name(tool, path);
     let fingerprint = fingerprint_behind(real).ok()?;
     if let Some(known) = state.tool(&name).filter(|known| known.fingerprint == fingerprint) {
         return Some(known.clone());

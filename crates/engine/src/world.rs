@@ -14,6 +14,7 @@ use minibuild_core::{
 use minibuild_disk::{
     CaptureError, DiskError, FileClock, FsInstant, HashedFile, OutTree, Seen, hash_file, stat_batch, tree_is_unchanged,
 };
+use rustc_hash::FxHashMap;
 
 use crate::machine::{SourceFact, World};
 use crate::state::{FileRecord, Origin, State};
@@ -35,6 +36,8 @@ pub struct Look<'a> {
     pub threads: usize,
     /// Symlinks that leave the workspace count as the file they lead to.
     pub follow_external: bool,
+    /// Sources that need no look.
+    pub known: &'a FxHashMap<ArtifactId, SourceFact>,
     /// Once set, nothing further is read: what is found then is of no use.
     pub interrupted: &'a AtomicBool,
 }
@@ -59,6 +62,7 @@ impl Look<'_> {
     pub fn at(&self, actions: &[ActionId], wanted: &[ArtifactId], state: &mut State) -> Result<World, DiskError> {
         let mut world = World::default();
         self.look_at_sources(&self.sources_of(actions, wanted), state, &mut world)?;
+        world.sources.extend(self.known.iter().map(|(&id, fact)| (id, Ok(fact.clone()))));
         self.look_at_outputs(actions, state, &mut world)?;
         Ok(world)
     }
@@ -91,6 +95,7 @@ impl Look<'_> {
                 }
             }
         }
+        found.retain(|id| !self.known.contains_key(id));
         found.sort_by(|a, b| self.model.artifact(*a).path.cmp(&self.model.artifact(*b).path));
         found
     }

@@ -32,6 +32,8 @@ pub struct Console {
     last: Duration,
     rate: Rate,
     targets: Vec<(String, bool, Vec<OutputEvent>)>,
+    /// Targets that are up to date and too many to be named.
+    unnamed: usize,
     tests: BTreeMap<String, (TestStatus, u64, String)>,
     problems: Vec<String>,
     /// Files and bytes that came down, by reason.
@@ -59,6 +61,7 @@ impl Console {
             last: Duration::ZERO,
             rate: Rate::default(),
             targets: Vec::new(),
+            unnamed: 0,
             tests: BTreeMap::new(),
             problems: Vec::new(),
             downloads: BTreeMap::new(),
@@ -122,6 +125,16 @@ impl Console {
             }
             _ => {}
         }
+    }
+
+    /// Whether so many targets are named after the build.
+    pub fn names(&self, targets: usize) -> bool {
+        targets <= self.show_result
+    }
+
+    /// Takes note of targets that are up to date, more than are named.
+    pub fn count_up_to_date(&mut self, targets: usize) {
+        self.unnamed += targets;
     }
 
     /// Shows a command that is about to be started, with `-v`.
@@ -227,7 +240,7 @@ impl Console {
     fn targets_text(&self) -> String {
         let (done, failed): (Vec<_>, Vec<_>) = self.targets.iter().partition(|(_, success, _)| *success);
         let mut text = String::new();
-        if done.len() <= self.show_result {
+        if self.names(done.len() + self.unnamed) {
             for (label, _, outputs) in &done {
                 if self.tests.contains_key(label) && outputs.is_empty() {
                     continue;
@@ -240,7 +253,7 @@ impl Console {
                 }
             }
         } else {
-            text.push_str(&format!("{} targets up-to-date\n", done.len()));
+            text.push_str(&format!("{} targets up-to-date\n", done.len() + self.unnamed));
         }
         for (label, ..) in failed {
             if !self.tests.contains_key(label) {

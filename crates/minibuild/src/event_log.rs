@@ -48,6 +48,11 @@ impl EventLog {
         }
     }
 
+    /// Whether anybody reads events.
+    pub fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Why events are missing, if they are.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()

@@ -7,6 +7,7 @@ mod console;
 mod event_log;
 mod exit;
 mod explain;
+mod fast_path;
 mod preview;
 mod profile;
 mod progress;
@@ -54,7 +55,17 @@ fn run(cli: &Cli, began: Instant) -> u8 {
     };
     let session = |kind, flags, patterns: Vec<String>, program_args| {
         let build_id = session::build_id(&workspace.root);
-        Session { kind, workspace: workspace.clone(), flags, patterns, program_args, began, build_id }.run()
+        Session {
+            kind,
+            workspace: workspace.clone(),
+            flags,
+            patterns,
+            program_args,
+            began,
+            build_id,
+            snapshot: "".into(),
+        }
+        .run()
     };
     match &cli.command {
         Command::Build(args) => session(Kind::Build, &args.flags, args.patterns.clone(), Vec::new()),

@@ -1,5 +1,6 @@
 //! `build`, `test` and `run` from the command line to the exit code.
 
+use std::borrow::Cow;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,18 +9,23 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use minibuild_core::{ArtifactId, BuildEvent, CommandLine, DigestFunction, Input, Level, Model, RemoteSide};
+use minibuild_core::{
+    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, WsPath,
+};
 use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
-use minibuild_engine::build::{Build, BuildError, Reporter};
+use minibuild_engine::build::{AtEnd, Build, BuildError, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
-use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown};
+use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown, SourceFact};
 use minibuild_engine::moment::Moment;
+use minibuild_engine::snapshot::Key;
+use minibuild_engine::state::State;
 use minibuild_graph::HostFacts;
 use minibuild_rules::{
     ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load,
     load_settings, render,
 };
+use rustc_hash::FxHashMap;
 
 use crate::args::BuildFlags;
 use crate::console::{Console, use_color};
@@ -27,7 +33,7 @@ use crate::event_log::EventLog;
 use crate::profile::Profile;
 use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
-use crate::{exit, preview, redact, remote_side, signals, tell};
+use crate::{exit, fast_path, preview, redact, remote_side, signals, tell};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +64,8 @@ pub struct Session<'a> {
     pub began: Instant,
     /// Unique id of this invocation, see [`build_id`].
     pub build_id: String,
+    /// Whether a snapshot was used, or why not: see [`BuildEvent::BuildFinished`].
+    pub snapshot: Cow<'static, str>,
 }
 
 /// An id for one invocation: unique enough for logs, and nothing is decided by it.
@@ -69,13 +77,13 @@ pub fn build_id(root: &std::path::Path) -> String {
 }
 
 /// Why there was no build, with its exit code.
-struct Refusal {
-    code: u8,
-    text: String,
+pub(crate) struct Refusal {
+    pub code: u8,
+    pub text: String,
 }
 
 impl Refusal {
-    fn bad_input(text: impl Into<String>) -> Self {
+    pub fn bad_input(text: impl Into<String>) -> Self {
         Self { code: exit::BAD_INPUT, text: text.into() }
     }
 }
@@ -93,10 +101,28 @@ struct Done {
 }
 
 /// How interrupts and reports come to the loop.
-struct Line {
-    sender: Sender<Event>,
-    receiver: Receiver<Event>,
-    interrupted: Arc<AtomicBool>,
+pub(crate) struct Line {
+    pub sender: Sender<Event>,
+    pub receiver: Receiver<Event>,
+    pub interrupted: Arc<AtomicBool>,
+}
+
+/// Where and with what a build is carried out.
+pub(crate) struct Place<'a> {
+    pub lock: &'a WorkspaceLock,
+    pub line: &'a Line,
+    pub clock: &'a Arc<FsClock>,
+}
+
+/// What is built, all of a load or a part of a snapshot.
+pub(crate) struct BuildParts<'a> {
+    pub targets: Vec<Goal>,
+    pub model: Arc<Model>,
+    pub commands: Arc<dyn CommandSource>,
+    pub packages: &'a [WsPath],
+    pub known: FxHashMap<ArtifactId, SourceFact>,
+    pub state: Option<State>,
+    pub at_end: Option<AtEnd<'a>>,
 }
 
 /// What `run` becomes.
@@ -161,6 +187,7 @@ impl Session<'_> {
             downloads: outcome.downloads,
             uploads: outcome.uploads,
             races: Default::default(),
+            snapshot: self.snapshot.clone(),
         }
     }
 
@@ -181,7 +208,7 @@ impl Session<'_> {
         tell::warn(&loaded);
         let state_dir = self.workspace.root.join(minibuild_core::STATE_ROOT);
         let function = remote_side::choose_function(&settings.remote, &state_dir).function;
-        let goals = self.goals(&loaded, function)?;
+        let goals = self.goals(self.requested(&loaded)?, &loaded.settings, function)?;
         let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches);
         let foreseen = preview::foresee(&self.workspace, &loaded, goals, function).map_err(refusal_of)?;
         for one in &foreseen {
@@ -226,6 +253,18 @@ impl Session<'_> {
         let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
         let lock = self.lock(&state_dir, &console, &line.receiver)?;
         profile.phase("start", self.began.elapsed());
+        let mut function = remote_side::choose_function(&settings.remote, &state_dir);
+        let key = fast_path::key(self, &settings, &input, function.function);
+        let place = Place { lock: &lock, line: &line, clock: &clock };
+        let mut told = Told { console: &mut console, events, profile };
+        match fast_path::take(self, key, &settings, function, &files, &place, &mut told)? {
+            Ok(outcome) => {
+                self.snapshot = "used".into();
+                console.summary(&outcome, self.began.elapsed());
+                return Ok(Done { outcome, program: None });
+            }
+            Err(doubt) => self.snapshot = doubt.to_string().into(),
+        }
         let request = self.load_request(input);
         let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings)))?;
         if !loaded.warnings.list.is_empty() {
@@ -234,15 +273,14 @@ impl Session<'_> {
         profile.phase("load", self.began.elapsed());
         profile.loaded(&loaded.model);
         let program = self.program(&loaded)?;
-        let mut function = remote_side::choose_function(&loaded.settings.remote, &state_dir);
         let mut told = Told { console: &mut console, events, profile };
-        let mut outcome = self.drive(&loaded, function, &lock, &line, &clock, &mut told)?;
+        let mut outcome = self.drive(&loaded, function, &place, &mut told, Some((key, &files)))?;
         if let Some(other) = outcome.other_function.filter(|_| function.may_change) {
             remote_side::remember_function(&loaded.settings.remote, &state_dir, other);
             function = FunctionChoice { function: other, may_change: false };
             // What the first client still told is of no use. An interrupt is remembered elsewhere, too.
             while line.receiver.try_recv().is_ok() {}
-            outcome = self.drive(&loaded, function, &lock, &line, &clock, &mut told)?;
+            outcome = self.drive(&loaded, function, &place, &mut told, None)?;
         }
         console.summary(&outcome, self.began.elapsed());
         Ok(Done { outcome, program })
@@ -269,15 +307,17 @@ impl Session<'_> {
         Refusal::bad_input(render(&failure.diagnostics, &failure.sources, color))
     }
 
-    fn goals(&self, loaded: &Loaded, function: DigestFunction) -> Result<Goals, Refusal> {
-        let model = &loaded.model;
-        let settings = &loaded.settings;
-        let targets: Vec<Goal> = loaded.requested.iter().map(|requested| self.goal(model, requested)).collect();
+    fn requested(&self, loaded: &Loaded) -> Result<Vec<Goal>, Refusal> {
+        let targets: Vec<Goal> = loaded.requested.iter().map(|requested| self.goal(&loaded.model, requested)).collect();
         if self.kind == Kind::Test && targets.iter().all(|goal| goal.test.is_none()) {
             let text =
                 "ERROR: the patterns name no test\nhint: tests are targets of `test` and of rules such as `c_test`";
             return Err(Refusal { code: exit::NO_TESTS, text: text.to_owned() });
         }
+        Ok(targets)
+    }
+
+    fn goals(&self, targets: Vec<Goal>, settings: &Settings, function: DigestFunction) -> Result<Goals, Refusal> {
         Ok(Goals {
             root: self.workspace.root.display().to_string(),
             targets,
@@ -295,7 +335,7 @@ impl Session<'_> {
         })
     }
 
-    fn wishes(&self, settings: &Settings) -> Result<Wishes, Refusal> {
+    pub(crate) fn wishes(&self, settings: &Settings) -> Result<Wishes, Refusal> {
         let mode = match settings.download {
             _ if self.kind == Kind::Fetch => Mode::Fetch,
             DownloadMode::All => Mode::All,
@@ -349,41 +389,71 @@ impl Session<'_> {
         Ok(Some(Program { path, args, env: run.env.clone().into_iter().collect() }))
     }
 
+    /// Builds what was loaded. A snapshot is written under the key given, if there is one, of what `files` were asked.
     fn drive(
         &self,
         loaded: &Loaded,
         choice: FunctionChoice,
-        lock: &WorkspaceLock,
-        line: &Line,
-        clock: &Arc<FsClock>,
+        place: &Place<'_>,
         told: &mut Told<'_>,
+        snapshot: Option<(Key, &DiskFs)>,
     ) -> Result<Outcome, Refusal> {
-        let settings = &loaded.settings;
-        let facts = workspace::host();
-        let goals = self.goals(loaded, choice.function)?;
-        let function = choice.function;
-        let tree = Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function));
-        let remote =
-            goals.remote.is_some().then(|| self.open_remote(settings, choice, &tree, clock, line)).transpose()?;
-        let build = Build {
-            tree,
-            clock: clock.clone(),
-            remote,
-            state_dir: &self.workspace.root.join(minibuild_core::STATE_ROOT),
-            lock,
+        let is_silent = loaded.warnings.list.is_empty();
+        let snapshot = snapshot.filter(|_| is_silent && matches!(self.kind, Kind::Build | Kind::Test));
+        let remember =
+            snapshot.map(|(key, files)| fast_path::remember_at_end(key, files, &loaded.settings, &self.workspace.root));
+        let parts = BuildParts {
+            targets: self.requested(loaded)?,
             model: loaded.model.clone(),
             commands: loaded.commands.clone(),
             packages: &loaded.packages,
+            known: Default::default(),
+            state: None,
+            at_end: remember,
+        };
+        self.carry_out(parts, &loaded.settings, choice, place, told)
+    }
+
+    /// Builds, from wherever the graph comes.
+    pub(crate) fn carry_out(
+        &self,
+        parts: BuildParts<'_>,
+        settings: &Settings,
+        choice: FunctionChoice,
+        place: &Place<'_>,
+        told: &mut Told<'_>,
+    ) -> Result<Outcome, Refusal> {
+        let facts = workspace::host();
+        let function = choice.function;
+        let goals = self.goals(parts.targets, settings, function)?;
+        let tree = Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function));
+        let remote = goals
+            .remote
+            .is_some()
+            .then(|| self.open_remote(settings, choice, &tree, place.clock, place.line))
+            .transpose()?;
+        let build = Build {
+            tree,
+            clock: place.clock.clone(),
+            remote,
+            state_dir: &self.workspace.root.join(minibuild_core::STATE_ROOT),
+            lock: place.lock,
+            model: parts.model,
+            commands: parts.commands,
+            packages: parts.packages,
             goals,
             host: HostFacts { os: facts.os, isa: facts.arch, salt: settings.salt.clone(), function },
             env: &settings.env,
             follow_external: settings.external_links == ExternalLinks::Follow,
             boot_id: &workspace::boot_id(),
             threads: workspace::cores(),
-            interrupted: line.interrupted.clone(),
+            interrupted: place.line.interrupted.clone(),
             began: self.began,
+            known: parts.known,
+            state: parts.state,
+            at_end: parts.at_end,
         };
-        build.run(&line.sender, &line.receiver, told).map_err(refusal_of)
+        build.run(&place.line.sender, &place.line.receiver, told).map_err(refusal_of)
     }
 
     fn open_remote(
@@ -455,10 +525,10 @@ fn flatten(model: &Model, inputs: &[Input]) -> Vec<ArtifactId> {
 }
 
 /// Everybody who is told of events.
-struct Told<'a> {
-    console: &'a mut Console,
-    events: &'a mut EventLog,
-    profile: &'a mut Profile,
+pub(crate) struct Told<'a> {
+    pub console: &'a mut Console,
+    pub events: &'a mut EventLog,
+    pub profile: &'a mut Profile,
 }
 
 impl Reporter for Told<'_> {

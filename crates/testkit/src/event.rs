@@ -83,6 +83,9 @@ pub enum Event {
         downloads: Downloads,
         uploads: Uploads,
         races: Races,
+        /// `used`, or why a snapshot was not.
+        #[serde(default)]
+        snapshot: String,
     },
 }
 

@@ -256,6 +256,22 @@ impl Run {
         self.ok().started_only(&[])
     }
 
+    /// Asserts that the build was spared loading by a snapshot.
+    #[track_caller]
+    pub fn from_snapshot(self) -> Self {
+        assert_eq!(self.why_no_snapshot(), "used", "stderr:\n{}", self.stderr);
+        self
+    }
+
+    /// `used` if a snapshot spared loading, else why not.
+    #[track_caller]
+    pub fn why_no_snapshot(&self) -> &str {
+        match self.events.last() {
+            Some(Event::BuildFinished { snapshot, .. }) => snapshot,
+            other => panic!("the last event is {other:?}"),
+        }
+    }
+
     /// The counts of the last event.
     #[track_caller]
     pub fn counts(&self) -> Actions {

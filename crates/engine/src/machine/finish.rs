@@ -138,8 +138,10 @@ impl Machine {
             }
         };
         if report.changed_inputs.is_empty() {
+            self.unrecorded.remove(&action);
             self.record(action, result, &report);
         } else {
+            self.unrecorded.insert(action);
             let names: Vec<String> = report.changed_inputs.iter().map(|p| format!("`{p}`")).collect();
             let label = self.model.label_of(action);
             let text =

@@ -5,6 +5,7 @@
 //! with each event. An action moves through one table of statuses; queues and counters are views of it.
 
 mod checks;
+mod ended;
 mod evaluate;
 mod fetch;
 mod finish;
@@ -39,6 +40,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
+pub use ended::Ended;
 pub use goals::{Goal, Goals, Lease, RemoteGoals, Strategies, Strategy, Uploads};
 pub use preview::{Foreseen, Maybe, OutputPlace, Place, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
@@ -197,6 +199,10 @@ pub struct Machine {
     announced: Vec<bool>,
     /// Nodes that need nothing.
     idle: Vec<Node>,
+    /// Wanted nodes, each after what it needs.
+    order: Vec<Node>,
+    /// Actions whose result serves this build and is not remembered.
+    unrecorded: FxHashSet<ActionId>,
 
     /// Queued actions that may run here, and those that may run remotely; what has another status by then is passed
     /// over.
@@ -322,6 +328,7 @@ impl Machine {
         };
         let remaining = critical_path(&graph, &order, predict);
         let mut machine = Self {
+            order,
             status,
             pending,
             known: vec![None; model.artifacts.len()],
@@ -354,6 +361,7 @@ impl Machine {
             goals_of: FxHashMap::default(),
             unfinished: Vec::new(),
             idle,
+            unrecorded: FxHashSet::default(),
             announced: vec![false; goals.targets.len()],
             ready: ReadyQueue::default(),
             ready_remote: ReadyQueue::default(),
@@ -387,9 +395,9 @@ impl Machine {
             NodeKind::Action(action) => machine.model.action(action).resources != Resources::default(),
             NodeKind::Set(_) => false,
         };
-        machine.takes_resources = order.iter().any(takes);
+        machine.takes_resources = machine.order.iter().any(takes);
         machine.outcome.counts.total =
-            order.iter().filter(|&&n| matches!(machine.graph.kind(n), NodeKind::Action(_))).count() as u64;
+            machine.order.iter().filter(|&&n| matches!(machine.graph.kind(n), NodeKind::Action(_))).count() as u64;
         machine
     }
 

@@ -8,6 +8,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+use minibuild_core::Fingerprint;
+use rustix::fs::{Mode, OFlags};
+
 const MAGIC: &[u8; 8] = b"minibld\n";
 const HEADER: usize = 16;
 /// Longest payload that is believed; a longer length is garbage.
@@ -54,7 +57,7 @@ impl Log {
         } else if bytes.len() < HEADER || bytes[..HEADER] != header(version) {
             Opened::Foreign
         } else {
-            let end = read_records(&bytes, &mut record);
+            let end = read_records(&bytes, HEADER, &mut record);
             if end == bytes.len() { Opened::Whole } else { Opened::Torn((bytes.len() - end) as u64) }
         };
         let keep = match &opened {
@@ -90,8 +93,61 @@ impl Log {
             file.read_to_end(&mut bytes)?;
         }
         let is_ours = bytes.len() >= HEADER && bytes[..HEADER] == header(version);
-        let end = if is_ours { read_records(&bytes, &mut record) } else { 0 };
+        let end = if is_ours { read_records(&bytes, HEADER, &mut record) } else { 0 };
         Ok(Self { file, path: path.to_owned(), buffer: Vec::new(), len: end as u64 })
+    }
+
+    /// Opens the log at `path` for more records without reading those it has, if it is the file of this fingerprint.
+    ///
+    /// # Errors
+    /// Those of the operating system. `None` where it is another file, or none.
+    pub fn open_at(path: &Path, version: u32, expected: &Fingerprint) -> io::Result<Option<Self>> {
+        let Some(log) = Self::open_grown(path, version, expected)? else { return Ok(None) };
+        Ok((log.fingerprint()? == *expected).then_some(log))
+    }
+
+    /// As [`Self::open_at`]; something may have been added to the file since.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn open_grown(path: &Path, version: u32, before: &Fingerprint) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else { return Ok(None) };
+        let mut log = Self { file: File::from(file), path: path.to_owned(), buffer: Vec::new(), len: 0 };
+        let now = log.fingerprint()?;
+        log.len = now.size;
+        let mut head = [0; HEADER];
+        let is_ours = log.file.read_exact(&mut head).is_ok() && head == header(version);
+        let is_same = (now.dev, now.ino, now.mode) == (before.dev, before.ino, before.mode) && now.size >= before.size;
+        Ok((is_ours && is_same).then_some(log))
+    }
+
+    /// The file as it is now.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn fingerprint(&self) -> io::Result<Fingerprint> {
+        Ok(minibuild_disk::fingerprint_of(&rustix::fs::fstat(&self.file)?))
+    }
+
+    /// Gives the payloads of all written records from offset `from` on, which is 0 or was an [`Self::end`]; returns where
+    /// the last whole one ends.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn read_from(&self, from: u64, mut record: impl FnMut(u64, &[u8])) -> io::Result<u64> {
+        use std::os::unix::fs::FileExt as _;
+        let from = from.max(HEADER as u64);
+        let written = self.len - self.buffer.len() as u64;
+        let mut bytes = vec![0; usize::try_from(written.saturating_sub(from)).unwrap_or_default()];
+        self.file.read_exact_at(&mut bytes, from)?;
+        let end = read_records(&bytes, 0, &mut |offset, payload| record(from + offset, payload));
+        Ok(from + end as u64)
+    }
+
+    /// Where the next record will begin.
+    pub fn end(&self) -> u64 {
+        self.len
     }
 
     /// Adds a record; gives the offset of its payload. Written by the next [`Self::flush`]. An empty one is left out,
@@ -218,9 +274,8 @@ fn record_at(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     (crc(payload) == check).then_some((payload, end))
 }
 
-/// Gives all whole records; returns where the first that is not starts.
-fn read_records(bytes: &[u8], record: &mut impl FnMut(u64, &[u8])) -> usize {
-    let mut at = HEADER;
+/// Gives all whole records from `at` on; returns where the first that is not starts.
+fn read_records(bytes: &[u8], mut at: usize, record: &mut impl FnMut(u64, &[u8])) -> usize {
     while let Some((payload, end)) = record_at(bytes, at) {
         record((at + 8) as u64, payload);
         at = end;

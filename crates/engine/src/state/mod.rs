@@ -4,6 +4,7 @@
 //! and never believed. It does not know what a record is used for.
 
 mod log;
+mod partial;
 
 use std::io;
 use std::path::Path;
@@ -13,7 +14,9 @@ use minibuild_core::{Content, Digest, DigestFunction, DownloadReason, Fingerprin
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use log::{Log, Opened};
+pub(crate) use log::{Log, Opened};
+
+pub use partial::{Index, Mark};
 
 /// Version of all records; bumped whenever one of their types changes.
 const VERSION: u32 = 4;
@@ -133,6 +136,8 @@ pub struct State {
     version: u32,
     /// Records in the log, superseded ones included.
     written: usize,
+    /// Only some records were read: see [`State::open_at`].
+    is_partial: bool,
     actions: FxHashMap<String, ActionRecord>,
     files: FxHashMap<WsPath, FileRecord>,
     tools: FxHashMap<String, ToolRecord>,
@@ -159,6 +164,7 @@ impl State {
             boot_id: boot_id.to_owned(),
             version,
             written: tables.read,
+            is_partial: false,
             actions: tables.actions,
             files: tables.files,
             tools: tables.tools,
@@ -188,6 +194,7 @@ impl State {
             boot_id: boot_id.to_owned(),
             version,
             written: tables.read,
+            is_partial: false,
             actions: tables.actions,
             files: tables.files,
             tools: tables.tools,
@@ -438,7 +445,7 @@ impl State {
     pub fn compact(&mut self) -> io::Result<()> {
         self.flush()?;
         let live = self.actions.len() + self.files.len() + self.tools.len() + self.stores.len() + self.leases.len() + 1;
-        if self.written < 1000 + 2 * live {
+        if self.is_partial || self.written < 1000 + 2 * live {
             return Ok(());
         }
         self.compact_manifests()?;

@@ -25,6 +25,7 @@ mod resources;
 mod restore;
 mod run_cmd;
 mod serve;
+mod snapshot;
 mod tell;
 mod test_cmd;
 

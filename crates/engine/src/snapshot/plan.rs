@@ -1,0 +1,260 @@
+//! Which rows a whole snapshot has, in which order, and how its columns are written.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use minibuild_core::{ActionId, ArtifactId, Input, Model, SetId, TargetId};
+use minibuild_graph::NodeKind;
+use rustc_hash::FxHashMap;
+
+use super::file::{Writer, sealed};
+use super::record::{action_row, artifact_row};
+use super::rows::{ActionRow, ArtifactRow, Detail, NONE, SET};
+use super::tables::{DIGEST, PRINT, print_bytes};
+use crate::machine::Ended;
+use crate::state::Index;
+
+/// Words, each once.
+#[derive(Default)]
+pub(super) struct Names {
+    pub all: Vec<String>,
+    ids: FxHashMap<String, u32>,
+}
+
+impl Names {
+    pub fn id(&mut self, name: &str) -> u32 {
+        if let Some(&known) = self.ids.get(name) {
+            return known;
+        }
+        let id = number(self.all.len());
+        self.all.push(name.to_owned());
+        self.ids.insert(name.to_owned(), id);
+        id
+    }
+}
+
+/// Which rows a snapshot has, and in which order.
+pub(super) struct Plan {
+    /// Wanted actions, each after what it needs; their rows.
+    pub actions: Vec<ActionId>,
+    new_actions: Vec<u32>,
+    /// Actions and, marked, sets.
+    order: Vec<u32>,
+    sets: Vec<SetId>,
+    new_sets: Vec<u32>,
+    /// Sorted by directory and name.
+    artifacts: Vec<ArtifactId>,
+    new_artifacts: Vec<u32>,
+    targets: Vec<TargetId>,
+    new_targets: Vec<u32>,
+}
+
+impl Plan {
+    pub fn new(model: &Model, ended: &Ended<'_>) -> Self {
+        let mut plan = Self {
+            actions: Vec::new(),
+            new_actions: vec![NONE; model.actions.len()],
+            order: Vec::new(),
+            sets: Vec::new(),
+            new_sets: vec![NONE; model.sets.len()],
+            artifacts: Vec::new(),
+            new_artifacts: vec![NONE; model.artifacts.len()],
+            targets: Vec::new(),
+            new_targets: vec![NONE; model.targets.len()],
+        };
+        for node in ended.order() {
+            match node {
+                NodeKind::Action(id) => {
+                    plan.order.push(number(plan.actions.len()));
+                    plan.new_actions[id.index()] = number(plan.actions.len());
+                    plan.actions.push(id);
+                    let action = model.action(id);
+                    plan.take_inputs(action.inputs.iter().chain(&action.discoverable));
+                    action.outputs.iter().for_each(|&output| plan.take(output));
+                    plan.take_target(action.target);
+                }
+                NodeKind::Set(id) => {
+                    plan.order.push(number(plan.sets.len()) | SET);
+                    plan.new_sets[id.index()] = number(plan.sets.len());
+                    plan.sets.push(id);
+                    plan.take_inputs(model.sets[id.index()].items.iter());
+                }
+            }
+        }
+        for goal in &ended.goals().targets {
+            goal.artifacts.iter().for_each(|&id| plan.take(id));
+            plan.take_target(goal.target);
+        }
+        plan.number_artifacts(model);
+        plan
+    }
+
+    fn take_inputs<'i>(&mut self, inputs: impl Iterator<Item = &'i Input>) {
+        for input in inputs {
+            if let Input::Artifact(id) = input {
+                self.take(*id);
+            }
+        }
+    }
+
+    fn take(&mut self, id: ArtifactId) {
+        if std::mem::replace(&mut self.new_artifacts[id.index()], 0) == NONE {
+            self.artifacts.push(id);
+        }
+    }
+
+    fn take_target(&mut self, id: TargetId) {
+        if self.new_targets[id.index()] == NONE {
+            self.new_targets[id.index()] = number(self.targets.len());
+            self.targets.push(id);
+        }
+    }
+
+    fn number_artifacts(&mut self, model: &Model) {
+        fn place(model: &Model, id: ArtifactId) -> (&str, &str) {
+            let path = model.artifact(id).path.as_str();
+            path.rsplit_once('/').unwrap_or(("", path))
+        }
+        self.artifacts.sort_unstable_by(|&a, &b| place(model, a).cmp(&place(model, b)));
+        for (new, &id) in self.artifacts.iter().enumerate() {
+            self.new_artifacts[id.index()] = number(new);
+        }
+    }
+
+    /// `None` where one of them is nothing a snapshot can tell of.
+    pub fn artifact_rows(&self, model: &Model, ended: &Ended<'_>, index: &Index) -> Option<Vec<ArtifactRow>> {
+        let is_settled: Vec<bool> = self.actions.iter().map(|&id| ended.is_settled(id)).collect();
+        let row = |&id: &ArtifactId| {
+            let is_known = match model.artifact(id).producer {
+                Some(producer) => *is_settled.get(self.new_actions[producer.index()] as usize)?,
+                None => true,
+            };
+            artifact_row(id, model, ended, index, is_known, 0)
+        };
+        self.artifacts.iter().map(row).collect()
+    }
+
+    pub fn write_artifacts(&self, model: &Model, rows: &[ArtifactRow], writer: &mut Writer) -> io::Result<()> {
+        write_texts(writer, self.artifacts.iter().map(|&id| model.artifact(id).path.as_str()))?;
+        let flags: Vec<u8> = rows.iter().map(|row| row.flags).collect();
+        writer.section(&flags)?;
+        let mut prints = Vec::with_capacity(rows.len() * PRINT);
+        rows.iter().for_each(|row| prints.extend_from_slice(&print_bytes(&row.print)));
+        writer.section(&prints)?;
+        let mut digests = Vec::with_capacity(rows.len() * DIGEST);
+        for row in rows {
+            digests.extend_from_slice(&row.digest.hash);
+            digests.extend_from_slice(&row.digest.size.to_le_bytes());
+        }
+        writer.section(&digests)?;
+        write_long_numbers(writer, rows.iter().map(|row| row.file_at))?;
+        let producer = |&id: &ArtifactId| model.artifact(id).producer.map_or(NONE, |id| self.new_actions[id.index()]);
+        write_numbers(writer, self.artifacts.iter().map(producer))?;
+        let (mut ends, mut extras) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            if let Some(extra) = &row.extra {
+                extras.extend(postcard::to_allocvec(extra).map_err(io::Error::other)?);
+            }
+            ends.push(number(extras.len()));
+        }
+        write_numbers(writer, ends.into_iter())?;
+        writer.section(&extras)
+    }
+
+    pub fn write_actions(
+        &self,
+        model: &Model,
+        ended: &Ended<'_>,
+        index: &Index,
+        mnemonics: &[u32],
+        writer: &mut Writer,
+    ) -> io::Result<()> {
+        let rows: Vec<ActionRow> = self.actions.iter().map(|&id| action_row(id, model, ended, index, 0)).collect();
+        let actions = || self.actions.iter().map(|&id| model.action(id));
+        write_numbers(writer, self.order.iter().copied())?;
+        write_long_numbers(writer, rows.iter().map(|row| row.record_at))?;
+        let dirty: Vec<u8> = rows.iter().map(|row| u8::from(row.is_dirty)).collect();
+        writer.section(&dirty)?;
+        write_numbers(writer, mnemonics.iter().copied())?;
+        write_numbers(writer, actions().map(|action| self.new_targets[action.target.index()]))?;
+        write_lists(writer, actions().map(|action| self.inputs(&action.inputs)))?;
+        write_lists(writer, actions().map(|action| self.inputs(&action.discoverable)))?;
+        write_lists(writer, actions().map(|action| self.ids(&action.outputs)))?;
+        write_lists(writer, self.sets.iter().map(|&id| self.inputs(&model.sets[id.index()].items)))
+    }
+
+    pub fn write_goals(&self, model: &Model, ended: &Ended<'_>, writer: &mut Writer) -> io::Result<()> {
+        let goals = &ended.goals().targets;
+        let labels: Vec<String> = self.targets.iter().map(|&id| model.target(id).label.to_string()).collect();
+        write_texts(writer, labels.iter().map(String::as_str))?;
+        write_numbers(writer, goals.iter().map(|goal| self.new_targets[goal.target.index()]))?;
+        write_numbers(writer, goals.iter().map(|goal| goal.test.map_or(NONE, |id| self.new_actions[id.index()])))?;
+        write_lists(writer, goals.iter().map(|goal| self.ids(&goal.artifacts)))
+    }
+
+    pub fn write_details(
+        &self,
+        model: &Model,
+        ended: &Ended<'_>,
+        env: &BTreeMap<String, String>,
+        writer: &mut Writer,
+    ) -> io::Result<()> {
+        // Places come first in the file, and are known only afterwards: sizes are small enough to be kept.
+        let commands = ended.commands();
+        let (mut at, mut places, mut details) = (0, Vec::with_capacity(self.actions.len()), Vec::new());
+        for &id in &self.actions {
+            let detail = Detail::new(model.action(id), commands.work(id), env);
+            details.extend(sealed(&postcard::to_allocvec(&detail).map_err(io::Error::other)?));
+            places.push(at);
+            at = details.len() as u64;
+        }
+        write_long_numbers(writer, places.into_iter())?;
+        writer.section(&details)
+    }
+
+    fn ids(&self, ids: &[ArtifactId]) -> Vec<u32> {
+        ids.iter().map(|id| self.new_artifacts[id.index()]).collect()
+    }
+
+    fn inputs(&self, inputs: &[Input]) -> Vec<u32> {
+        let id = |input: &Input| match input {
+            Input::Artifact(id) => self.new_artifacts[id.index()],
+            Input::Set(id) => self.new_sets[id.index()] | SET,
+        };
+        inputs.iter().map(id).collect()
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(NONE)
+}
+
+fn write_numbers(writer: &mut Writer, numbers: impl Iterator<Item = u32>) -> io::Result<()> {
+    let bytes: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
+    writer.section(&bytes)
+}
+
+fn write_long_numbers(writer: &mut Writer, numbers: impl Iterator<Item = u64>) -> io::Result<()> {
+    let bytes: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+    writer.section(&bytes)
+}
+
+fn write_lists(writer: &mut Writer, lists: impl Iterator<Item = Vec<u32>>) -> io::Result<()> {
+    let (mut ends, mut items) = (Vec::new(), Vec::new());
+    for list in lists {
+        items.extend(list);
+        ends.push(number(items.len()));
+    }
+    write_numbers(writer, ends.into_iter())?;
+    write_numbers(writer, items.into_iter())
+}
+
+fn write_texts<'t>(writer: &mut Writer, texts: impl Iterator<Item = &'t str>) -> io::Result<()> {
+    let (mut ends, mut all) = (Vec::new(), String::new());
+    for text in texts {
+        all.push_str(text);
+        ends.push(number(all.len()));
+    }
+    write_numbers(writer, ends.into_iter())?;
+    writer.section(all.as_bytes())
+}

@@ -1,0 +1,224 @@
+//! The short way of a build: from the snapshot of an earlier one, without loading.
+//!
+//! Nothing to do is told as the full way would tell it; a part that changed is built alone. Any doubt is given back, with
+//! nothing told and nothing done, and the full way is gone. It does not know how a snapshot is made.
+
+use std::path::Path;
+
+use minibuild_core::{ActionCounts, BuildEvent, DigestFunction};
+use minibuild_disk::{DiskFs, OutTree, fingerprint_behind};
+use minibuild_engine::build::{AtEnd, Reporter as _};
+use minibuild_engine::machine::Outcome;
+use minibuild_engine::snapshot::{Changes, Doubt, Key, Part, Question, Remembered, Snapshot, remember};
+use minibuild_rules::{ConfigInput, Settings};
+
+use crate::remote_side::{self, FunctionChoice};
+use crate::session::{BuildParts, Kind, Place, Refusal, Session, Told};
+use crate::workspace;
+
+/// Names the snapshot of a request: all that decides about the loaded graph, the keys of its actions and what is asked
+/// for, besides files, which a snapshot looks at itself. What is applied on the graph is not among it: where actions run,
+/// what is downloaded, what is shown.
+pub fn key(session: &Session<'_>, settings: &Settings, input: &ConfigInput, function: DigestFunction) -> Key {
+    let host = workspace::host();
+    let exe = fingerprint_behind(Path::new("/proc/self/exe")).ok();
+    let mut texts: Vec<String> = vec![
+        format!("{} {exe:?} {:?} {function:?}", env!("CARGO_PKG_VERSION"), session.kind),
+        format!("{} {} {}", host.os, host.arch, workspace::boot_id()),
+        session.workspace.root.display().to_string(),
+        session.workspace.cwd.clone(),
+        format!("{:?}", loading_settings(settings)),
+    ];
+    // Unknown variables are warned of by each load. The values of those that are settings are in these.
+    for (name, value) in &input.environment {
+        texts.push(name.clone());
+        texts.extend(name.starts_with("MINIBUILD_VAR_").then(|| value.clone()));
+    }
+    let lists = [&session.patterns, &input.configs];
+    for list in lists {
+        texts.push(list.len().to_string());
+        texts.extend(list.iter().cloned());
+    }
+    texts.extend(input.vars.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
+    if let Some((path, bytes)) = &input.user_file {
+        texts.extend([path.clone(), DigestFunction::Blake3.digest(bytes).to_string()]);
+    }
+    Key::new(texts.iter().map(String::as_str))
+}
+
+/// The settings without those that are applied on a loaded graph.
+fn loading_settings(settings: &Settings) -> Settings {
+    let applied = Settings::default();
+    Settings {
+        jobs: applied.jobs,
+        keep_going: applied.keep_going,
+        strategy: applied.strategy,
+        strategy_by_mnemonic: applied.strategy_by_mnemonic,
+        download: applied.download,
+        download_regex: applied.download_regex,
+        on_remote_failure: applied.on_remote_failure,
+        show_result: applied.show_result,
+        progress: applied.progress,
+        color: applied.color,
+        verbose: applied.verbose,
+        test_output: applied.test_output,
+        cache_tests: applied.cache_tests,
+        remote: applied.remote,
+        dynamic: applied.dynamic,
+        ..settings.clone()
+    }
+}
+
+/// What has a full build leave a snapshot.
+pub fn remember_at_end<'a>(key: Key, files: &'a DiskFs, settings: &'a Settings, root: &'a Path) -> AtEnd<'a> {
+    Box::new(move |ended, outcome| {
+        if outcome.other_function.is_some() || outcome.internal.is_some() {
+            return;
+        }
+        let state_dir = &root.join(minibuild_core::STATE_ROOT);
+        let remembered = Remembered { key, looks: files.looks(), env: &settings.env, root, state_dir };
+        // Without a snapshot the next build takes longer, no more.
+        let _ = remember(remembered, ended);
+    })
+}
+
+/// Builds from the snapshot of this key.
+///
+/// # Errors
+/// A refusal is the build's end; a doubt sends it the full way.
+pub fn take(
+    session: &Session<'_>,
+    key: Key,
+    settings: &Settings,
+    choice: FunctionChoice,
+    files: &DiskFs,
+    place: &Place<'_>,
+    told: &mut Told<'_>,
+) -> Result<Result<Outcome, Doubt>, Refusal> {
+    let has_remote = match refused(session, settings, choice) {
+        Ok(has_remote) => has_remote,
+        Err(doubt) => return Ok(Err(doubt)),
+    };
+    let root = &session.workspace.root;
+    let wishes = session.wishes(settings)?;
+    let question = Question {
+        root,
+        files,
+        clock: &**place.clock,
+        function: choice.function,
+        threads: workspace::cores(),
+        wishes: &wishes,
+    };
+    let snapshot = match Snapshot::open(&root.join(minibuild_core::STATE_ROOT), key, choice.function) {
+        Ok(snapshot) => snapshot,
+        Err(doubt) => return Ok(Err(doubt)),
+    };
+    let found = snapshot.check(&question).and_then(|changes| {
+        let part = match changes.is_empty() {
+            true => None,
+            // What would be downloaded may lie here under another path, of which a part does not know.
+            false if has_remote => {
+                return Err(Doubt::Request("something is to be done, and a remote side is configured"));
+            }
+            false => Some(snapshot.part(&changes, &workspace::boot_id(), choice.function)?),
+        };
+        let tale = Tale::new(&snapshot, part.as_ref(), session, told)?;
+        Ok((changes, part, tale))
+    });
+    match found {
+        Err(doubt) => Ok(Err(doubt)),
+        Ok((changes, None, tale)) => {
+            let tree = OutTree::open(root)?;
+            tree.sweep_staging()?;
+            tree.sweep_trash()?;
+            // Should it not be possible, the same is hashed again next time.
+            let _ = snapshot.keep(changes);
+            Ok(Ok(tale.tell(Outcome::default(), told)))
+        }
+        Ok((changes, Some(part), tale)) => {
+            let outcome = build_part(session, &snapshot, changes, part, settings, choice, place, told)?;
+            if outcome.other_function.is_some() {
+                return Ok(Err(Doubt::Request("the server's digests are of another function")));
+            }
+            Ok(Ok(tale.tell(outcome, told)))
+        }
+    }
+}
+
+/// Whether there is a remote side; what a snapshot cannot answer is a doubt.
+fn refused(session: &Session<'_>, settings: &Settings, choice: FunctionChoice) -> Result<bool, Doubt> {
+    if !matches!(session.kind, Kind::Build | Kind::Test) {
+        return Err(Doubt::Request("only `build` and `test` use one"));
+    }
+    if session.flags.profile.is_some() {
+        return Err(Doubt::Request("a profile names every action"));
+    }
+    if session.kind == Kind::Test && !settings.cache_tests {
+        return Err(Doubt::Request("tests are to be run anew"));
+    }
+    // Contradicting settings are an error, which the full way tells.
+    let remote = remote_side::goals(settings, choice.function);
+    remote.map(|remote| remote.is_some()).map_err(|_| Doubt::Request("the settings contradict each other"))
+}
+
+#[expect(clippy::too_many_arguments, reason = "what a build needs; called once")]
+fn build_part(
+    session: &Session<'_>,
+    snapshot: &Snapshot,
+    changes: Changes,
+    part: Part,
+    settings: &Settings,
+    choice: FunctionChoice,
+    place: &Place<'_>,
+    told: &mut Told<'_>,
+) -> Result<Outcome, Refusal> {
+    let rows = part.rows();
+    let parts = BuildParts {
+        targets: part.goals,
+        model: part.model,
+        commands: part.commands,
+        packages: &[],
+        known: part.known,
+        state: Some(part.state),
+        at_end: Some(Box::new(|ended, outcome| {
+            if outcome.other_function.is_none() && outcome.internal.is_none() {
+                // Without it the state is not the snapshot's any more, and the next build takes the full way.
+                let _ = snapshot.keep_part(&rows, changes, ended);
+            }
+        })),
+    };
+    session.carry_out(parts, settings, choice, place, told)
+}
+
+/// What is to be told of what was up to date.
+struct Tale {
+    events: Vec<BuildEvent>,
+    /// Targets that are only counted.
+    unnamed: usize,
+    counts: ActionCounts,
+}
+
+impl Tale {
+    fn new(snapshot: &Snapshot, part: Option<&Part>, session: &Session<'_>, told: &Told<'_>) -> Result<Self, Doubt> {
+        let outside = snapshot.outside(part);
+        let counts = outside.counts();
+        let all = snapshot.goal_count()?;
+        if !told.events.is_open() && !told.console.names(all) && !snapshot.has_tests()? {
+            let unnamed = if part.is_none() { all } else { snapshot.untouched_goals(&outside)?.len() };
+            return Ok(Self { events: Vec::new(), unnamed, counts });
+        }
+        let goals = snapshot.untouched_goals(&outside)?;
+        let events = snapshot.events(&outside, &goals, session.flags.events_detail.is_some())?;
+        Ok(Self { events, unnamed: 0, counts })
+    }
+
+    fn tell(self, mut outcome: Outcome, told: &mut Told<'_>) -> Outcome {
+        for event in &self.events {
+            told.event(event);
+        }
+        told.console.count_up_to_date(self.unnamed);
+        outcome.counts.total += self.counts.total;
+        outcome.counts.up_to_date += self.counts.up_to_date;
+        outcome
+    }
+}

@@ -110,6 +110,16 @@ pub struct TreeEntry {
     pub node: TreeNode,
 }
 
+impl TreeEntry {
+    /// The digest of a file.
+    pub fn blob(&self) -> Option<Digest> {
+        match self.node {
+            TreeNode::File { digest, .. } => Some(digest),
+            TreeNode::Symlink { .. } | TreeNode::EmptyDirectory => None,
+        }
+    }
+}
+
 /// What an entry of a tree is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TreeNode {
@@ -137,6 +147,17 @@ impl Content {
             Self::Symlink { .. } => OutputKind::Symlink,
             Self::Directory(_) => OutputKind::Directory,
         }
+    }
+
+    /// The blobs that a store needs to give it back. Empty ones need nobody.
+    pub fn blobs(&self) -> Vec<Digest> {
+        let mut blobs = match self {
+            Self::File { digest, .. } => vec![*digest],
+            Self::Symlink { .. } => Vec::new(),
+            Self::Directory(tree) => tree.entries.iter().filter_map(TreeEntry::blob).collect(),
+        };
+        blobs.retain(|digest| digest.size > 0);
+        blobs
     }
 
     /// Digest and size, as events say them.

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, CheckId, Content, Digest, ExistenceCheck, FoundOutput, OutputMeta, RunId,
-    TreeNode,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -89,7 +88,7 @@ impl Machine {
         if !asked.is_empty() {
             let mut digests: Vec<Digest> = asked.iter().flat_map(|&action| self.known_blobs(action)).collect();
             let early = self.take_early(&asked);
-            digests.extend(early.iter().flat_map(|(_, _, contents)| contents).flat_map(blobs_of));
+            digests.extend(early.iter().flat_map(|(_, _, contents)| contents).flat_map(Content::blobs));
             let runs = asked.into_iter().map(|action| self.run_id(action)).collect();
             self.ask_check(Check { is_lease: false, runs, early }, digests);
         }
@@ -210,7 +209,7 @@ impl Machine {
         let (mut has_all, mut is_enough) = (true, true);
         for (&id, content) in model.action(action).outputs.iter().zip(contents) {
             let Some(content) = content else { continue };
-            if !blobs_of(content).iter().any(|blob| missing.contains(blob)) {
+            if !content.blobs().iter().any(|blob| missing.contains(blob)) {
                 self.checks.present.insert(id, content.clone());
                 continue;
             }
@@ -293,28 +292,11 @@ impl Machine {
     fn blobs_only_there(&self, action: ActionId) -> impl Iterator<Item = Digest> {
         let outputs = self.model.action(action).outputs.iter();
         let absent = outputs.filter(|&&id| self.bytes.is_there(id) && self.bytes.here(id).is_none());
-        absent.filter_map(|&id| self.known[id.index()].as_ref()).flat_map(blobs_of)
+        absent.filter_map(|&id| self.known[id.index()].as_ref()).flat_map(Content::blobs)
     }
 
     fn known_blobs(&self, action: ActionId) -> impl Iterator<Item = Digest> {
         let outputs = self.model.action(action).outputs.iter();
-        outputs.filter_map(|&id| self.known[id.index()].as_ref()).flat_map(blobs_of)
+        outputs.filter_map(|&id| self.known[id.index()].as_ref()).flat_map(Content::blobs)
     }
-}
-
-/// Blobs that a store needs to give a content back. Empty ones need nobody.
-fn blobs_of(content: &Content) -> Vec<Digest> {
-    let blobs = match content {
-        Content::File { digest, .. } => vec![*digest],
-        Content::Symlink { .. } => Vec::new(),
-        Content::Directory(tree) => tree
-            .entries
-            .iter()
-            .filter_map(|entry| match &entry.node {
-                TreeNode::File { digest, .. } => Some(*digest),
-                TreeNode::Symlink { .. } | TreeNode::EmptyDirectory => None,
-            })
-            .collect(),
-    };
-    blobs.into_iter().filter(|digest| digest.size > 0).collect()
 }

@@ -129,9 +129,5 @@ impl Machine {
 }
 
 fn size_of(entries: &[TreeEntry]) -> u64 {
-    let size = |entry: &TreeEntry| match &entry.node {
-        TreeNode::File { digest, .. } => digest.size,
-        TreeNode::Symlink { .. } | TreeNode::EmptyDirectory => 0,
-    };
-    entries.iter().map(size).sum()
+    entries.iter().filter_map(TreeEntry::blob).map(|digest| digest.size).sum()
 }

@@ -158,20 +158,9 @@ impl State {
         let (records, opened) = Log::open(&dir.join("records"), version, |_, bytes| tables.read(bytes))?;
         let (manifests, opened_manifests) = Log::open(&dir.join("manifests"), version, |_, _| {})?;
         let warnings = warnings(&opened, tables.unreadable).into_iter().chain(warnings(&opened_manifests, 0)).collect();
-        let mut state = Self {
-            records,
-            manifests,
-            boot_id: boot_id.to_owned(),
-            version,
-            written: tables.read,
-            is_partial: false,
-            actions: tables.actions,
-            files: tables.files,
-            tools: tables.tools,
-            stores: tables.stores,
-            leases: tables.leases,
-        };
-        if tables.boot_id != boot_id {
+        let last_boot = std::mem::take(&mut tables.boot_id);
+        let mut state = Self::of((records, manifests), version, boot_id, tables);
+        if last_boot != boot_id {
             state.distrust_stamps();
             state.append(&Record::Boot(boot_id.to_owned()));
         }
@@ -188,7 +177,17 @@ impl State {
         let mut tables = Tables::default();
         let manifests = Log::look(&dir.join("manifests"), version, |_, _| {})?;
         let records = Log::look(&dir.join("records"), version, |_, bytes| tables.read(bytes))?;
-        let mut state = Self {
+        let last_boot = std::mem::take(&mut tables.boot_id);
+        let mut state = Self::of((records, manifests), version, boot_id, tables);
+        if last_boot != boot_id {
+            state.distrust_stamps();
+        }
+        Ok(state)
+    }
+
+    /// What was read from these logs, `records` first.
+    fn of((records, manifests): (Log, Log), version: u32, boot_id: &str, tables: Tables) -> Self {
+        Self {
             records,
             manifests,
             boot_id: boot_id.to_owned(),
@@ -200,11 +199,7 @@ impl State {
             tools: tables.tools,
             stores: tables.stores,
             leases: tables.leases,
-        };
-        if tables.boot_id != boot_id {
-            state.distrust_stamps();
         }
-        Ok(state)
     }
 
     fn distrust_stamps(&mut self) {

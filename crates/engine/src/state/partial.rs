@@ -127,19 +127,8 @@ impl State {
         if tables.unreadable > 0 {
             return Ok(None);
         }
-        Ok(Some(Self {
-            records,
-            manifests,
-            boot_id: boot_id.to_owned(),
-            version,
-            written: usize::try_from(mark.written).unwrap_or(usize::MAX),
-            is_partial: true,
-            actions: tables.actions,
-            files: tables.files,
-            tools: tables.tools,
-            stores: tables.stores,
-            leases: tables.leases,
-        }))
+        let written = usize::try_from(mark.written).unwrap_or(usize::MAX);
+        Ok(Some(Self { written, is_partial: true, ..Self::of((records, manifests), version, boot_id, tables) }))
     }
 }
 

@@ -16,13 +16,13 @@ fn filled(make: impl Fn() -> Workspace) -> (Remote, Workspace) {
     (remote, make())
 }
 
-fn tree() -> Workspace {
+pub(super) fn tree() -> Workspace {
     with_targets(TREE).file("in.txt", "x")
 }
 
 /// Nothing ran, whatever came from the cache.
 #[track_caller]
-fn hits(run: &Run, expected: u64) {
+pub(super) fn hits(run: &Run, expected: u64) {
     let counts = run.counts();
     assert_eq!((counts.remote_cache, counts.local, counts.failed), (expected, 0, 0), "{}", run.stderr);
 }

@@ -6,7 +6,8 @@ use std::cell::Cell;
 
 use minibuild_testkit::{Peer, PeerKind, Run, Workspace, difference};
 
-use super::downloads::{TREE, present};
+use super::cache_only::{hits, tree};
+use super::downloads::present;
 use super::{Remote, downloaded};
 use crate::basics::chain;
 use crate::{genrule, with_targets};
@@ -39,16 +40,6 @@ impl Cache<'_> {
         self.build(&first, &["//...", "--download=all"]).ok();
         (first, own())
     }
-}
-
-fn tree() -> Workspace {
-    with_targets(TREE).file("in.txt", "x")
-}
-
-#[track_caller]
-fn hits(run: &Run, expected: u64) {
-    let counts = run.counts();
-    assert_eq!((counts.remote_cache, counts.local, counts.failed), (expected, 0, 0), "{}", run.stderr);
 }
 
 fn t01_t02_t03_modes(cache: &Cache<'_>) {

@@ -1,5 +1,6 @@
 //! What the progress display says: texts from counts and from what runs. It knows no terminal.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
@@ -9,28 +10,27 @@ use minibuild_engine::machine::{Progress, RunningAction};
 /// Running actions that are named; of the others the number is.
 const NAMED: usize = 6;
 /// Time over which a rate is taken.
-const RATE_OVER: Duration = Duration::from_secs(1);
+const RATE_OVER: Duration = Duration::from_secs(3);
 /// Cells of the bar.
 const WIDTH: u64 = 40;
 
 /// How many bytes come in a second, from how many came so far.
 #[derive(Debug, Default)]
 pub struct Rate {
-    since: Duration,
-    received: u64,
-    rate: u64,
+    /// Looks of the last seconds, oldest first.
+    looks: VecDeque<(Duration, u64)>,
 }
 
 impl Rate {
-    /// The rate of the last second or so.
+    /// The rate of the last seconds; zero after the first look.
     pub fn at(&mut self, now: Duration, received: u64) -> u64 {
-        let time = now.saturating_sub(self.since);
-        if time >= RATE_OVER {
-            let bytes = received.saturating_sub(self.received);
-            self.rate = (bytes as f64 / time.as_secs_f64()) as u64;
-            (self.since, self.received) = (now, received);
+        self.looks.push_back((now, received));
+        while self.looks.len() > 2 && self.looks[1].0 + RATE_OVER <= now {
+            self.looks.pop_front();
         }
-        self.rate
+        let (since, before) = self.looks.front().copied().unwrap_or_default();
+        let time = now.saturating_sub(since).as_secs_f64();
+        if time > 0.0 { (received.saturating_sub(before) as f64 / time) as u64 } else { 0 }
     }
 }
 
@@ -104,13 +104,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_of_the_last_second() {
+    fn rates_are_of_the_last_seconds() {
         let (mut rate, at) = (Rate::default(), Duration::from_millis);
-        assert_eq!(rate.at(at(100), 50), 0);
-        assert_eq!(rate.at(at(2000), 5000), 2500);
-        assert_eq!(rate.at(at(2900), 9000), 2500, "too soon for another one");
-        assert_eq!(rate.at(at(3000), 9000), 4000);
-        assert_eq!(rate.at(at(5000), 9000), 0);
+        assert_eq!(rate.at(at(0), 50), 0);
+        assert_eq!(rate.at(at(1000), 1050), 1000);
+        assert_eq!(rate.at(at(2000), 5050), 2500);
+        assert_eq!(rate.at(at(4000), 5050), 1333, "of the last three seconds");
+        assert_eq!(rate.at(at(9000), 5050), 0);
     }
 
     fn action(label: &str, side: Branch, stage: Option<RemoteStage>) -> RunningAction {

@@ -5,114 +5,203 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, CommandLine, Content, Digest, ExecutionReport,
-    ExecutionStatus, Fingerprint, FoundOutput, Level, Runner, TestStatus, WsPath,
+    ActionId, ArtifactId, Branch, CommandLine, Content, Digest, DownloadReason, ExecutionReport, ExecutionStatus,
+    Fingerprint, FoundOutput, Level, OutputMeta, PublishedOutput, Runner, TestStatus, WsPath, not_started_code,
 };
+use minibuild_dynamic::race::{FailureClass, Loser, Outcome, SidedFailure, Winner};
 use minibuild_graph::parse_depfile;
 
 use super::fetch::fingerprint_of;
+use super::race::Report;
 use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping, key_path};
 use crate::state::{FileRecord, Origin, PrunedRecord, ResultRecord};
-use minibuild_core::{OutputMeta, StopReason, not_started_code};
 
 impl Machine {
-    /// A run is over. One that is no longer the current run of its action is dropped.
-    pub(super) fn take_report(&mut self, side: Branch, report: ExecutionReport) {
-        let action = report.run.action;
-        let is_current = self.running.get(&action).is_some_and(|running| running.side == side);
-        if report.run != self.run_id(action) || !is_current {
-            return;
-        }
+    /// A race is over, and with it this go at the action.
+    pub(super) fn finish_race(&mut self, action: ActionId, outcome: Outcome<Report>) {
         let Some(running) = self.running.remove(&action) else { return };
-        self.attempts[action.index()] += 1;
-        if side == Branch::Local {
-            self.running_here -= 1;
-            self.exclusive_running = false;
-        }
-        if !report.killed.is_empty() {
-            let label = self.model.label_of(action);
-            let text =
-                format!("processes of `{label}` outlived its command and were killed: {}", report.killed.join(", "));
-            self.message(Level::Warning, text);
-        }
-        match self.verdict(action, &running, &report) {
-            Verdict::Stopped => self.take_stopped(action, &running, &report),
-            Verdict::Failed(why) => self.take_failure(action, running, report, &why),
-            Verdict::Unreachable(why) => self.take_unreachable(action, running, report, &why),
-            Verdict::LostInputs(digests) => self.take_lost_inputs(action, running, report, &digests),
-            Verdict::Succeeded(read) => self.take_success(action, running, report, read),
+        let row = action.index();
+        self.attempts[row] = running.race.next_attempt().0.max(self.attempts[row] + 1);
+        self.runs[row] += 1;
+        let is_race = running.local.is_some() && running.remote.is_some();
+        self.outcome.races.run += u64::from(is_race);
+        match outcome {
+            Outcome::Won { winner, loser, .. } => {
+                let races = &mut self.outcome.races;
+                match winner.branch {
+                    Branch::Local => races.local_won += u64::from(is_race),
+                    Branch::Remote => races.remote_won += u64::from(is_race),
+                }
+                self.compare(action, &winner, &loser);
+                self.take_win(action, running, winner);
+            }
+            Outcome::Failed { first, .. }
+                if running.is_refused && first.class < FailureClass::Command && self.runs[row] <= MAX_ATTEMPTS =>
+            {
+                self.take_refused(action);
+            }
+            Outcome::Failed { first, second, .. } => self.take_failures(action, running, first, second),
+            Outcome::Stopped { .. } => self.take_stopped(action),
+            Outcome::Bug(what) => {
+                self.outcome.internal = Some(format!("bug: {what}"));
+                self.fail_without_run(action, what);
+            }
         }
     }
 
-    fn verdict(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) -> Verdict {
+    fn take_win(&mut self, action: ActionId, mut running: Running, winner: Winner<Report>) {
+        let read = running.run_mut(winner.branch).and_then(|run| run.read.take());
+        let report = *winner.report;
+        let runner = match winner.branch {
+            Branch::Local => Runner::Local,
+            Branch::Remote if report.from_cache => Runner::RemoteCache,
+            Branch::Remote => Runner::Remote,
+        };
+        match winner.branch {
+            Branch::Local => self.upload_result(action, &running, &report),
+            Branch::Remote => self.take_published_outputs(action, &running.published, &report),
+        }
+        self.succeed(action, running.made, report, read, runner);
+    }
+
+    /// What was staged lies in its places.
+    fn take_published_outputs(&mut self, action: ActionId, published: &[PublishedOutput], report: &ExecutionReport) {
+        let model = Arc::clone(&self.model);
+        for output in published {
+            let is_it = |id: &&ArtifactId| model.artifact(**id).path == output.path;
+            let found = report.outputs.iter().find(|found| found.meta.path == output.path);
+            let (Some(&id), Some(found)) = (model.action(action).outputs.iter().find(is_it), found) else { continue };
+            let why = self.bytes.wanted(id).unwrap_or(DownloadReason::Toplevel);
+            let content = found.meta.content.clone();
+            self.put_here(id, content.clone(), fingerprint_of(&content, &output.stamps));
+            self.count_files(&output.path, &content, why, output.copied);
+            let record = FileRecord { content, stamps: output.stamps.clone(), origin: Origin::Brought(why) };
+            self.state.record_file(&output.path, record);
+        }
+    }
+
+    /// A branch that was needed could not start: the action runs here, or is looked at anew.
+    fn take_refused(&mut self, action: ActionId) {
+        if self.stopping.is_some() {
+            return self.take_stopped(action);
+        }
+        self.reopen(action);
+        self.enqueued += 1;
+    }
+
+    fn take_failures(
+        &mut self,
+        action: ActionId,
+        running: Running,
+        first: SidedFailure<Report>,
+        second: Option<SidedFailure<Report>>,
+    ) {
+        let report = *first.report;
+        match (&report.status, first.branch) {
+            _ if first.class == FailureClass::Inputs && !report.changed_inputs.is_empty() => {
+                self.take_changed_inputs(action, running, report)
+            }
+            (ExecutionStatus::LostInputs(_), _) if self.stopping.is_some() => self.take_stopped(action),
+            (ExecutionStatus::LostInputs(digests), _) => {
+                let digests = digests.clone();
+                self.take_lost_inputs(action, running, report, &digests);
+            }
+            (ExecutionStatus::Infrastructure(why), Branch::Remote) if second.is_none() => {
+                let why = why.clone();
+                self.take_unreachable(action, running, report, &why);
+            }
+            _ => {
+                let why = self.failure_text(action, &running, first.branch, &report);
+                let second = second.map(|second| {
+                    let why = self.failure_text(action, &running, second.branch, &second.report);
+                    (second, why, running.made.command.clone())
+                });
+                self.take_failure(action, first.branch, running, report, &why);
+                if let Some((second, why, command)) = second {
+                    let side = if second.branch == Branch::Local { "here" } else { "remotely" };
+                    self.show(action, Some(format!("{side}, too: {why}")), command, *second.report);
+                }
+            }
+        }
+    }
+
+    /// What happened, as the end of a sentence.
+    fn failure_text(&self, action: ActionId, running: &Running, branch: Branch, report: &ExecutionReport) -> String {
         let timeout = self.model.action(action).timeout.unwrap_or_default();
-        let is_remote = running.side == Branch::Remote;
-        Verdict::Failed(match &report.status {
-            ExecutionStatus::Exited(0) => match self.read_inputs(action, report) {
-                Ok(read) => return Verdict::Succeeded(read),
-                Err(why) => why,
-            },
-            ExecutionStatus::Stopped(_) if running.stop.is_some() => return Verdict::Stopped,
-            ExecutionStatus::Infrastructure(why) if is_remote => return Verdict::Unreachable(why.clone()),
-            ExecutionStatus::LostInputs(_) if self.stopping.is_some() => return Verdict::Stopped,
-            ExecutionStatus::LostInputs(digests) => return Verdict::LostInputs(digests.clone()),
+        match &report.status {
+            ExecutionStatus::Exited(0) => {
+                running.run(branch).and_then(|run| run.problem.clone()).unwrap_or_else(|| "it failed".to_owned())
+            }
             ExecutionStatus::Stopped(_) => "it was stopped, though nobody asked for that".to_owned(),
             ExecutionStatus::Exited(code) => format!("exit code {code}"),
             ExecutionStatus::Signalled(signal) => format!("ended by signal {signal}{}", signal_name(*signal)),
             ExecutionStatus::TimedOut => format!("killed after its timeout of {timeout:?}"),
             ExecutionStatus::NotStarted(why) => format!("could not be started: {why}"),
+            ExecutionStatus::Infrastructure(why) if branch == Branch::Remote => {
+                format!("it could not be run remotely: {why}")
+            }
             ExecutionStatus::Infrastructure(why) => format!("could not be run: {why}"),
+            ExecutionStatus::Stuck(who) => format!("processes cannot be killed: {who}"),
+            ExecutionStatus::LostInputs(digests) => format!("{} inputs are lost", digests.len()),
             ExecutionStatus::BadOutputs(problems) => {
                 let lines = problems.iter().map(|p| format!("`{}` {}", p.path, p.what));
                 format!("its outputs are not as declared: {}", lines.collect::<Vec<_>>().join("; "))
             }
-        })
-    }
-
-    pub(super) fn take_stopped(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) {
-        self.set_status(action, Status::Queued);
-        self.emit_branch(action, running.side, BranchOutcome::Stopped, report.cost.wall);
-    }
-
-    fn take_success(&mut self, action: ActionId, running: Running, report: ExecutionReport, read: Option<Vec<WsPath>>) {
-        let runner = match running.side {
-            Branch::Local => Runner::Local,
-            Branch::Remote if report.from_cache => Runner::RemoteCache,
-            Branch::Remote => Runner::Remote,
-        };
-        self.emit_branch(action, running.side, BranchOutcome::Won, report.cost.wall);
-        if runner == Runner::Local {
-            self.upload_result(action, &running, &report);
         }
-        self.succeed(action, running.made, report, read, runner);
+    }
+
+    pub(super) fn take_stopped(&mut self, action: ActionId) {
+        self.set_status(action, Status::Queued);
     }
 
     /// The remote side could not do it, through no fault of the action's.
     fn take_unreachable(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
-        if !report.changed_inputs.is_empty() {
-            return self.take_changed_inputs(action, running, report);
-        }
         if self.may_fall_back(action) {
             if self.stopping.is_some() {
                 // It would have run here.
-                return self.take_stopped(action, &running, &report);
+                return self.take_stopped(action);
             }
-            self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
             return self.fall_back(action, why);
         }
         self.outcome.remote_failed = true;
-        self.take_failure(action, running, report, &format!("it could not be run remotely: {why}"));
+        self.take_failure(action, Branch::Remote, running, report, &format!("it could not be run remotely: {why}"));
     }
 
     fn take_lost_inputs(&mut self, action: ActionId, running: Running, report: ExecutionReport, lost: &[Digest]) {
-        if self.attempts[action.index()] > MAX_ATTEMPTS || !self.heal_inputs(action, lost) {
+        if self.runs[action.index()] > MAX_ATTEMPTS || !self.heal_inputs(action, lost) {
             let names: Vec<String> = lost.iter().map(Digest::to_string).collect();
             self.outcome.lost = true;
             let why = format!("neither the server nor this machine has {}, which it reads", names.join(", "));
-            return self.take_failure(action, running, report, &why);
+            return self.take_failure(action, Branch::Remote, running, report, &why);
         }
-        self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
         self.queue(action);
+    }
+
+    /// Where both branches came to their ends, whether they made the same.
+    fn compare(&mut self, action: ActionId, winner: &Winner<Report>, loser: &Loser<Report>) {
+        if !self.goals.dynamic.compares {
+            return;
+        }
+        let Loser::Succeeded(other) = loser else { return };
+        let label = self.model.label_of(action);
+        let (here, there) = match winner.branch {
+            Branch::Local => (&winner.report, other),
+            Branch::Remote => (other, &winner.report),
+        };
+        let mut differences = Vec::new();
+        for output in &here.outputs {
+            let same = |o: &&FoundOutput| o.meta.path == output.meta.path;
+            let found = there.outputs.iter().find(same).map(|o| &o.meta.content);
+            if found != Some(&output.meta.content) {
+                let there = found.map_or("nothing".to_owned(), |content| content.digest_and_size().0.to_string());
+                let here = output.meta.content.digest_and_size().0;
+                differences.push(format!("`{}` is {here} here and {there} remotely", output.meta.path));
+            }
+        }
+        if !differences.is_empty() {
+            let text = format!("`{label}` makes something else here than remotely: {}", differences.join("; "));
+            self.message(Level::Warning, text);
+        }
     }
 
     /// The result is known: takes it over, remembers it, tells everybody.
@@ -279,15 +368,21 @@ impl Machine {
             || self.model.action(action).outputs.iter().any(|&id| below(self.model.artifact(id).path.as_str()))
     }
 
-    pub(super) fn take_failure(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
+    pub(super) fn take_failure(
+        &mut self,
+        action: ActionId,
+        branch: Branch,
+        running: Running,
+        report: ExecutionReport,
+        why: &str,
+    ) {
         self.chain_failure(action, report.cost.wall);
-        self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
         let code = exit_code(&report.status);
-        let runner = if running.side == Branch::Local { Runner::Local } else { Runner::Remote };
+        let runner = if branch == Branch::Local { Runner::Local } else { Runner::Remote };
         self.emit_completed(action, false, runner, code, report.cost.wall, running.made.reason.clone());
         let status = if report.status == ExecutionStatus::TimedOut { TestStatus::Timeout } else { TestStatus::Failed };
         self.finish_test(action, status, &report);
-        let is_remote = running.side == Branch::Remote;
+        let is_remote = branch == Branch::Remote;
         let left = report.outputs.iter().filter(|_| is_remote).map(|output| output.meta.clone());
         let left: Vec<OutputMeta> = left.collect();
         self.show(action, Some(why.to_owned()), running.made.command, report);
@@ -328,7 +423,7 @@ impl Machine {
     pub(super) fn fail_build(&mut self) {
         self.outcome.failed = true;
         if !self.goals.keep_going {
-            self.stop_all(Stopping::FailFast, StopReason::Interrupt);
+            self.stop_all(Stopping::FailFast);
         }
     }
 
@@ -413,22 +508,6 @@ impl Machine {
         };
         self.steps.push(Step::Show(Box::new(shown)));
     }
-
-    pub(super) fn emit_branch(&mut self, action: ActionId, branch: Branch, outcome: BranchOutcome, wall: Duration) {
-        let action = self.model.action_key_path(action);
-        self.steps.push(Step::Emit(BuildEvent::BranchFinished { action, branch, outcome, ms: millis(wall) }));
-    }
-}
-
-enum Verdict {
-    /// With the discoverable inputs that were read, where a depfile says so.
-    Succeeded(Option<Vec<WsPath>>),
-    Failed(String),
-    /// The remote side failed, not the action.
-    Unreachable(String),
-    /// Inputs of a remote run are nowhere to be had.
-    LostInputs(Vec<Digest>),
-    Stopped,
 }
 
 pub(super) fn millis(time: Duration) -> u64 {
@@ -445,6 +524,7 @@ fn exit_code(status: &ExecutionStatus) -> i32 {
         ExecutionStatus::Stopped(_)
         | ExecutionStatus::BadOutputs(_)
         | ExecutionStatus::Infrastructure(_)
+        | ExecutionStatus::Stuck(_)
         | ExecutionStatus::LostInputs(_) => 1,
     }
 }

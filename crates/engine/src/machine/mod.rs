@@ -11,6 +11,7 @@ mod finish;
 mod goals;
 mod parts;
 mod preview;
+mod race;
 mod rehash;
 mod remote;
 mod resources;
@@ -28,9 +29,10 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, FetchId,
-    Input, Level, Model, RemoteStage, Resources, RunId, Runner, StopReason, TreeMeta, WsPath,
+    Input, Level, Model, PublishedOutput, RemoteStage, Resources, RunId, Runner, TreeMeta, WsPath,
 };
 use minibuild_download::Planner;
+use minibuild_dynamic::race::{Attempt, Need, Race};
 use minibuild_graph::{
     ActionGraph, ActionKey, CycleError, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path,
 };
@@ -39,7 +41,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
-pub use goals::{Goal, Goals, Lease, RemoteGoals, Strategies, Strategy, Uploads};
+pub use goals::{Dynamic, Goal, Goals, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
 pub use preview::{Foreseen, Maybe, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
 pub use why::Why;
@@ -81,12 +83,45 @@ enum Status {
 /// What is remembered of an action while it runs.
 #[derive(Debug)]
 struct Running {
-    side: Branch,
-    stage: Option<RemoteStage>,
-    started: Duration,
+    race: Race<race::Report>,
     key: ActionKey,
     made: Made,
-    stop: Option<StopReason>,
+    started: Duration,
+    /// The last run of each branch.
+    local: Option<Run>,
+    remote: Option<Run>,
+    /// What the remote side does now.
+    stage: Option<RemoteStage>,
+    /// Nothing is under way, and it goes on with this.
+    needs: Option<Need>,
+    /// The request of the branch that is about to start.
+    prepared: Option<Step>,
+    /// What is being brought near its place, or was.
+    staging: Option<Attempt>,
+    /// What was put in its place.
+    published: Vec<PublishedOutput>,
+    /// A branch could not start, since its inputs are not there or others by now.
+    is_refused: bool,
+    /// Inputs of it are not here.
+    lacks_inputs_here: bool,
+}
+
+/// One run of one branch.
+#[derive(Debug)]
+struct Run {
+    attempt: u32,
+    started: Duration,
+    is_over: bool,
+    /// The discoverable inputs it read, where a depfile says so.
+    read: Option<Vec<WsPath>>,
+    /// What is wrong with it though it ended well.
+    problem: Option<String>,
+}
+
+impl Run {
+    fn new(attempt: u32, started: Duration) -> Self {
+        Self { attempt, started, is_over: false, read: None, problem: None }
+    }
 }
 
 /// What a result is the result of.
@@ -145,7 +180,10 @@ pub struct Machine {
     remaining: Vec<Duration>,
     /// End of the longest chain of runs up to and with each node.
     chain: Vec<Duration>,
+    /// The number of each action's next piece of work.
     attempts: Vec<u32>,
+    /// How often each action ran.
+    runs: Vec<u32>,
     /// Nodes whose consumers were told that they are done.
     released: Vec<bool>,
     /// Why an action is run although its key is known.
@@ -185,8 +223,8 @@ pub struct Machine {
     behind: Vec<Vec<ArtifactId>>,
     /// Fetches under way for each goal.
     goal_fetches: Vec<u32>,
-    /// Uploads under way, with the keys under which results are stored.
-    uploading: FxHashMap<RunId, Digest>,
+    /// Uploads under way, with the keys under which results are stored, and how often the action had run by then.
+    uploading: FxHashMap<RunId, (Digest, u32)>,
     /// Counts changes of contents, so that an answer knows whether what was asked still stands.
     generation: u64,
     store: Option<StoreId>,
@@ -208,6 +246,7 @@ pub struct Machine {
     /// Actions to be looked at again.
     reopened: Vec<ActionId>,
     running_here: usize,
+    running_there: usize,
     /// Whether any wanted action takes more than a place.
     takes_resources: bool,
     running: FxHashMap<ActionId, Running>,
@@ -328,6 +367,7 @@ impl Machine {
             remaining,
             chain: vec![Duration::ZERO; rows],
             attempts: vec![0; model.actions.len()],
+            runs: vec![0; model.actions.len()],
             released: vec![false; rows],
             forced: FxHashMap::default(),
             bytes: Planner::new(model.artifacts.len()),
@@ -361,6 +401,7 @@ impl Machine {
             enqueued: 0,
             reopened: Vec::new(),
             running_here: 0,
+            running_there: 0,
             takes_resources: false,
             running: FxHashMap::default(),
             exclusive_running: false,
@@ -408,6 +449,7 @@ impl Machine {
             Event::Executor(ExecutorEvent::Finished(report)) => self.take_report(Branch::Local, *report),
             Event::Remote(event) => self.take_remote(event),
             Event::Rehashed { path, found } => self.take_rehashed(&path, found),
+            Event::SetAside { run, problem } => self.take_set_aside(run, problem),
             Event::Wake => {}
         }
         self.start_ready();
@@ -468,7 +510,7 @@ impl Machine {
             label: self.model.label_of(action).to_string(),
             mnemonic: self.model.action(action).mnemonic.to_string(),
             since: running.started,
-            side: running.side,
+            side: if running.runs_on(Branch::Local) { Branch::Local } else { Branch::Remote },
             stage: running.stage,
         };
         let mut list: Vec<_> = self.running.iter().map(describe).collect();
@@ -492,31 +534,17 @@ impl Machine {
     }
 
     fn interrupt(&mut self) {
-        let (next, reason) = match self.stopping {
-            None | Some(Stopping::FailFast) => (Stopping::Interrupted, StopReason::Interrupt),
-            Some(_) => (Stopping::Killed, StopReason::Kill),
+        let next = match self.stopping {
+            None | Some(Stopping::FailFast) => Stopping::Interrupted,
+            Some(_) => Stopping::Killed,
         };
         self.outcome.interrupted = true;
-        self.stop_all(next, reason);
+        self.stop_all(next);
     }
 
-    fn stop_all(&mut self, stopping: Stopping, reason: StopReason) {
+    fn stop_all(&mut self, stopping: Stopping) {
         self.stopping = self.stopping.max(Some(stopping));
-        let mut runs: Vec<ActionId> = self.running.keys().copied().collect();
-        runs.sort_unstable();
-        for action in runs {
-            let attempt = self.attempts[action.index()];
-            if let Some(running) = self.running.get_mut(&action)
-                && running.stop < Some(reason)
-            {
-                running.stop = Some(reason);
-                let run = RunId { action, attempt };
-                self.steps.push(match running.side {
-                    Branch::Local => Step::Stop(run, reason),
-                    Branch::Remote => Step::StopRemote(run, reason),
-                });
-            }
-        }
+        self.halt_races(stopping);
         self.bytes.stop();
         if self.bytes.under_way() > 0 {
             self.steps.push(Step::StopFetches);

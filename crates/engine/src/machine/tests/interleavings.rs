@@ -36,7 +36,7 @@ fn is_trouble(step: &Move) -> bool {
 /// What can happen to something remote now.
 fn remote_moves(session: &Session<'_>, doing: Doing) -> Vec<Move> {
     let mut ends = vec![RemoteEnd::ByItself, RemoteEnd::Unreachable];
-    if matches!(doing, Doing::Run(_) | Doing::Fetch(_)) {
+    if matches!(doing, Doing::Run(_) | Doing::Fetch(_) | Doing::Stage(_) | Doing::Publish(_)) {
         ends.push(RemoteEnd::Failure);
     }
     if session.can_be_lost(doing) {
@@ -81,6 +81,9 @@ fn picture(session: &Session<'_>) -> String {
     for (path, entry) in &session.fake.disk {
         let _ = write!(text, "{path} {}", entry.text);
     }
+    let mut races: Vec<_> = machine.running.iter().map(|(action, running)| (action, &running.race)).collect();
+    races.sort_by_key(|(action, _)| **action);
+    let _ = write!(text, "{races:?} {:?}", machine.runs);
     for (action, run) in &session.fake.runs {
         let _ = write!(text, "{action:?} {:?}", run.stop);
     }
@@ -107,6 +110,10 @@ fn picture_remote(session: &Session<'_>, text: &mut String) {
     for fetch in remote.fetches.values() {
         let _ = write!(text, "{} {:?}", fetch.path, fetch.content);
     }
+    for staging in remote.stagings.values() {
+        let _ = write!(text, "{:?} {}", staging.request.run, staging.is_stopped);
+    }
+    let _ = write!(text, "{:?} {:?}", remote.staged.keys(), remote.publishing.keys());
     for store in remote.stores.values() {
         let _ = write!(text, "{:?} {:?}", store.blobs, store.cache);
     }

@@ -130,7 +130,17 @@ impl Build<'_> {
         let executor = self.executor(sender)?;
         let (tree, clock, began, remote) = (self.tree, self.clock, self.began, self.remote);
         let sender = sender.clone();
-        let driver = Driver { machine, executor, remote, tree, clock, sender, began, disk_failed: None, answers: VecDeque::new() };
+        let driver = Driver {
+            machine,
+            executor,
+            remote,
+            tree,
+            clock,
+            sender,
+            began,
+            disk_failed: None,
+            answers: VecDeque::new(),
+        };
         Ok(driver.run(events, reporter))
     }
 

@@ -183,8 +183,7 @@ mod tests {
             assert!(panics.is_err());
         }
         let log = log.lock().expect("not poisoned");
-        let expected =
-            ["shut down", "bug", "shut down", "bug", "Stopped", "bug", "Stopped", "bug", "shut down", "bug"];
+        let expected = ["shut down", "bug", "shut down", "bug", "Stopped", "bug", "Stopped", "bug", "shut down", "bug"];
         let expected = expected.into_iter().chain(["shut down", "bug", "shut down", "bug"]).collect::<Vec<_>>();
         assert_eq!(log.len(), expected.len());
         for (text, part) in log.iter().zip(expected) {

@@ -250,11 +250,7 @@ pub(crate) async fn stage(shared: &Arc<Shared>, what: What<'_>) -> Result<(Stage
 /// Files of a tree by digest.
 type Places = BTreeMap<Digest, Vec<(WsPath, bool)>>;
 
-async fn stage_tree(
-    shared: &Arc<Shared>,
-    what: What<'_>,
-    tree: &Arc<TreeMeta>,
-) -> Result<(Staged, Copied), Failure> {
+async fn stage_tree(shared: &Arc<Shared>, what: What<'_>, tree: &Arc<TreeMeta>) -> Result<(Staged, Copied), Failure> {
     let (owner, meta) = (Arc::clone(shared), Arc::clone(tree));
     let staged = blocking(move || Ok(owner.config.tree.stage_tree(&meta)?)).await?;
     let staged = Arc::new(staged);
@@ -361,7 +357,9 @@ fn put(shared: &Shared, staged: &StagedTree, blob: Blob, places: &[(WsPath, bool
 }
 
 /// Does what waits for a disk where nobody else waits.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) if error.is_panic() => Err(Failure::Disk("bug: writing a file panicked".to_owned())),

@@ -6,9 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use minibuild_core::{
-    Content, Copied, PublishedOutput, RemoteEvent, RunId, StagingOutcome, StagingRequest, WsPath,
-};
+use minibuild_core::{Content, Copied, PublishedOutput, RemoteEvent, RunId, StagingOutcome, StagingRequest, WsPath};
 use minibuild_disk::Staged;
 use tokio::task::AbortHandle;
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, FetchId,
-    Input, Level, Model, PublishedOutput, RemoteStage, Resources, RunId, Runner, TreeMeta, WsPath,
+    Input, Level, Model, PublishedOutput, RemoteStage, Resources, RunId, Runner, StopReason, TreeMeta, WsPath,
 };
 use minibuild_download::Planner;
 use minibuild_dynamic::race::{Attempt, Need, Race};
@@ -112,6 +112,8 @@ struct Run {
     attempt: u32,
     started: Duration,
     is_over: bool,
+    /// What a remote one was told to stop for.
+    told: Option<StopReason>,
     /// The discoverable inputs it read, where a depfile says so.
     read: Option<Vec<WsPath>>,
     /// What is wrong with it though it ended well.
@@ -120,7 +122,7 @@ struct Run {
 
 impl Run {
     fn new(attempt: u32, started: Duration) -> Self {
-        Self { attempt, started, is_over: false, read: None, problem: None }
+        Self { attempt, started, is_over: false, told: None, read: None, problem: None }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use minibuild_core::{
     ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, Content, ExecutionReport, ExecutionStatus, Level,
-    RemoteStage, RunId, StagedOutput, StagingOutcome, StagingRequest, WsPath,
+    RemoteStage, RunId, StagedOutput, StagingOutcome, StagingRequest, StopReason, WsPath,
 };
 use minibuild_dynamic::race::{
     Attempt, Event as Heard, FailureClass, Halt, LocalEnd, Need, Plan, Race, RemoteEnd, StagingEnd, Step as Told, Work,
@@ -111,13 +111,7 @@ impl Machine {
             Told::RunLocal(attempt) => self.begin_local(action, attempt),
             Told::Execute(attempt) => self.begin_remote(action, attempt),
             Told::StopLocal(attempt, reason) => self.steps.push(Step::Stop(run(attempt), reason)),
-            Told::DropRemote(attempt, reason) => {
-                let staging = self.running.get(&action).and_then(|running| running.staging);
-                self.steps.push(match staging == Some(attempt) {
-                    true => Step::StopStaging(run(attempt)),
-                    false => Step::StopRemote(run(attempt), reason),
-                });
-            }
+            Told::DropRemote(attempt, reason) => self.drop_remote(run(attempt), reason),
             Told::Stage(attempt) => self.begin_staging(action, attempt),
             Told::SetAside(attempt) => self.set_aside_outputs(action, run(attempt)),
             Told::Publish { attempt, staged } => {
@@ -131,6 +125,17 @@ impl Machine {
             // Caches are asked before there is a race.
             Told::LookUp(_) | Told::DropLookUp(_) => {}
         }
+    }
+
+    fn drop_remote(&mut self, run: RunId, reason: StopReason) {
+        let Some(running) = self.running.get_mut(&run.action) else { return };
+        if running.staging == Some(Attempt(run.attempt)) {
+            return self.steps.push(Step::StopStaging(run));
+        }
+        if let Some(remote) = &mut running.remote {
+            remote.told = Some(reason);
+        }
+        self.steps.push(Step::StopRemote(run, reason));
     }
 
     fn begin_local(&mut self, action: ActionId, attempt: Attempt) {
@@ -226,7 +231,9 @@ impl Machine {
     pub(super) fn take_report(&mut self, branch: Branch, report: ExecutionReport) {
         let run = report.run;
         let current = self.running.get_mut(&run.action).and_then(|running| running.run_mut(branch));
-        let Some(current) = current.filter(|current| current.attempt == run.attempt && !current.is_over) else { return };
+        let Some(current) = current.filter(|current| current.attempt == run.attempt && !current.is_over) else {
+            return;
+        };
         current.is_over = true;
         match branch {
             Branch::Local => {
@@ -330,11 +337,7 @@ impl Machine {
         self.tell_race(run.action, Heard::SetAside { attempt: Attempt(run.attempt), is_clean });
     }
 
-    pub(super) fn take_published(
-        &mut self,
-        run: RunId,
-        outcome: Result<Vec<minibuild_core::PublishedOutput>, String>,
-    ) {
+    pub(super) fn take_published(&mut self, run: RunId, outcome: Result<Vec<minibuild_core::PublishedOutput>, String>) {
         let result = match outcome {
             Ok(published) => {
                 if let Some(running) = self.running.get_mut(&run.action) {
@@ -344,8 +347,12 @@ impl Machine {
             }
             Err(why) => {
                 let label = self.model.label_of(run.action);
-                self.message(Level::Warning, format!("the remote result of `{label}` cannot be put in its place: {why}"));
-                let status = ExecutionStatus::Infrastructure(format!("its outputs cannot be put in their places: {why}"));
+                self.message(
+                    Level::Warning,
+                    format!("the remote result of `{label}` cannot be put in its place: {why}"),
+                );
+                let status =
+                    ExecutionStatus::Infrastructure(format!("its outputs cannot be put in their places: {why}"));
                 Err(Box::new(ExecutionReport::new(run, status)))
             }
         };
@@ -363,6 +370,17 @@ impl Machine {
         actions.sort_unstable();
         for action in actions {
             self.tell_race(action, Heard::Halt(halt));
+            self.hurry_remote(action, halt.stop_reason());
+        }
+    }
+
+    /// A race closes a stream once; whoever was asked gently is asked again.
+    fn hurry_remote(&mut self, action: ActionId, reason: StopReason) {
+        let Some(remote) = self.running.get_mut(&action).and_then(|running| running.remote.as_mut()) else { return };
+        if !remote.is_over && remote.told.is_some_and(|told| told < reason) {
+            remote.told = Some(reason);
+            let run = RunId { action, attempt: remote.attempt };
+            self.steps.push(Step::StopRemote(run, reason));
         }
     }
 

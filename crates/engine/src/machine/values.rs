@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DigestFunction, DownloadCounts,
-    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent,
-    RaceCounts, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, TestStatus, UploadCounts, UploadRequest,
-    Urgency, WsPath,
+    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, RaceCounts,
+    RemoteEvent, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, TestStatus, UploadCounts,
+    UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
 use rustc_hash::FxHashMap;

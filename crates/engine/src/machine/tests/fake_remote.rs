@@ -7,7 +7,7 @@ use std::sync::Arc;
 use minibuild_core::{
     ActionKind, ArtifactId, ArtifactKind, Blob, BlobSource, CacheAnswer, CacheLookup, CheckId, Content, Digest,
     ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchOutcome, FetchRequest, FoundOutput, OutputMeta,
-    PublishedOutput, RemoteEvent, RemoteRequest, RunCost, RunId, Stamp, StagingOutcome, StagingRequest, StopReason,
+    PublishedOutput, RemoteEvent, RemoteRequest, RunCost, RunId, StagingOutcome, StagingRequest, Stamp, StopReason,
     TreeNode, UploadRequest, WsPath,
 };
 

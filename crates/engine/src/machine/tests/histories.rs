@@ -334,7 +334,11 @@ fn remote_end(session: &Session<'_>, doing: Doing, luck: Luck, choices: &mut Cho
         0..=9 if is_stopped => RemoteEnd::Stopped,
         14 | 15 if luck != Luck::Good => RemoteEnd::Unreachable,
         13 if luck != Luck::Good && session.can_be_lost(doing) => RemoteEnd::Lost,
-        12 if luck == Luck::Bad && matches!(doing, Doing::Run(_) | Doing::Fetch(_) | Doing::Stage(_) | Doing::Publish(_)) => RemoteEnd::Failure,
+        12 if luck == Luck::Bad
+            && matches!(doing, Doing::Run(_) | Doing::Fetch(_) | Doing::Stage(_) | Doing::Publish(_)) =>
+        {
+            RemoteEnd::Failure
+        }
         _ => RemoteEnd::ByItself,
     }
 }

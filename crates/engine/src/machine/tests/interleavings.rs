@@ -354,3 +354,25 @@ fn every_way_both_sides_can_go() {
         edit(fake, 1);
     });
 }
+
+/// Explores races of both branches, with what the loser left in the way.
+fn check_races(name: &str, plan: Plan, asked: &Ask, meddle: impl Fn(&mut Fake)) {
+    check_remote(name, plan, &asked.clone().racing(), meddle);
+}
+
+#[test]
+fn every_way_a_race_can_go() {
+    let two = Spec { outputs: vec![ArtifactKind::File, ArtifactKind::Directory], ..action(&[Source(0)]) };
+    let check = |name, targets: &[usize], plan: &Plan| {
+        check_races(name, plan.clone(), &ask(targets), |fake| edit(fake, 0));
+    };
+    check("a race", &[0], &Plan::new(1, vec![two.clone()]));
+    let plan = Plan::new(1, vec![two, action(&[Out(0, 1)])]);
+    check("a race with a reader of its output", &[1], &plan);
+    check_races("a race, and what it made before is lost", plan, &ask(&[0, 1]), |fake| {
+        fake.behaviours[0].random = true;
+        fake.remote.evict(|_| true);
+        delete(fake, 0);
+        delete(fake, 1);
+    });
+}

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, RunId, Runner, Stamp, StopReason,
-    TargetId, WsPath,
+    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, RunId, Runner, Stamp,
+    StopReason, TargetId, WsPath,
 };
 use minibuild_download::{Mode, Wishes};
 use minibuild_graph::{HostFacts, Node};
@@ -17,8 +17,8 @@ use super::fake::{End, Fake};
 use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
 use crate::machine::{
-    Dynamic, Event, Foreseen, Goal, Goals, Machine, Outcome, RacePolicy, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies,
-    Strategy, Uploads, Wanted, World,
+    Dynamic, Event, Foreseen, Goal, Goals, Machine, Outcome, RacePolicy, RemoteGoals, Shown, SourceFact, Step,
+    Stopping, Strategies, Strategy, Uploads, Wanted, World,
 };
 use crate::state::{FileRecord, Origin, State};
 
@@ -468,7 +468,12 @@ impl<'a> Session<'a> {
         match doing {
             Doing::Run(run) => self.fake.only_there(&self.fake.remote.runs[&run].request).next().is_some(),
             Doing::Fetch(_) | Doing::Stage(_) => true,
-            Doing::Local(_) | Doing::Publish(_) | Doing::LookUp(_) | Doing::Upload(_) | Doing::Check(_) | Doing::Rehash(_) => false,
+            Doing::Local(_)
+            | Doing::Publish(_)
+            | Doing::LookUp(_)
+            | Doing::Upload(_)
+            | Doing::Check(_)
+            | Doing::Rehash(_) => false,
         }
     }
 

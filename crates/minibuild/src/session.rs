@@ -160,7 +160,7 @@ impl Session<'_> {
             actions: outcome.counts,
             downloads: outcome.downloads,
             uploads: outcome.uploads,
-            races: Default::default(),
+            races: outcome.races,
         }
     }
 

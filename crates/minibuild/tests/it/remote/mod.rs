@@ -10,6 +10,7 @@ mod faults;
 mod healing;
 mod kills;
 mod peers;
+mod races;
 mod selection;
 mod sides;
 mod transfers;

@@ -242,7 +242,9 @@ impl Machine {
             }
             Branch::Remote => self.running_there -= 1,
         }
-        if !report.killed.is_empty() {
+        // Of a loser nobody expects anything else.
+        let has_lost = report.status == ExecutionStatus::Stopped(StopReason::LostRace);
+        if !report.killed.is_empty() && !has_lost {
             let label = self.model.label_of(run.action);
             let text =
                 format!("processes of `{label}` outlived its command and were killed: {}", report.killed.join(", "));

@@ -44,7 +44,7 @@ fn d19_local_fails_first_with_exit_1() {
 #[test]
 fn d20_remote_fails_first_with_exit_1() {
     let (ws, run) = race(&Remote::new(), First::There, "echo bad here; sleep 1000", "echo bad there; exit 1", &[]);
-    run.code(1).says(&["exit code 1", "bad there"]).says_nothing_of("bad here");
+    run.code(1).says(&["exit code 1", "\nbad there\n"]).says_nothing_of("\nbad here\n").says_nothing_of("outlived");
     ws.nothing_is_left_running();
 }
 

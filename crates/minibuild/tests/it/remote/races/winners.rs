@@ -108,10 +108,12 @@ fn d26_interrupt_during_a_race() {
     let mut ends = branches(&run);
     ends.sort_unstable();
     assert_eq!(ends, [("local", "stopped"), ("remote", "stopped")]);
+    remote.stop();
     ws.nothing_is_left_running();
     assert!(!ws.has_output("a"), "half an output is left");
-    here.open();
     remote.restart("");
+    here.open();
+    there.open();
     remote.race(&ws, &["//..."]).ok();
     assert_eq!(ws.output("a"), "a\n");
 }

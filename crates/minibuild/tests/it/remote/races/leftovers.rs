@@ -2,7 +2,7 @@
 
 use minibuild_testkit::{Workspace, difference};
 
-use super::{Remote, races, runners, sides};
+use super::{Remote, branches, races, runners, sides};
 use crate::{genrule, with_targets};
 
 /// An action with a tree: what it does here until it is stopped, and what it makes remotely.
@@ -116,5 +116,33 @@ fn d16_set_aside_fails() {
     let warnings = run.messages("warning");
     assert!(warnings.iter().any(|text| text.contains("cannot be set aside")), "{warnings:?}");
     assert_eq!((races(&run), ws.output("a").as_str()), ((1, 0, 1), "whole\n"));
+    remote.race(&ws, &["//..."]).ok_without_running();
+}
+
+#[test]
+fn d17_remote_publish_fails_after_local_was_stopped() {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
+    let seen = ws.path("seen").display().to_string();
+    // Where things are set aside is gone, and a directory in the way cannot be replaced by a file.
+    let command = sides(
+        &format!(
+            "if [ -e {seen} ]; then echo made again; echo here > $OUT; exit 0; fi; touch {seen}; mkdir $OUT; \
+             rm -rf minibuild-out/.state/trash; {}; sleep 1000",
+            here.pass()
+        ),
+        &format!("{}; echo there > $OUT", there.pass()),
+    );
+    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
+    let build = remote.start_race(&ws, &["//..."]);
+    here.arrival();
+    there.arrival();
+    there.open();
+    let run = build.wait().ok().says(&["made again"]);
+    let warnings = run.messages("warning").join("\n");
+    assert!(warnings.contains("the remote result of `//:a` cannot be put in its place"), "{warnings}");
+    assert_eq!((races(&run), runners(&run)), ((1, 1, 0), vec![("//:a", "local")]));
+    assert_eq!(branches(&run), [("local", "lost"), ("remote", "failed"), ("local", "won")]);
+    assert_eq!(ws.output("a"), "here\n");
     remote.race(&ws, &["//..."]).ok_without_running();
 }

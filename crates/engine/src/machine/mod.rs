@@ -6,11 +6,13 @@
 
 mod checks;
 mod evaluate;
+mod failures;
 mod fetch;
 mod finish;
 mod goals;
 mod parts;
 mod preview;
+mod progress;
 mod race;
 mod rehash;
 mod remote;
@@ -473,24 +475,6 @@ impl Machine {
         &mut self.state
     }
 
-    /// Where the build stands, for a progress display.
-    pub fn progress(&self) -> Progress {
-        let counts = &self.outcome.counts;
-        let done =
-            counts.up_to_date + counts.local + counts.remote + counts.disk_cache + counts.remote_cache + counts.failed;
-        Progress {
-            total: counts.total,
-            done,
-            running: self.running.len() as u64,
-            queued: self.queued,
-            fetching: self.bytes.under_way() as u64,
-            files: self.fetched_files,
-            bytes: self.fetched_bytes,
-            received: 0,
-            uploading: self.uploading.len() as u64,
-        }
-    }
-
     /// From now on keeps what actions wait for.
     pub fn watch_waits(&mut self) {
         self.waits = Some(Vec::new());
@@ -504,20 +488,6 @@ impl Machine {
     /// The label of an action's target.
     pub fn label(&self, action: ActionId) -> String {
         self.model.label_of(action).to_string()
-    }
-
-    /// What runs now, oldest first.
-    pub fn running(&self) -> Vec<RunningAction> {
-        let describe = |(&action, running): (&ActionId, &Running)| RunningAction {
-            label: self.model.label_of(action).to_string(),
-            mnemonic: self.model.action(action).mnemonic.to_string(),
-            since: running.started,
-            side: if running.runs_on(Branch::Local) { Branch::Local } else { Branch::Remote },
-            stage: running.stage,
-        };
-        let mut list: Vec<_> = self.running.iter().map(describe).collect();
-        list.sort_by(|a, b| (a.since, &a.label).cmp(&(b.since, &b.label)));
-        list
     }
 
     /// The command of an action that runs.

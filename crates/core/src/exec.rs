@@ -247,6 +247,9 @@ pub enum ExecutionStatus {
     BadOutputs(Vec<OutputProblem>),
     /// The executor itself failed; says what and where.
     Infrastructure(String),
+    /// Processes of it cannot be killed and may go on writing: names them. The one end of a local run after which
+    /// something of it may live.
+    Stuck(String),
     /// Remotely: inputs that neither the server nor this machine has.
     LostInputs(Vec<Digest>),
 }
@@ -338,7 +341,8 @@ pub enum ExecutorEvent {
 ///
 /// 1. `start` and `stop` never wait.
 /// 2. Each started run gives exactly one `Finished`, whatever happens, also after a stop.
-/// 3. When `Finished` arrives no process of the run is alive (locally) and no byte of it will be written any more.
+/// 3. When `Finished` arrives no process of the run is alive (locally) and no byte of it will be written any more, unless
+///    its status is [`ExecutionStatus::Stuck`].
 /// 4. A stop for a run that is over is ignored; a stop with a less urgent reason than an earlier one too.
 /// 5. At most as many runs are started at once as the executor has slots; who calls counts them.
 pub trait Executor: Send {

@@ -179,6 +179,58 @@ pub enum FetchOutcome {
     Disk(String),
 }
 
+/// Brings outputs of a remote result near their places, privately: every byte hashed on the way, complete, and where
+/// nobody looks. Answered by [`RemoteEvent::Staged`]; what was staged is then published or given up.
+#[derive(Clone, Debug)]
+pub struct StagingRequest {
+    /// Names the answer, and what was staged.
+    pub run: RunId,
+    /// What to bring.
+    pub outputs: Vec<StagedOutput>,
+    /// Whose work it is.
+    pub who: Requester,
+}
+
+/// One output that is staged.
+#[derive(Clone, Debug)]
+pub struct StagedOutput {
+    /// Where it will be, workspace-relative.
+    pub path: WsPath,
+    /// What it is.
+    pub content: Content,
+    /// Blobs of it that are in files here already, to be copied instead.
+    pub here: Vec<Blob>,
+}
+
+/// How staging ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StagingOutcome {
+    /// All is there, verified.
+    Done,
+    /// These blobs cannot be had.
+    Lost {
+        /// The blobs.
+        digests: Vec<Digest>,
+        /// What was seen.
+        why: String,
+    },
+    /// It was stopped.
+    Stopped,
+    /// This machine could not take it.
+    Disk(String),
+}
+
+/// An output that was put in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedOutput {
+    /// Its place.
+    pub path: WsPath,
+    /// As of [`FoundOutput::stamps`].
+    pub stamps: Vec<Stamp>,
+    /// What of it needed no transfer of its own.
+    pub copied: Copied,
+}
+
 /// Names one existence check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CheckId(pub u64);
@@ -241,6 +293,20 @@ pub enum RemoteEvent {
         /// How it ended.
         outcome: FetchOutcome,
     },
+    /// A [`StagingRequest`] is over; nothing of it is written any more.
+    Staged {
+        /// Of which run.
+        run: RunId,
+        /// How it ended.
+        outcome: StagingOutcome,
+    },
+    /// The answer to [`RemoteSide::publish`].
+    Published {
+        /// As it was named.
+        run: RunId,
+        /// What lies in its place now; or what went wrong, with which nothing further was put anywhere.
+        outcome: Result<Vec<PublishedOutput>, String>,
+    },
     /// The answer to an [`ExistenceCheck`].
     Checked {
         /// Which check.
@@ -289,6 +355,14 @@ pub trait RemoteSide: Send {
     fn hurry(&self, fetch: FetchId, urgency: Urgency);
     /// Gives all fetches up.
     fn stop_fetches(&self);
+    /// Brings outputs near their places.
+    fn stage(&self, request: StagingRequest);
+    /// Gives a staging up; blobs that others share still come.
+    fn stop_staging(&self, run: RunId);
+    /// Puts what was staged as `staged` in its places, one rename each, over whatever lies there.
+    fn publish(&self, run: RunId, staged: RunId);
+    /// What was staged under this name is not needed.
+    fn unstage(&self, staged: RunId);
     /// Asks what the store has; nothing that was seen earlier in the build is taken for an answer.
     fn check(&self, check: ExistenceCheck);
     /// Stores the result of a local run.

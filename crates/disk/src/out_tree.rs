@@ -224,12 +224,14 @@ impl OutTree {
     }
 
     /// Opens the directory an output lies in, made with its parents where missing, and sets aside what lies at the
-    /// output's place.
+    /// output's place. What cannot be set aside and is no directory is removed.
     pub(crate) fn clear_place<'p>(&self, path: &'p WsPath) -> Result<(OwnedFd, &'p str), DiskError> {
         let (parent, name) = self.split(path)?;
         let dir = self.ensure_dir(parent)?;
-        let set_aside = self.trash.set_aside(&dir, &c_name(path, name)?);
-        set_aside.map_err(|e| DiskError::new("set aside", path.as_str(), e))?;
+        if let Err(error) = self.trash.set_aside(&dir, &c_name(path, name)?) {
+            let removed = rustix::fs::unlinkat(&dir, name, AtFlags::empty());
+            removed.map_err(|_| DiskError::new("set aside", path.as_str(), error))?;
+        }
         Ok((dir, name))
     }
 

@@ -41,6 +41,8 @@ impl Trash {
                     self.delete_later(unique);
                     return Ok(());
                 }
+                // Either there is nothing, or something removed the trash itself.
+                Err(Errno::NOENT) if is_there(&parent, name) => return Err(Errno::NOENT),
                 Err(Errno::NOENT) => return Ok(()),
                 // Left by an earlier process with our id.
                 Err(Errno::EXIST) => {}
@@ -103,6 +105,10 @@ impl Trash {
     }
 }
 
+fn is_there(parent: impl AsFd, name: &CStr) -> bool {
+    rustix::fs::statat(parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +136,18 @@ mod tests {
         trash.set_aside(&parent, c"again").expect("set aside after finish");
         trash.finish();
         assert_eq!(fs::read_dir(&trash_dir).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn what_stays_because_the_trash_is_gone_is_an_error() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (place, trash_dir) = (dir.path().join("place"), dir.path().join("trash"));
+        fs::create_dir_all(place.join("tree")).expect("mkdir");
+        fs::create_dir(&trash_dir).expect("mkdir");
+        let trash = Trash::new(File::open(&trash_dir).expect("open").into());
+        let parent = File::open(&place).expect("open");
+        fs::remove_dir(&trash_dir).expect("rmdir");
+        assert_eq!(trash.set_aside(&parent, c"tree"), Err(Errno::NOENT));
+        assert_eq!(trash.set_aside(&parent, c"nothing"), Ok(()));
     }
 }

@@ -138,6 +138,7 @@ fn goals(model: &Model, as_one: bool) -> Goals {
         fresh_tests: false,
         all_events: false,
         strategies: Default::default(),
+        dynamic: Default::default(),
         remote: None,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It knows threads, channels and files, and decides nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,7 +144,17 @@ impl Build<'_> {
         let executor = self.executor(sender)?;
         let (tree, clock, began, remote, at_end) = (self.tree, self.clock, self.began, self.remote, self.at_end);
         let sender = sender.clone();
-        let driver = Driver { machine, executor, remote, tree, clock, sender, began, disk_failed: None };
+        let driver = Driver {
+            machine,
+            executor,
+            remote,
+            tree,
+            clock,
+            sender,
+            began,
+            disk_failed: None,
+            answers: VecDeque::new(),
+        };
         Ok(driver.run(events, reporter, at_end))
     }
 
@@ -266,6 +276,8 @@ struct Driver {
     sender: Sender<Event>,
     began: Instant,
     disk_failed: Option<String>,
+    /// What was done at once, and is told next.
+    answers: VecDeque<Event>,
 }
 
 impl Driver {
@@ -296,6 +308,9 @@ impl Driver {
 
     /// The next event. State is written when there is none waiting.
     fn wait(&mut self, events: &Receiver<Event>, reporter: &mut dyn Reporter) -> Option<Event> {
+        if let Some(answer) = self.answers.pop_front() {
+            return Some(answer);
+        }
         if let Ok(event) = events.try_recv() {
             if self.machine.state().pending() > FLUSH_AT {
                 self.flush(reporter);
@@ -335,6 +350,15 @@ impl Driver {
                     self.remote(|remote| remote.start(*request));
                 }
                 Step::StopRemote(run, reason) => self.remote(|remote| remote.stop(run, reason)),
+                Step::Stage(request) => self.remote(|remote| remote.stage(*request)),
+                Step::StopStaging(run) => self.remote(|remote| remote.stop_staging(run)),
+                Step::Publish { run, staged } => {
+                    // What is about to be put there is known to the state even if this process dies now.
+                    self.flush(reporter);
+                    self.remote(|remote| remote.publish(run, staged));
+                }
+                Step::Unstage(run) => self.remote(|remote| remote.unstage(run)),
+                Step::SetAside(run, paths) => self.set_aside(run, &paths),
                 Step::Fetch(request) => {
                     // What is about to be brought here is known to the state even if this process dies now.
                     self.flush(reporter);
@@ -368,6 +392,14 @@ impl Driver {
         if let Some(command) = self.machine.command(run.action) {
             reporter.starting(&self.machine.label(run.action), command);
         }
+    }
+
+    /// Renames whatever lies at these places away; its answer is the next event.
+    fn set_aside(&mut self, run: RunId, paths: &[WsPath]) {
+        let problems = paths.iter().filter_map(|path| self.tree.set_aside(path).err());
+        let problems: Vec<String> = problems.map(|error| error.render()).collect();
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
+        self.answers.push_back(Event::SetAside { run, problem });
     }
 
     /// Reads a source again, beside the loop.

@@ -119,6 +119,8 @@ struct Seat {
 enum Lost {
     Stopped(StopReason),
     Failed(String),
+    /// What is named cannot be killed.
+    Stuck(String),
 }
 
 impl Worker {
@@ -141,6 +143,7 @@ impl Worker {
                 Ok(()) => {}
                 Err(Lost::Stopped(reason)) => report.status = ExecutionStatus::Stopped(reason),
                 Err(Lost::Failed(text)) => report.status = ExecutionStatus::Infrastructure(text),
+                Err(Lost::Stuck(who)) => report.status = ExecutionStatus::Stuck(who),
             }
         }
         report.changed_inputs = self.changed_inputs(request);
@@ -176,7 +179,11 @@ impl Worker {
             return Err(Lost::Stopped(reason));
         }
         let outcome = self.command(request)?;
-        self.read_logs(&outcome, report)?;
+        let logs = self.read_logs(&outcome, report);
+        // That something lives on is worth more than what it printed.
+        if !matches!(outcome.end, End::Stuck(_)) {
+            logs?;
+        }
         report.killed = outcome.killed;
         report.cost = outcome.cost;
         self.settle(outcome.end, request, report);
@@ -264,7 +271,7 @@ impl Worker {
                  all processes of the command were killed"
                     .into(),
             ),
-            _ => Lost::Failed(format!("the helper process died and left what cannot be killed: {}", alive.join(", "))),
+            _ => Lost::Stuck(alive.join(", ")),
         }
     }
 
@@ -308,7 +315,7 @@ impl Worker {
             End::Stopped(reason) => ExecutionStatus::Stopped(reason),
             End::NotStarted(text) => ExecutionStatus::NotStarted(text),
             End::Broken(text) => ExecutionStatus::Infrastructure(text),
-            End::Stuck(who) => ExecutionStatus::Infrastructure(format!("processes cannot be killed: {who}")),
+            End::Stuck(who) => ExecutionStatus::Stuck(who),
         };
     }
 

@@ -291,6 +291,12 @@ pub struct BuildFlags {
     /// What becomes of an action that only the remote side tried when that fails: fallback or fail.
     #[arg(long, value_name = "WHAT")]
     pub on_remote_failure: Option<String>,
+    /// How an action is raced that may run on both sides: race or adaptive.
+    #[arg(long, value_name = "POLICY")]
+    pub dynamic_policy: Option<String>,
+    /// Run what may run on both sides on both to the end, and compare what they make.
+    #[arg(long)]
+    pub compare: bool,
     /// Say what would run and why, and run nothing.
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -335,6 +341,7 @@ impl BuildFlags {
             ("build.jobs", &self.jobs),
             ("build.download", &self.download),
             ("build.on_remote_failure", &self.on_remote_failure),
+            ("dynamic.policy", &self.dynamic_policy),
             ("remote.executor", &self.remote_executor),
             ("remote.cache", &self.remote_cache),
             ("remote.instance", &self.remote_instance),
@@ -365,6 +372,7 @@ impl BuildFlags {
             ("build.verbose", self.verbose, "true"),
             ("build.cache_tests", self.no_cache_tests, "false"),
             ("remote.offline", self.offline, "true"),
+            ("dynamic.compare", self.compare, "true"),
         ];
         for (key, given, value) in truths {
             if given {

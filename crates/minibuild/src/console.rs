@@ -315,6 +315,17 @@ fn counts_text(outcome: &Outcome) -> String {
         let blobs = number(outcome.uploads.files, "blob");
         text.push_str(&format!("; {blobs} uploaded ({})", HumanBytes(outcome.uploads.bytes)));
     }
+    let races = &outcome.races;
+    if races.run > 0 {
+        text.push_str(&format!(
+            "; {} ({} won here, {} remotely; {} ms here and {} ms remotely for nothing)",
+            number(races.run, "race"),
+            races.local_won,
+            races.remote_won,
+            races.wasted_local_ms,
+            races.wasted_remote_ms
+        ));
+    }
     if outcome.cache_errors > 0 {
         text.push_str(&format!("; {}", number(outcome.cache_errors, "cache error")));
     }
@@ -365,7 +376,7 @@ pub fn use_color(mode: ColorMode) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use minibuild_core::{ActionCounts, DownloadCounts, UploadCounts};
+    use minibuild_core::{ActionCounts, DownloadCounts, RaceCounts, UploadCounts};
 
     use super::*;
 
@@ -382,6 +393,13 @@ mod tests {
         let uploads = UploadCounts { files: 1, bytes: 10 };
         let outcome = Outcome { counts, downloads, uploads, cache_errors: 1, ..Default::default() };
         let expected = "3 actions: 1 remote cache hit, 2 remote; 2 files downloaded (1.50 MiB); 1 blob uploaded (10 B); 1 cache error.";
+        let races = RaceCounts { run: 2, local_won: 1, remote_won: 1, wasted_local_ms: 30, wasted_remote_ms: 4 };
+        let counts_of_race = ActionCounts { total: 2, local: 1, remote: 1, ..Default::default() };
+        let raced = Outcome { counts: counts_of_race, races, ..Default::default() };
+        check(
+            raced,
+            "2 actions: 1 local, 1 remote; 2 races (1 won here, 1 remotely; 30 ms here and 4 ms remotely for nothing).",
+        );
         check(outcome, expected);
     }
 }

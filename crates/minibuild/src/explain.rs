@@ -179,6 +179,7 @@ fn goals(
         fresh_tests: !settings.cache_tests,
         all_events: false,
         strategies: remote_side::strategies(settings),
+        dynamic: remote_side::dynamic(settings),
         remote: remote_side::goals(settings, function).map_err(|e| format!("ERROR: {e}"))?,
     })
 }

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use minibuild_core::{
     CacheLookup, DigestFunction, ExistenceCheck, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide,
-    RemoteSink, RunId, STATE_ROOT, StopReason, UploadCounts, UploadRequest, Urgency,
+    RemoteSink, RunId, STATE_ROOT, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use minibuild_disk::{FileClock, OutTree};
-use minibuild_engine::machine::{Lease, RemoteGoals, Strategies, Strategy, Uploads};
+use minibuild_engine::machine::{Dynamic, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
 use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
-use minibuild_rules::{OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
+use minibuild_rules::{DynamicPolicy, OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
 use minibuild_server::{Listen, Running, Server, ServerConfig};
 
 use crate::redact;
@@ -76,6 +76,15 @@ pub fn strategies(settings: &Settings) -> Strategies {
     let by_mnemonic = settings.strategy_by_mnemonic.iter().map(|(name, side)| (name.clone(), strategy(*side)));
     // No rule has the empty mnemonic.
     Strategies { default: strategy(settings.strategy_of("")), by_mnemonic: by_mnemonic.collect() }
+}
+
+/// How what may run on both sides is raced.
+pub fn dynamic(settings: &Settings) -> Dynamic {
+    let policy = match settings.dynamic.policy {
+        DynamicPolicy::Race => RacePolicy::Race,
+        DynamicPolicy::Adaptive => RacePolicy::Adaptive,
+    };
+    Dynamic { policy, compares: settings.dynamic.compare }
 }
 
 /// The hash function of all digests of a build.
@@ -258,6 +267,22 @@ impl RemoteSide for Embedded {
 
     fn stop_fetches(&self) {
         self.client.stop_fetches();
+    }
+
+    fn stage(&self, request: StagingRequest) {
+        self.client().stage(request);
+    }
+
+    fn stop_staging(&self, run: RunId) {
+        self.client.stop_staging(run);
+    }
+
+    fn publish(&self, run: RunId, staged: RunId) {
+        self.client.publish(run, staged);
+    }
+
+    fn unstage(&self, staged: RunId) {
+        self.client.unstage(staged);
     }
 
     fn check(&self, check: ExistenceCheck) {

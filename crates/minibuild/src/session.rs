@@ -186,7 +186,7 @@ impl Session<'_> {
             actions: outcome.counts,
             downloads: outcome.downloads,
             uploads: outcome.uploads,
-            races: Default::default(),
+            races: outcome.races,
             snapshot: self.snapshot.clone(),
         }
     }
@@ -330,6 +330,7 @@ impl Session<'_> {
             fresh_tests: !settings.cache_tests,
             all_events: self.flags.events_detail.is_some(),
             strategies: remote_side::strategies(settings),
+            dynamic: remote_side::dynamic(settings),
             remote: remote_side::goals(settings, function)
                 .map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?,
         })

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use minibuild_core::{
     CacheAnswer, CheckId, ExecutionReport, ExecutionStatus, FetchId, FetchOutcome, Level, RemoteEvent, RemoteStage,
-    RunId,
+    RunId, StagingOutcome,
 };
 
 /// Where events go. It never waits.
@@ -20,6 +20,8 @@ pub(crate) enum Request {
     LookUp(RunId),
     Run(RunId),
     Fetch(FetchId),
+    Stage(RunId),
+    Publish(RunId),
     Check(CheckId),
     Upload(RunId),
 }
@@ -34,6 +36,8 @@ impl Request {
                 RemoteEvent::Finished(Box::new(ExecutionReport::new(run, status)))
             }
             Self::Fetch(id) => RemoteEvent::Fetched { id, outcome: why.outcome() },
+            Self::Stage(run) => RemoteEvent::Staged { run, outcome: why.staging_outcome() },
+            Self::Publish(run) => RemoteEvent::Published { run, outcome: Err(why.text().to_owned()) },
             Self::Check(id) => RemoteEvent::Checked { id, missing: Err(why.text().to_owned()) },
             Self::Upload(run) => RemoteEvent::Uploaded { run, error: Some(why.text().to_owned()) },
         }
@@ -57,6 +61,13 @@ impl Unfinished {
             Self::Stopped => "the remote side was shut down",
             Self::Panicked => "bug: work for the remote side panicked",
             Self::NoThreads => "the threads of the remote side could not be started",
+        }
+    }
+
+    fn staging_outcome(self) -> StagingOutcome {
+        match self {
+            Self::Stopped => StagingOutcome::Stopped,
+            Self::Panicked | Self::NoThreads => StagingOutcome::Disk(self.text().to_owned()),
         }
     }
 
@@ -156,6 +167,8 @@ mod tests {
             Request::LookUp(run()),
             Request::Run(run()),
             Request::Fetch(FetchId(7)),
+            Request::Stage(run()),
+            Request::Publish(run()),
             Request::Upload(run()),
             Request::Check(CheckId(3)),
         ];
@@ -170,8 +183,8 @@ mod tests {
             assert!(panics.is_err());
         }
         let log = log.lock().expect("not poisoned");
-        let expected =
-            ["shut down", "bug", "shut down", "bug", "Stopped", "bug", "shut down", "bug", "shut down", "bug"];
+        let expected = ["shut down", "bug", "shut down", "bug", "Stopped", "bug", "Stopped", "bug", "shut down", "bug"];
+        let expected = expected.into_iter().chain(["shut down", "bug", "shut down", "bug"]).collect::<Vec<_>>();
         assert_eq!(log.len(), expected.len());
         for (text, part) in log.iter().zip(expected) {
             assert!(text.contains(part), "{text} lacks {part}");

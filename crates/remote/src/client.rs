@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     CacheLookup, ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchRequest, RemoteEvent, RemoteRequest,
-    RunId, StopReason, UploadCounts, UploadRequest, Urgency,
+    RunId, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
@@ -18,7 +18,7 @@ use crate::answer::{Answer, Request, Sink, Ticket, Unfinished};
 use crate::execute::{self, Operation};
 use crate::fetch;
 use crate::shared::Shared;
-use crate::{ConfigError, RemoteConfig, lookup, upload};
+use crate::{ConfigError, RemoteConfig, lookup, staging, upload};
 
 /// Threads that carry connections.
 const WORKERS: usize = 2;
@@ -130,6 +130,34 @@ impl RemoteClient {
         self.shared.blobs.stop();
     }
 
+    /// Brings outputs near their places. Answered by [`RemoteEvent::Staged`].
+    pub fn stage(&self, request: StagingRequest) {
+        let run = request.run;
+        let answer = Answer::new(Request::Stage(run), self.sink());
+        let mut state = self.state();
+        if let Some(task) = state.spawn(&self.shared, &answer, move |shared| staging::bring(shared, request)) {
+            self.shared.stagings.begin(run, task);
+        }
+    }
+
+    /// Ends a staging; blobs on their way for others, too, still come.
+    pub fn stop_staging(&self, run: RunId) {
+        self.shared.stagings.stop(run);
+    }
+
+    /// Puts what was staged in its places. Answered by [`RemoteEvent::Published`], also if the client goes meanwhile.
+    pub fn publish(&self, run: RunId, staged: RunId) {
+        let ticket = Ticket(Answer::new(Request::Publish(run), self.sink()));
+        let Some(handle) = self.state().handle() else { return };
+        let shared = Arc::clone(&self.shared);
+        handle.spawn_blocking(move || staging::publish(&shared, run, staged, ticket));
+    }
+
+    /// Drops what was staged.
+    pub fn unstage(&self, staged: RunId) {
+        drop(self.shared.stagings.take(staged));
+    }
+
     /// Asks what the store lacks. Answered by [`RemoteEvent::Checked`].
     pub fn check(&self, check: ExistenceCheck) {
         self.begin(Request::Check(check.id), move |shared, _| async move {
@@ -190,6 +218,7 @@ impl RemoteClient {
         };
         self.shared.fetches.stop();
         self.shared.blobs.stop();
+        self.shared.stagings.clear();
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(PATIENCE);
         }

@@ -144,8 +144,17 @@ pub(crate) async fn work(shared: Arc<Shared>) {
     }
 }
 
+/// What is brought near its place.
+#[derive(Clone, Copy)]
+pub(crate) struct What<'a> {
+    pub(crate) content: &'a Content,
+    /// Blobs of it that are in files here.
+    pub(crate) here: &'a [core::Blob],
+    pub(crate) who: &'a core::Requester,
+}
+
 /// Why a fetch failed.
-enum Failure {
+pub(crate) enum Failure {
     Lost(Vec<Digest>, String),
     Disk(String),
     /// The work was stopped under way.
@@ -177,7 +186,8 @@ impl Failure {
 }
 
 async fn fetch(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket) {
-    match stage(shared, &request).await {
+    let what = What { content: &request.content, here: &request.here, who: &request.who };
+    match stage(shared, what).await {
         Ok((staged, copied)) => publish(shared, request, ticket, staged, copied).await,
         Err(failure) => ticket.0.give(RemoteEvent::Fetched { id: request.id, outcome: failure.outcome() }),
     }
@@ -188,13 +198,7 @@ async fn fetch(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket) {
 async fn publish(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket, staged: Staged, copied: Copied) {
     let shared = Arc::clone(shared);
     let work = move || {
-        let tree = match &request.content {
-            Content::Directory(tree) => Some(&**tree),
-            Content::File { .. } | Content::Symlink { .. } => None,
-        };
-        let config = &shared.config;
-        let stamps: Result<Vec<Stamp>, DiskError> = config.tree.publish(staged, &request.path, tree, &*config.clock);
-        let outcome = match stamps {
+        let outcome = match put_in_place(&shared, staged, &request.path, &request.content) {
             Ok(stamps) => FetchOutcome::Done { stamps, copied },
             Err(error) => FetchOutcome::Disk(error.render()),
         };
@@ -204,6 +208,21 @@ async fn publish(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket, st
     let _ = tokio::task::spawn_blocking(work).await;
 }
 
+/// Renames a complete thing into its place.
+pub(crate) fn put_in_place(
+    shared: &Shared,
+    staged: Staged,
+    path: &WsPath,
+    content: &Content,
+) -> Result<Vec<Stamp>, DiskError> {
+    let tree = match content {
+        Content::Directory(tree) => Some(&**tree),
+        Content::File { .. } | Content::Symlink { .. } => None,
+    };
+    let config = &shared.config;
+    config.tree.publish(staged, path, tree, &*config.clock)
+}
+
 /// So many copies of a blob.
 fn copies(digest: Digest, files: usize) -> Copied {
     let files = files as u64;
@@ -211,36 +230,32 @@ fn copies(digest: Digest, files: usize) -> Copied {
 }
 
 /// The thing, complete, and which of its files needed no transfer of their own.
-async fn stage(shared: &Arc<Shared>, request: &FetchRequest) -> Result<(Staged, Copied), Failure> {
-    match &request.content {
+pub(crate) async fn stage(shared: &Arc<Shared>, what: What<'_>) -> Result<(Staged, Copied), Failure> {
+    match what.content {
         Content::Symlink { target } => Ok((shared.config.tree.stage_symlink(target)?, Copied::default())),
         Content::File { digest, executable } => {
-            if let Some(staged) = copy(shared, &request.here, *digest, *executable).await {
+            if let Some(staged) = copy(shared, what.here, *digest, *executable).await {
                 return Ok((staged, copies(*digest, 1)));
             }
-            let brought = shared.blobs.bring(shared, &request.who, *digest).await;
+            let brought = shared.blobs.bring(shared, what.who, *digest).await;
             let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(*digest, e))?;
             let (owner, executable) = (Arc::clone(shared), *executable);
             let staged = blocking(move || Ok(blob.into_file(&owner.config.tree, executable)?)).await?;
             Ok((staged, copies(*digest, usize::from(is_shared))))
         }
-        Content::Directory(tree) => stage_tree(shared, request, tree).await,
+        Content::Directory(tree) => stage_tree(shared, what, tree).await,
     }
 }
 
 /// Files of a tree by digest.
 type Places = BTreeMap<Digest, Vec<(WsPath, bool)>>;
 
-async fn stage_tree(
-    shared: &Arc<Shared>,
-    request: &FetchRequest,
-    tree: &Arc<TreeMeta>,
-) -> Result<(Staged, Copied), Failure> {
+async fn stage_tree(shared: &Arc<Shared>, what: What<'_>, tree: &Arc<TreeMeta>) -> Result<(Staged, Copied), Failure> {
     let (owner, meta) = (Arc::clone(shared), Arc::clone(tree));
     let staged = blocking(move || Ok(owner.config.tree.stage_tree(&meta)?)).await?;
     let staged = Arc::new(staged);
     let files = places(tree).into_iter();
-    let mut work = stream::iter(files.map(|(digest, places)| fill(shared, request, &staged, digest, places)))
+    let mut work = stream::iter(files.map(|(digest, places)| fill(shared, what, &staged, digest, places)))
         .buffer_unordered(MOST_OF_TREE);
     let (mut copied, mut lost, mut first) = (Copied::default(), Vec::new(), None);
     while let Some(done) = work.next().await {
@@ -275,15 +290,15 @@ fn places(tree: &TreeMeta) -> Places {
 /// Brings one blob and puts it at all its places; gives those that needed no transfer.
 async fn fill(
     shared: &Arc<Shared>,
-    request: &FetchRequest,
+    what: What<'_>,
     staged: &Arc<StagedTree>,
     digest: Digest,
     places: Vec<(WsPath, bool)>,
 ) -> Result<Copied, Failure> {
-    if copy_all(shared, request, staged, digest, &places).await {
+    if copy_all(shared, what, staged, digest, &places).await {
         return Ok(copies(digest, places.len()));
     }
-    let brought = shared.blobs.bring(shared, &request.who, digest).await;
+    let brought = shared.blobs.bring(shared, what.who, digest).await;
     let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(digest, e))?;
     let (owner, staged) = (Arc::clone(shared), Arc::clone(staged));
     let copied = copies(digest, places.len() - usize::from(!is_shared));
@@ -298,14 +313,14 @@ async fn fill(
 /// Copies a blob that is in a file here to all its places in a tree; says whether it could.
 async fn copy_all(
     shared: &Arc<Shared>,
-    request: &FetchRequest,
+    what: What<'_>,
     staged: &Arc<StagedTree>,
     digest: Digest,
     places: &[(WsPath, bool)],
 ) -> bool {
     let mut files = Vec::new();
     for (path, executable) in places {
-        let Some(file) = copy(shared, &request.here, digest, *executable).await else { return false };
+        let Some(file) = copy(shared, what.here, digest, *executable).await else { return false };
         files.push((path.clone(), file));
     }
     let staged = Arc::clone(staged);
@@ -342,7 +357,9 @@ fn put(shared: &Shared, staged: &StagedTree, blob: Blob, places: &[(WsPath, bool
 }
 
 /// Does what waits for a disk where nobody else waits.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) if error.is_panic() => Err(Failure::Disk("bug: writing a file panicked".to_owned())),

@@ -33,6 +33,7 @@ mod presence;
 mod result;
 mod shared;
 mod side;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod tls;

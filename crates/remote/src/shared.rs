@@ -16,6 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::executor::Executor;
 use crate::fetch::Fetches;
 use crate::grpc::Grpc;
+use crate::staging::Stagings;
 use crate::{ConfigError, RemoteConfig, http};
 
 /// Look-ups under way at a time.
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) executor: Option<Executor>,
     pub(crate) fetches: Fetches,
     pub(crate) blobs: Blobs,
+    pub(crate) stagings: Stagings,
     pub(crate) lookups: Semaphore,
     pub(crate) uploads: Semaphore,
     may_upload: AtomicBool,
@@ -51,6 +53,7 @@ impl Shared {
             executor,
             fetches: Fetches::default(),
             blobs: Blobs::default(),
+            stagings: Stagings::default(),
             lookups: Semaphore::new(MOST_LOOKUPS),
             uploads: Semaphore::new(MOST_UPLOADS),
             may_upload: AtomicBool::new(true),

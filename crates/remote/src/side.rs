@@ -1,8 +1,8 @@
 //! The client as the port that the engine drives.
 
 use minibuild_core::{
-    CacheLookup, ExistenceCheck, FetchId, FetchRequest, RemoteRequest, RemoteSide, RunId, StopReason, UploadCounts,
-    UploadRequest, Urgency,
+    CacheLookup, ExistenceCheck, FetchId, FetchRequest, RemoteRequest, RemoteSide, RunId, StagingRequest, StopReason,
+    UploadCounts, UploadRequest, Urgency,
 };
 
 use crate::RemoteClient;
@@ -30,6 +30,22 @@ impl RemoteSide for RemoteClient {
 
     fn stop_fetches(&self) {
         Self::stop_fetches(self);
+    }
+
+    fn stage(&self, request: StagingRequest) {
+        Self::stage(self, request);
+    }
+
+    fn stop_staging(&self, run: RunId) {
+        Self::stop_staging(self, run);
+    }
+
+    fn publish(&self, run: RunId, staged: RunId) {
+        Self::publish(self, run, staged);
+    }
+
+    fn unstage(&self, staged: RunId) {
+        Self::unstage(self, staged);
     }
 
     fn check(&self, check: ExistenceCheck) {

@@ -102,6 +102,7 @@ impl FailureClass {
             }
             ExecutionStatus::Infrastructure(_) => Self::Infrastructure,
             ExecutionStatus::LostInputs(_) => Self::Inputs,
+            ExecutionStatus::Stuck(_) => Self::Survivor,
         })
     }
 

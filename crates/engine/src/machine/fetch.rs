@@ -116,7 +116,7 @@ impl Machine {
     }
 
     /// Blobs of a content that lie in other files here.
-    fn blobs_here(&mut self, content: &Content) -> Vec<Blob> {
+    pub(super) fn blobs_here(&mut self, content: &Content) -> Vec<Blob> {
         if self.digests_here.is_none() {
             let mut digests = FxHashMap::default();
             for (&id, (content, _)) in &self.world.outputs {

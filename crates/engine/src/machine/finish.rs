@@ -5,114 +5,110 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, CommandLine, Content, Digest, ExecutionReport,
-    ExecutionStatus, Fingerprint, FoundOutput, Level, Runner, TestStatus, WsPath,
+    ActionId, ArtifactId, Branch, CommandLine, Content, DownloadReason, ExecutionReport, ExecutionStatus, Fingerprint,
+    FoundOutput, Level, OutputMeta, PublishedOutput, Runner, TestStatus, WsPath,
 };
+use minibuild_dynamic::race::{FailureClass, Loser, Outcome, Winner};
 use minibuild_graph::parse_depfile;
 
 use super::fetch::fingerprint_of;
-use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping, key_path};
+use super::race::Report;
+use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping};
 use crate::state::{FileRecord, Origin, PrunedRecord, ResultRecord};
-use minibuild_core::{OutputMeta, StopReason, not_started_code};
 
 impl Machine {
-    /// A run is over. One that is no longer the current run of its action is dropped.
-    pub(super) fn take_report(&mut self, side: Branch, report: ExecutionReport) {
-        let action = report.run.action;
-        let is_current = self.running.get(&action).is_some_and(|running| running.side == side);
-        if report.run != self.run_id(action) || !is_current {
-            return;
-        }
+    /// A race is over, and with it this go at the action.
+    pub(super) fn finish_race(&mut self, action: ActionId, outcome: Outcome<Report>) {
         let Some(running) = self.running.remove(&action) else { return };
-        self.attempts[action.index()] += 1;
-        if side == Branch::Local {
-            self.running_here -= 1;
-            self.exclusive_running = false;
-        }
-        if !report.killed.is_empty() {
-            let label = self.model.label_of(action);
-            let text =
-                format!("processes of `{label}` outlived its command and were killed: {}", report.killed.join(", "));
-            self.message(Level::Warning, text);
-        }
-        match self.verdict(action, &running, &report) {
-            Verdict::Stopped => self.take_stopped(action, &running, &report),
-            Verdict::Failed(why) => self.take_failure(action, running, report, &why),
-            Verdict::Unreachable(why) => self.take_unreachable(action, running, report, &why),
-            Verdict::LostInputs(digests) => self.take_lost_inputs(action, running, report, &digests),
-            Verdict::Succeeded(read) => self.take_success(action, running, report, read),
-        }
-    }
-
-    fn verdict(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) -> Verdict {
-        let timeout = self.model.action(action).timeout.unwrap_or_default();
-        let is_remote = running.side == Branch::Remote;
-        Verdict::Failed(match &report.status {
-            ExecutionStatus::Exited(0) => match self.read_inputs(action, report) {
-                Ok(read) => return Verdict::Succeeded(read),
-                Err(why) => why,
-            },
-            ExecutionStatus::Stopped(_) if running.stop.is_some() => return Verdict::Stopped,
-            ExecutionStatus::Infrastructure(why) if is_remote => return Verdict::Unreachable(why.clone()),
-            ExecutionStatus::LostInputs(_) if self.stopping.is_some() => return Verdict::Stopped,
-            ExecutionStatus::LostInputs(digests) => return Verdict::LostInputs(digests.clone()),
-            ExecutionStatus::Stopped(_) => "it was stopped, though nobody asked for that".to_owned(),
-            ExecutionStatus::Exited(code) => format!("exit code {code}"),
-            ExecutionStatus::Signalled(signal) => format!("ended by signal {signal}{}", signal_name(*signal)),
-            ExecutionStatus::TimedOut => format!("killed after its timeout of {timeout:?}"),
-            ExecutionStatus::NotStarted(why) => format!("could not be started: {why}"),
-            ExecutionStatus::Infrastructure(why) => format!("could not be run: {why}"),
-            ExecutionStatus::BadOutputs(problems) => {
-                let lines = problems.iter().map(|p| format!("`{}` {}", p.path, p.what));
-                format!("its outputs are not as declared: {}", lines.collect::<Vec<_>>().join("; "))
+        let row = action.index();
+        self.attempts[row] = running.race.next_attempt().0.max(self.attempts[row] + 1);
+        self.runs[row] += 1;
+        let is_race = running.local.is_some() && running.remote.is_some();
+        self.outcome.races.run += u64::from(is_race);
+        match outcome {
+            Outcome::Won { winner, loser, .. } => {
+                let races = &mut self.outcome.races;
+                match winner.branch {
+                    Branch::Local => races.local_won += u64::from(is_race),
+                    Branch::Remote => races.remote_won += u64::from(is_race),
+                }
+                self.compare(action, &winner, &loser);
+                self.take_win(action, running, winner);
             }
-        })
+            Outcome::Failed { first, .. }
+                if running.is_refused && first.class < FailureClass::Command && self.runs[row] <= MAX_ATTEMPTS =>
+            {
+                self.take_refused(action);
+            }
+            Outcome::Failed { first, second, .. } => self.take_failures(action, running, first, second),
+            Outcome::Stopped { .. } => self.take_stopped(action),
+            Outcome::Bug(what) => {
+                self.outcome.internal = Some(format!("bug: {what}"));
+                self.fail_without_run(action, what);
+            }
+        }
     }
 
-    pub(super) fn take_stopped(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) {
-        self.set_status(action, Status::Queued);
-        self.emit_branch(action, running.side, BranchOutcome::Stopped, report.cost.wall);
-    }
-
-    fn take_success(&mut self, action: ActionId, running: Running, report: ExecutionReport, read: Option<Vec<WsPath>>) {
-        let runner = match running.side {
+    fn take_win(&mut self, action: ActionId, mut running: Running, winner: Winner<Report>) {
+        let read = running.run_mut(winner.branch).and_then(|run| run.read.take());
+        let report = *winner.report;
+        let runner = match winner.branch {
             Branch::Local => Runner::Local,
             Branch::Remote if report.from_cache => Runner::RemoteCache,
             Branch::Remote => Runner::Remote,
         };
-        self.emit_branch(action, running.side, BranchOutcome::Won, report.cost.wall);
-        if runner == Runner::Local {
-            self.upload_result(action, &running, &report);
+        match winner.branch {
+            Branch::Local => self.upload_result(action, &running, &report),
+            Branch::Remote => self.take_published_outputs(action, &running.published, &report),
         }
         self.succeed(action, running.made, report, read, runner);
     }
 
-    /// The remote side could not do it, through no fault of the action's.
-    fn take_unreachable(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
-        if !report.changed_inputs.is_empty() {
-            return self.take_changed_inputs(action, running, report);
+    /// What was staged lies in its places.
+    fn take_published_outputs(&mut self, action: ActionId, published: &[PublishedOutput], report: &ExecutionReport) {
+        let model = Arc::clone(&self.model);
+        for output in published {
+            let is_it = |id: &&ArtifactId| model.artifact(**id).path == output.path;
+            let found = report.outputs.iter().find(|found| found.meta.path == output.path);
+            let (Some(&id), Some(found)) = (model.action(action).outputs.iter().find(is_it), found) else { continue };
+            let why = self.bytes.wanted(id).unwrap_or(DownloadReason::Toplevel);
+            let content = found.meta.content.clone();
+            self.put_here(id, content.clone(), fingerprint_of(&content, &output.stamps));
+            self.count_files(&output.path, &content, why, output.copied);
+            let record = FileRecord { content, stamps: output.stamps.clone(), origin: Origin::Brought(why) };
+            self.state.record_file(&output.path, record);
         }
-        if self.may_fall_back(action) {
-            if self.stopping.is_some() {
-                // It would have run here.
-                return self.take_stopped(action, &running, &report);
-            }
-            self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
-            return self.fall_back(action, why);
-        }
-        self.outcome.remote_failed = true;
-        self.take_failure(action, running, report, &format!("it could not be run remotely: {why}"));
     }
 
-    fn take_lost_inputs(&mut self, action: ActionId, running: Running, report: ExecutionReport, lost: &[Digest]) {
-        if self.attempts[action.index()] > MAX_ATTEMPTS || !self.heal_inputs(action, lost) {
-            let names: Vec<String> = lost.iter().map(Digest::to_string).collect();
-            self.outcome.lost = true;
-            let why = format!("neither the server nor this machine has {}, which it reads", names.join(", "));
-            return self.take_failure(action, running, report, &why);
+    pub(super) fn take_stopped(&mut self, action: ActionId) {
+        self.set_status(action, Status::Queued);
+    }
+
+    /// Where both branches came to their ends, whether they made the same.
+    fn compare(&mut self, action: ActionId, winner: &Winner<Report>, loser: &Loser<Report>) {
+        if !self.goals.dynamic.compares {
+            return;
         }
-        self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
-        self.queue(action);
+        let Loser::Succeeded(other) = loser else { return };
+        let label = self.model.label_of(action);
+        let (here, there) = match winner.branch {
+            Branch::Local => (&winner.report, other),
+            Branch::Remote => (other, &winner.report),
+        };
+        let mut differences = Vec::new();
+        for output in &here.outputs {
+            let same = |o: &&FoundOutput| o.meta.path == output.meta.path;
+            let found = there.outputs.iter().find(same).map(|o| &o.meta.content);
+            if found != Some(&output.meta.content) {
+                let there = found.map_or("nothing".to_owned(), |content| content.digest_and_size().0.to_string());
+                let here = output.meta.content.digest_and_size().0;
+                differences.push(format!("`{}` is {here} here and {there} remotely", output.meta.path));
+            }
+        }
+        if !differences.is_empty() {
+            let text = format!("`{label}` makes something else here than remotely: {}", differences.join("; "));
+            self.message(Level::Warning, text);
+        }
     }
 
     /// The result is known: takes it over, remembers it, tells everybody.
@@ -281,34 +277,6 @@ impl Machine {
             || self.model.action(action).outputs.iter().any(|&id| below(self.model.artifact(id).path.as_str()))
     }
 
-    pub(super) fn take_failure(&mut self, action: ActionId, running: Running, report: ExecutionReport, why: &str) {
-        self.chain_failure(action, report.cost.wall);
-        self.emit_branch(action, running.side, BranchOutcome::Failed, report.cost.wall);
-        let code = exit_code(&report.status);
-        let runner = if running.side == Branch::Local { Runner::Local } else { Runner::Remote };
-        self.emit_completed(action, false, runner, code, report.cost.wall, running.made.reason.clone());
-        let status = if report.status == ExecutionStatus::TimedOut { TestStatus::Timeout } else { TestStatus::Failed };
-        self.finish_test(action, status, &report);
-        let is_remote = running.side == Branch::Remote;
-        let left = report.outputs.iter().filter(|_| is_remote).map(|output| output.meta.clone());
-        let left: Vec<OutputMeta> = left.collect();
-        self.show(action, Some(why.to_owned()), running.made.command, report);
-        if self.is_test(action) {
-            // Its last verdict counts, not an earlier pass of the same key.
-            self.state.forget_result(&key_path(&self.model, action), &running.key.action);
-            self.outcome.tests_failed = true;
-        } else {
-            self.fail_build();
-        }
-        self.fail(action);
-        self.fetch_remains(action, &left);
-    }
-
-    fn chain_failure(&mut self, action: ActionId, wall: Duration) {
-        let row = self.node(action);
-        self.chain[row] += wall;
-    }
-
     /// An action that cannot even be started.
     pub(super) fn fail_without_run(&mut self, action: ActionId, why: &str) {
         self.emit_completed(action, false, Runner::Local, 1, Duration::ZERO, why.to_owned());
@@ -330,11 +298,11 @@ impl Machine {
     pub(super) fn fail_build(&mut self) {
         self.outcome.failed = true;
         if !self.goals.keep_going {
-            self.stop_all(Stopping::FailFast, StopReason::Interrupt);
+            self.stop_all(Stopping::FailFast);
         }
     }
 
-    fn fail(&mut self, action: ActionId) {
+    pub(super) fn fail(&mut self, action: ActionId) {
         self.set_status(action, Status::Failed);
         self.forced.remove(&action);
         let model = Arc::clone(&self.model);
@@ -388,7 +356,7 @@ impl Machine {
         }
     }
 
-    fn finish_test(&mut self, action: ActionId, status: TestStatus, report: &ExecutionReport) {
+    pub(super) fn finish_test(&mut self, action: ActionId, status: TestStatus, report: &ExecutionReport) {
         if !self.is_test(action) {
             return;
         }
@@ -398,7 +366,13 @@ impl Machine {
         self.emit_test(action, status, 1, report.cost.wall);
     }
 
-    fn show(&mut self, action: ActionId, failure: Option<String>, command: CommandLine, report: ExecutionReport) {
+    pub(super) fn show(
+        &mut self,
+        action: ActionId,
+        failure: Option<String>,
+        command: CommandLine,
+        report: ExecutionReport,
+    ) {
         let test = self.is_test(action).then_some(match &failure {
             None => TestStatus::Passed,
             Some(_) if report.status == ExecutionStatus::TimedOut => TestStatus::Timeout,
@@ -415,53 +389,10 @@ impl Machine {
         };
         self.steps.push(Step::Show(Box::new(shown)));
     }
-
-    pub(super) fn emit_branch(&mut self, action: ActionId, branch: Branch, outcome: BranchOutcome, wall: Duration) {
-        let action = self.model.action_key_path(action);
-        self.steps.push(Step::Emit(BuildEvent::BranchFinished { action, branch, outcome, ms: millis(wall) }));
-    }
-}
-
-enum Verdict {
-    /// With the discoverable inputs that were read, where a depfile says so.
-    Succeeded(Option<Vec<WsPath>>),
-    Failed(String),
-    /// The remote side failed, not the action.
-    Unreachable(String),
-    /// Inputs of a remote run are nowhere to be had.
-    LostInputs(Vec<Digest>),
-    Stopped,
 }
 
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// As a shell would report it.
-fn exit_code(status: &ExecutionStatus) -> i32 {
-    match status {
-        ExecutionStatus::Exited(code) => *code,
-        ExecutionStatus::Signalled(signal) => 128 + signal,
-        ExecutionStatus::TimedOut => 128 + 15,
-        ExecutionStatus::NotStarted(why) => not_started_code(why),
-        ExecutionStatus::Stopped(_)
-        | ExecutionStatus::BadOutputs(_)
-        | ExecutionStatus::Infrastructure(_)
-        | ExecutionStatus::LostInputs(_) => 1,
-    }
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        4 => " (SIGILL)",
-        6 => " (SIGABRT)",
-        7 => " (SIGBUS)",
-        8 => " (SIGFPE)",
-        9 => " (SIGKILL)",
-        11 => " (SIGSEGV)",
-        15 => " (SIGTERM)",
-        _ => "",
-    }
 }
 
 /// The path relative to the workspace `root`, normalised; `None` for one outside of it.

@@ -31,8 +31,29 @@ pub struct Goals {
     pub all_events: bool,
     /// Where actions are meant to run.
     pub strategies: Strategies,
+    /// How an action is raced that may run on both sides.
+    pub dynamic: Dynamic,
     /// The remote side, if there is one.
     pub remote: Option<RemoteGoals>,
+}
+
+/// How an action is raced that may run on both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dynamic {
+    /// When its second branch starts.
+    pub policy: RacePolicy,
+    /// Both branches run to their ends, and their results are compared.
+    pub compares: bool,
+}
+
+/// When the second branch of an action starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RacePolicy {
+    /// As soon as there is a place for it.
+    Race,
+    /// When there is nothing else for that place.
+    #[default]
+    Adaptive,
 }
 
 /// One requested target.

@@ -7,11 +7,14 @@
 mod checks;
 mod ended;
 mod evaluate;
+mod failures;
 mod fetch;
 mod finish;
 mod goals;
 mod parts;
 mod preview;
+mod progress;
+mod race;
 mod rehash;
 mod remote;
 mod resources;
@@ -29,9 +32,10 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, FetchId,
-    Input, Level, Model, RemoteStage, Resources, RunId, Runner, StopReason, TreeMeta, WsPath,
+    Input, Level, Model, PublishedOutput, RemoteStage, Resources, RunId, Runner, StopReason, TreeMeta, WsPath,
 };
 use minibuild_download::Planner;
+use minibuild_dynamic::race::{Attempt, Need, Race};
 use minibuild_graph::{
     ActionGraph, ActionKey, CycleError, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path,
 };
@@ -41,7 +45,7 @@ use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
 pub use ended::Ended;
-pub use goals::{Goal, Goals, Lease, RemoteGoals, Strategies, Strategy, Uploads};
+pub use goals::{Dynamic, Goal, Goals, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
 pub use preview::{Foreseen, Maybe, OutputPlace, Place, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
 pub use why::Why;
@@ -83,12 +87,47 @@ enum Status {
 /// What is remembered of an action while it runs.
 #[derive(Debug)]
 struct Running {
-    side: Branch,
-    stage: Option<RemoteStage>,
-    started: Duration,
+    race: Race<race::Report>,
     key: ActionKey,
     made: Made,
-    stop: Option<StopReason>,
+    started: Duration,
+    /// The last run of each branch.
+    local: Option<Run>,
+    remote: Option<Run>,
+    /// What the remote side does now.
+    stage: Option<RemoteStage>,
+    /// Nothing is under way, and it goes on with this.
+    needs: Option<Need>,
+    /// The request of the branch that is about to start.
+    prepared: Option<Step>,
+    /// What is being brought near its place, or was.
+    staging: Option<Attempt>,
+    /// What was put in its place.
+    published: Vec<PublishedOutput>,
+    /// A branch could not start, since its inputs are not there or others by now.
+    is_refused: bool,
+    /// Inputs of it are not here.
+    lacks_inputs_here: bool,
+}
+
+/// One run of one branch.
+#[derive(Debug)]
+struct Run {
+    attempt: u32,
+    started: Duration,
+    is_over: bool,
+    /// What a remote one was told to stop for.
+    told: Option<StopReason>,
+    /// The discoverable inputs it read, where a depfile says so.
+    read: Option<Vec<WsPath>>,
+    /// What is wrong with it though it ended well.
+    problem: Option<String>,
+}
+
+impl Run {
+    fn new(attempt: u32, started: Duration) -> Self {
+        Self { attempt, started, is_over: false, told: None, read: None, problem: None }
+    }
 }
 
 /// What a result is the result of.
@@ -147,7 +186,10 @@ pub struct Machine {
     remaining: Vec<Duration>,
     /// End of the longest chain of runs up to and with each node.
     chain: Vec<Duration>,
+    /// The number of each action's next piece of work.
     attempts: Vec<u32>,
+    /// How often each action ran.
+    runs: Vec<u32>,
     /// Nodes whose consumers were told that they are done.
     released: Vec<bool>,
     /// Why an action is run although its key is known.
@@ -187,8 +229,8 @@ pub struct Machine {
     behind: Vec<Vec<ArtifactId>>,
     /// Fetches under way for each goal.
     goal_fetches: Vec<u32>,
-    /// Uploads under way, with the keys under which results are stored.
-    uploading: FxHashMap<RunId, Digest>,
+    /// Uploads under way, with the keys under which results are stored, and how often the action had run by then.
+    uploading: FxHashMap<RunId, (Digest, u32)>,
     /// Counts changes of contents, so that an answer knows whether what was asked still stands.
     generation: u64,
     store: Option<StoreId>,
@@ -214,6 +256,7 @@ pub struct Machine {
     /// Actions to be looked at again.
     reopened: Vec<ActionId>,
     running_here: usize,
+    running_there: usize,
     /// Whether any wanted action takes more than a place.
     takes_resources: bool,
     running: FxHashMap<ActionId, Running>,
@@ -335,6 +378,7 @@ impl Machine {
             remaining,
             chain: vec![Duration::ZERO; rows],
             attempts: vec![0; model.actions.len()],
+            runs: vec![0; model.actions.len()],
             released: vec![false; rows],
             forced: FxHashMap::default(),
             bytes: Planner::new(model.artifacts.len()),
@@ -369,6 +413,7 @@ impl Machine {
             enqueued: 0,
             reopened: Vec::new(),
             running_here: 0,
+            running_there: 0,
             takes_resources: false,
             running: FxHashMap::default(),
             exclusive_running: false,
@@ -416,6 +461,7 @@ impl Machine {
             Event::Executor(ExecutorEvent::Finished(report)) => self.take_report(Branch::Local, *report),
             Event::Remote(event) => self.take_remote(event),
             Event::Rehashed { path, found } => self.take_rehashed(&path, found),
+            Event::SetAside { run, problem } => self.take_set_aside(run, problem),
             Event::Wake => {}
         }
         self.start_ready();
@@ -437,24 +483,6 @@ impl Machine {
         &mut self.state
     }
 
-    /// Where the build stands, for a progress display.
-    pub fn progress(&self) -> Progress {
-        let counts = &self.outcome.counts;
-        let done =
-            counts.up_to_date + counts.local + counts.remote + counts.disk_cache + counts.remote_cache + counts.failed;
-        Progress {
-            total: counts.total,
-            done,
-            running: self.running.len() as u64,
-            queued: self.queued,
-            fetching: self.bytes.under_way() as u64,
-            files: self.fetched_files,
-            bytes: self.fetched_bytes,
-            received: 0,
-            uploading: self.uploading.len() as u64,
-        }
-    }
-
     /// From now on keeps what actions wait for.
     pub fn watch_waits(&mut self) {
         self.waits = Some(Vec::new());
@@ -468,20 +496,6 @@ impl Machine {
     /// The label of an action's target.
     pub fn label(&self, action: ActionId) -> String {
         self.model.label_of(action).to_string()
-    }
-
-    /// What runs now, oldest first.
-    pub fn running(&self) -> Vec<RunningAction> {
-        let describe = |(&action, running): (&ActionId, &Running)| RunningAction {
-            label: self.model.label_of(action).to_string(),
-            mnemonic: self.model.action(action).mnemonic.to_string(),
-            since: running.started,
-            side: running.side,
-            stage: running.stage,
-        };
-        let mut list: Vec<_> = self.running.iter().map(describe).collect();
-        list.sort_by(|a, b| (a.since, &a.label).cmp(&(b.since, &b.label)));
-        list
     }
 
     /// The command of an action that runs.
@@ -500,31 +514,17 @@ impl Machine {
     }
 
     fn interrupt(&mut self) {
-        let (next, reason) = match self.stopping {
-            None | Some(Stopping::FailFast) => (Stopping::Interrupted, StopReason::Interrupt),
-            Some(_) => (Stopping::Killed, StopReason::Kill),
+        let next = match self.stopping {
+            None | Some(Stopping::FailFast) => Stopping::Interrupted,
+            Some(_) => Stopping::Killed,
         };
         self.outcome.interrupted = true;
-        self.stop_all(next, reason);
+        self.stop_all(next);
     }
 
-    fn stop_all(&mut self, stopping: Stopping, reason: StopReason) {
+    fn stop_all(&mut self, stopping: Stopping) {
         self.stopping = self.stopping.max(Some(stopping));
-        let mut runs: Vec<ActionId> = self.running.keys().copied().collect();
-        runs.sort_unstable();
-        for action in runs {
-            let attempt = self.attempts[action.index()];
-            if let Some(running) = self.running.get_mut(&action)
-                && running.stop < Some(reason)
-            {
-                running.stop = Some(reason);
-                let run = RunId { action, attempt };
-                self.steps.push(match running.side {
-                    Branch::Local => Step::Stop(run, reason),
-                    Branch::Remote => Step::StopRemote(run, reason),
-                });
-            }
-        }
+        self.halt_races(stopping);
         self.bytes.stop();
         if self.bytes.under_way() > 0 {
             self.steps.push(Step::StopFetches);

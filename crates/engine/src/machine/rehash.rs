@@ -1,9 +1,7 @@
 //! Sources that changed between the look at them and their upload: read again, after which whoever reads them has another
 //! key. A local run cannot come here: what changes while it runs is in its report.
 
-use minibuild_core::{
-    ActionId, ArtifactId, Branch, BranchOutcome, Content, ExecutionReport, Fingerprint, Level, WsPath,
-};
+use minibuild_core::{ActionId, ArtifactId, Branch, Content, ExecutionReport, Fingerprint, Level, WsPath};
 
 use super::fetch::fingerprint_of;
 use super::{Machine, Running, Status, Step};
@@ -14,15 +12,14 @@ impl Machine {
     /// again; an output that something else changed is not.
     pub(super) fn take_changed_inputs(&mut self, action: ActionId, running: Running, report: ExecutionReport) {
         if self.stopping.is_some() {
-            return self.take_stopped(action, &running, &report);
+            return self.take_stopped(action);
         }
         let names: Vec<String> = report.changed_inputs.iter().map(|path| format!("`{path}`")).collect();
         let text = format!("{} changed before it could be sent to the remote side", names.join(", "));
         let are_sources = report.changed_inputs.iter().all(|path| !path.is_at_or_below(minibuild_core::OUT_ROOT));
         if !are_sources || !self.rekeyed.insert(action) {
-            return self.take_failure(action, running, report, &text);
+            return self.take_failure(action, Branch::Remote, running, report, &text);
         }
-        self.emit_branch(action, Branch::Remote, BranchOutcome::Failed, report.cost.wall);
         self.message(Level::Warning, text);
         self.set_status(action, Status::Rehashing);
         for path in report.changed_inputs {

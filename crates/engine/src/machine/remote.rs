@@ -7,7 +7,7 @@ use std::sync::Arc;
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Blob, BlobSource, Branch, CacheAnswer, CacheLookup, Content, Digest,
     DigestFunction, ExecutionReport, Fingerprint, Level, RemoteEvent, RemoteRequest, Requester, RunId, Runner,
-    StopReason, TreeMeta, TreeNode, UploadRequest, WsPath,
+    TreeMeta, TreeNode, UploadRequest, WsPath,
 };
 use minibuild_graph::{ActionKey, Facts};
 use minibuild_reapi::{InputRootError, tree_directories};
@@ -116,19 +116,20 @@ impl Machine {
         match event {
             RemoteEvent::LookedUp { run, answer } => self.take_answer(run, answer),
             RemoteEvent::Stage { run, stage } => {
-                if self.attempts[run.action.index()] == run.attempt
-                    && let Some(running) = self.running.get_mut(&run.action)
-                {
+                let running = self.running.get_mut(&run.action);
+                if let Some(running) = running.filter(|running| running.is_run(Branch::Remote, run)) {
                     running.stage = Some(stage);
                 }
             }
             RemoteEvent::Finished(report) => self.take_report(Branch::Remote, *report),
             RemoteEvent::Fetched { id, outcome } => self.take_fetched(id, outcome),
+            RemoteEvent::Staged { run, outcome } => self.take_staged(run, outcome),
+            RemoteEvent::Published { run, outcome } => self.take_published(run, outcome),
             RemoteEvent::Checked { id, missing } => self.take_checked(id, missing),
             RemoteEvent::Uploaded { run, error } => self.take_uploaded(run, error),
             RemoteEvent::OtherFunction(function) => {
                 self.outcome.other_function = Some(function);
-                self.stop_all(Stopping::FailFast, StopReason::Interrupt);
+                self.stop_all(Stopping::FailFast);
             }
             RemoteEvent::Message { level, text } => self.message(level, text),
         }
@@ -195,10 +196,11 @@ impl Machine {
     /// What a remote executor needs, with the key.
     pub(super) fn remote_request(
         &self,
-        action: ActionId,
+        run: RunId,
         facts: &Facts<'_>,
         inputs: &FlatInputs,
     ) -> Result<(ActionKey, RemoteRequest), InputRootError> {
+        let action = run.action;
         let row = self.model.action(action);
         let mut blobs = Blobs::default();
         let key = facts.key_with(&mut |digest, bytes| blobs.add_bytes(digest, bytes))?;
@@ -223,7 +225,7 @@ impl Machine {
             }
         }
         let request = RemoteRequest {
-            run: self.run_id(action),
+            run,
             who: self.requester(action, key.action),
             blobs: blobs.list,
             outputs: declared_outputs(&self.model, action),
@@ -272,18 +274,18 @@ impl Machine {
             stderr: Arc::from(&report.stderr[..]),
             wall: report.cost.wall,
         };
-        self.uploading.insert(report.run, running.key.action);
+        self.uploading.insert(report.run, (running.key.action, self.runs[action.index()]));
         self.steps.push(Step::Upload(Box::new(upload)));
     }
 
     fn take_uploaded(&mut self, run: RunId, error: Option<String>) {
-        let Some(key) = self.uploading.remove(&run) else { return };
+        let Some((key, runs)) = self.uploading.remove(&run) else { return };
         if error.is_some() {
             self.outcome.cache_errors += 1;
             return;
         }
         // Another run since may have made something else under the same key.
-        if run.attempt + 1 == self.attempts[run.action.index()] {
+        if runs == self.runs[run.action.index()] {
             self.believe_remote(run.action, &key);
         }
     }
@@ -351,12 +353,17 @@ impl Machine {
 
     /// The action runs here from now on, since the remote side failed it. Of many with the same reason one is named.
     pub(super) fn fall_back(&mut self, action: ActionId, why: &str) {
+        self.tell_fallback(action, why);
+        self.queue(action);
+    }
+
+    /// As above, for one that may run here as it is.
+    pub(super) fn tell_fallback(&mut self, action: ActionId, why: &str) {
         if self.fallbacks_told.insert(why.to_owned()) {
             let label = self.model.label_of(action);
             self.message(Level::Warning, format!("`{label}` could not be run remotely and runs here: {why}"));
         }
         self.local_only.insert(action);
-        self.queue(action);
     }
 }
 

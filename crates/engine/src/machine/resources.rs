@@ -48,7 +48,7 @@ impl Machine {
     pub(super) fn usage_here(&self) -> Usage {
         let mut usage = Usage::default();
         if self.takes_resources {
-            let here = self.running.iter().filter(|(_, running)| running.side == Branch::Local);
+            let here = self.running.iter().filter(|(_, running)| running.runs_on(Branch::Local));
             here.for_each(|(&action, _)| self.take_resources(action, &mut usage));
         }
         usage

@@ -4,14 +4,25 @@ use std::sync::Arc;
 
 use minibuild_core::{
     ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionRequest, Fingerprint,
-    Model, WsPath,
+    Model, RunId, WsPath,
 };
-use minibuild_graph::Priority;
+use minibuild_dynamic::race::{Attempt, Event as Heard, Plan, Work};
+use minibuild_graph::{ActionKey, Priority};
 
 use super::evaluate::FlatInputs;
+use super::race::{sides_of, work_of};
 use super::remote::Sides;
-use super::resources::Fit;
-use super::{MAX_ATTEMPTS, Machine, Made, Name, REMOTE_ATTEMPTS, Running, Status, Step, Strategy, key_path};
+use super::resources::{Fit, Usage};
+use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, RacePolicy, Running, Status, Step, Strategy, key_path};
+
+/// How a branch of an action that waits for a place may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// The other can do without it.
+    MayGo,
+    /// Nothing goes on without it.
+    HasTo,
+}
 
 impl Machine {
     /// The action has to run.
@@ -80,15 +91,10 @@ impl Machine {
     fn start_here(&mut self) {
         let mut held_back = Vec::new();
         let mut usage = self.usage_here();
-        while self.stopping.is_none() && self.running_here < self.goals.jobs && !self.exclusive_running {
+        while self.has_place_here() {
             let Some((action, priority)) = self.ready.pop() else { break };
-            let Some(sides) = self.startable(action).filter(|sides| sides.here) else { continue };
-            let exclusive = self.model.action(action).tags.exclusive;
-            if self.is_in_use(action) || exclusive && self.running_here > 0 {
-                held_back.push((action, priority));
-                continue;
-            }
-            match self.fit(action, &usage) {
+            let Some(entry) = self.entry(action, Branch::Local) else { continue };
+            match self.fit_here(action, &usage) {
                 Fit::Starts => {}
                 wait => {
                     held_back.push((action, priority));
@@ -101,45 +107,122 @@ impl Machine {
             let inputs = self.flat_inputs(action);
             let missing = self.missing_inputs(&inputs, Branch::Local);
             // Where its inputs are already it can start at once.
-            if sides.there && !missing.is_empty() {
+            if entry == Entry::MayGo && !missing.is_empty() {
                 continue;
             }
-            self.start(action, Branch::Local, &inputs, missing);
-            let runs = self.running.contains_key(&action);
-            self.exclusive_running = exclusive && runs;
-            if runs {
+            self.enter(action, Branch::Local, &inputs, &missing);
+            if self.running.get(&action).is_some_and(|running| running.runs_on(Branch::Local)) {
                 self.take_resources(action, &mut usage);
             }
         }
+        let has_others = !held_back.is_empty();
         for (action, priority) in held_back {
             self.ready.push(action, priority);
         }
+        if !has_others {
+            self.race_the_tail(&mut usage);
+        }
+    }
+
+    fn has_place_here(&self) -> bool {
+        self.stopping.is_none() && self.running_here < self.goals.jobs && !self.exclusive_running
+    }
+
+    /// Whether the action may start here beside what runs.
+    fn fit_here(&self, action: ActionId, usage: &Usage) -> Fit {
+        let exclusive = self.model.action(action).tags.exclusive;
+        if self.is_in_use(action) || exclusive && self.running_here > 0 {
+            return Fit::Waits;
+        }
+        self.fit(action, usage)
+    }
+
+    /// Places for which nothing is queued race what runs remotely.
+    fn race_the_tail(&mut self, usage: &mut Usage) {
+        if self.races_all() {
+            return;
+        }
+        while self.has_place_here() && self.ready.is_empty() {
+            let Some(action) = self.next_to_race(usage) else { break };
+            let inputs = self.flat_inputs(action);
+            if !self.missing_inputs(&inputs, Branch::Local).is_empty() {
+                if let Some(running) = self.running.get_mut(&action) {
+                    running.lacks_inputs_here = true;
+                }
+                continue;
+            }
+            self.enter(action, Branch::Local, &inputs, &[]);
+            match self.running.get_mut(&action) {
+                Some(running) if running.runs_on(Branch::Local) => self.take_resources(action, usage),
+                // Whatever was wrong, it is not tried again.
+                Some(running) => running.lacks_inputs_here = true,
+                None => {}
+            }
+        }
+    }
+
+    /// The action under way remotely for which a run here is worth most: the one with most to do behind it.
+    fn next_to_race(&self, usage: &Usage) -> Option<ActionId> {
+        let is_candidate = |(action, running): &(&ActionId, &Running)| {
+            !running.lacks_inputs_here
+                && running.race.is_under_way(Branch::Remote)
+                && running.race.may_start(Work::Local)
+                && self.fit_here(**action, usage) == Fit::Starts
+        };
+        let candidates = self.running.iter().filter(is_candidate);
+        candidates.map(|(&action, _)| action).max_by_key(|&action| {
+            let longest = self.remaining[self.node(action)];
+            (longest, std::cmp::Reverse(action))
+        })
     }
 
     fn start_there(&mut self) {
         let jobs = self.goals.remote.as_ref().map_or(0, |remote| remote.jobs);
         let mut held_back = Vec::new();
-        while self.stopping.is_none() && self.running.len() - self.running_here < jobs {
+        while self.stopping.is_none() && self.running_there < jobs {
             let Some((action, priority)) = self.ready_remote.pop() else { break };
-            if self.startable(action).is_none_or(|sides| !sides.there) {
-                continue;
-            }
+            let Some(entry) = self.entry(action, Branch::Remote) else { continue };
             if self.is_in_use(action) {
                 held_back.push((action, priority));
                 continue;
             }
             let inputs = self.flat_inputs(action);
             let missing = self.missing_inputs(&inputs, Branch::Remote);
-            self.start(action, Branch::Remote, &inputs, missing);
+            if entry == Entry::MayGo && self.running.contains_key(&action) && !missing.is_empty() {
+                continue;
+            }
+            self.enter(action, Branch::Remote, &inputs, &missing);
         }
         for (action, priority) in held_back {
             self.ready_remote.push(action, priority);
         }
     }
 
-    /// Where the action may start, if it still waits for a place.
-    fn startable(&self, action: ActionId) -> Option<Sides> {
-        self.sides(action).ok().filter(|_| self.status_of(action) == Status::Queued)
+    /// Whether both branches of an action start as soon as there are places for them.
+    fn races_all(&self) -> bool {
+        self.goals.dynamic.policy == RacePolicy::Race || self.goals.dynamic.compares
+    }
+
+    /// Whether this branch of the action may start, if that is still of use.
+    fn entry(&self, action: ActionId, branch: Branch) -> Option<Entry> {
+        match self.status_of(action) {
+            Status::Queued => {
+                let sides = self.sides(action).ok()?;
+                let (this, other) = match branch {
+                    Branch::Local => (sides.here, sides.there),
+                    Branch::Remote => (sides.there, sides.here),
+                };
+                this.then_some(if other { Entry::MayGo } else { Entry::HasTo })
+            }
+            Status::Running => {
+                let running = self.running.get(&action).filter(|r| r.race.may_start(work_of(branch)))?;
+                match running.needs(branch) {
+                    true => Some(Entry::HasTo),
+                    false => self.races_all().then_some(Entry::MayGo),
+                }
+            }
+            _ => None,
+        }
     }
 
     /// Whether its outputs may be neither replaced nor removed now: a consumer runs, or one is being brought here.
@@ -154,53 +237,84 @@ impl Machine {
             && self.graph.consumers(action).iter().any(|consumer| self.running.contains_key(consumer))
     }
 
-    fn start(&mut self, action: ActionId, side: Branch, inputs: &FlatInputs, missing: Vec<ArtifactId>) {
-        if !missing.is_empty() {
-            return self.await_inputs(action, &missing);
+    /// Starts a branch, or has the action wait for its inputs.
+    fn enter(&mut self, action: ActionId, branch: Branch, inputs: &FlatInputs, missing: &[ArtifactId]) {
+        match (missing.is_empty(), self.running.contains_key(&action)) {
+            (false, false) => self.await_inputs(action, missing),
+            (false, true) => {
+                if branch == Branch::Local {
+                    // The other side was tried; what is missing here is brought next.
+                    self.local_only.insert(action);
+                }
+                self.refuse(action, branch);
+            }
+            (true, _) => self.start(action, branch, inputs),
         }
-        let command = self.command_of(action);
+    }
+
+    fn start(&mut self, action: ActionId, branch: Branch, inputs: &FlatInputs) {
+        let running = self.running.get(&action);
+        let command = running.map_or_else(|| self.command_of(action), |running| running.made.command.clone());
+        let attempt = running.map_or(self.attempts[action.index()], |running| running.race.next_attempt().0);
+        let run = RunId { action, attempt };
         let prepared = self.facts(action, &command, inputs).and_then(|facts| {
-            let (key, step) = match side {
+            let (key, step) = match branch {
                 Branch::Local => (facts.key(), None),
-                Branch::Remote => match self.remote_request(action, &facts, inputs) {
+                Branch::Remote => match self.remote_request(run, &facts, inputs) {
                     Ok((key, request)) => (Ok(key), Some(Step::StartRemote(Box::new(request)))),
                     Err(problem) => (Err(problem), None),
                 },
             };
-            Ok((key.map_err(|problem| problem.to_string())?, facts.manifest(), step))
+            let manifest = if running.is_some() { String::new() } else { facts.manifest() };
+            Ok((key.map_err(|problem| problem.to_string())?, manifest, step))
         });
-        let (key, mut manifest, step) = match prepared {
-            Ok(prepared) => prepared,
-            Err(problem) => return self.fail_without_run(action, &problem),
+        let (key, manifest, step) = match (prepared, running) {
+            (Ok(prepared), _) => prepared,
+            (Err(_), Some(_)) => return self.refuse(action, branch),
+            (Err(problem), None) => return self.fail_without_run(action, &problem),
         };
-        let step = step.unwrap_or_else(|| Step::Start(Box::new(self.request(action, inputs, &command))));
+        let step = step.unwrap_or_else(|| Step::Start(Box::new(self.request(run, inputs, &command))));
+        match running {
+            Some(running) if running.key.action != key.action => return self.refuse(action, branch),
+            Some(_) => {}
+            None => self.begin_race(action, run, key, manifest, command),
+        }
+        if let Some(running) = self.running.get_mut(&action) {
+            running.prepared = Some(step);
+        }
+        self.tell_race(action, Heard::Start(work_of(branch)));
+    }
+
+    fn begin_race(
+        &mut self,
+        action: ActionId,
+        run: RunId,
+        key: ActionKey,
+        mut manifest: String,
+        command: minibuild_core::CommandLine,
+    ) {
+        let Ok(sides) = self.sides(action) else { return };
         let why = self.why_run(action, &manifest);
         let reason = why.in_short();
         minibuild_graph::note_why(&mut manifest, &why.in_full());
         self.set_status(action, Status::Running);
-        if side == Branch::Local {
-            self.running_here += 1;
-            self.forget_outputs(action);
-            let model = Arc::clone(&self.model);
-            let outputs = model.action(action).outputs.iter().map(|&id| model.artifact(id).path.clone());
-            self.state.record_begun(Name::of(&model, action).as_ref(), outputs);
-        }
         self.emit_action_started(action);
-        self.emit_branch_started(action, side);
         let made = Made { key: key.action, manifest, reason, command };
-        self.running.insert(action, Running { side, stage: None, started: self.now, key, made, stop: None });
-        self.steps.push(step);
+        let plan = Plan {
+            sides: sides_of(sides),
+            first: Attempt(run.attempt),
+            // What an earlier run left is removed before a run here, and before a fetch.
+            is_clean: true,
+            compares: self.goals.dynamic.compares && sides.here && sides.there,
+        };
+        self.running.insert(action, Running::new(plan, key, made, self.now));
     }
 
-    fn request(
-        &self,
-        action: ActionId,
-        inputs: &FlatInputs,
-        command: &minibuild_core::CommandLine,
-    ) -> ExecutionRequest {
+    fn request(&self, run: RunId, inputs: &FlatInputs, command: &minibuild_core::CommandLine) -> ExecutionRequest {
+        let action = run.action;
         let row = self.model.action(action);
         ExecutionRequest {
-            run: self.run_id(action),
+            run,
             command: command.clone(),
             verify: self.fingerprints(inputs),
             outputs: declared_outputs(&self.model, action),
@@ -267,11 +381,11 @@ impl Machine {
 
     /// Runs a finished action again, since its bytes are needed and nowhere to be had.
     pub(super) fn want_bytes(&mut self, producer: ActionId, reason: &str) {
-        if self.attempts[producer.index()] >= MAX_ATTEMPTS {
+        if self.runs[producer.index()] >= MAX_ATTEMPTS {
             return self.give_up(producer, &format!("what it makes is gone again after {MAX_ATTEMPTS} runs: {reason}"));
         }
         self.forced.insert(producer, reason.to_owned());
-        let is_hopeless = self.attempts[producer.index()] >= REMOTE_ATTEMPTS && !self.local_only.contains(&producer);
+        let is_hopeless = self.runs[producer.index()] >= REMOTE_ATTEMPTS && !self.local_only.contains(&producer);
         if is_hopeless && self.may_fall_back(producer) {
             return self.fall_back(producer, &format!("what it makes there is gone again and again: {reason}"));
         }
@@ -291,7 +405,7 @@ impl Machine {
     }
 
     /// Its outputs are about to be removed and made anew.
-    fn forget_outputs(&mut self, action: ActionId) {
+    pub(super) fn forget_outputs(&mut self, action: ActionId) {
         let model = Arc::clone(&self.model);
         for &id in &model.action(action).outputs {
             self.bytes.set_here(id, None);
@@ -307,9 +421,15 @@ impl Machine {
         }));
     }
 
-    fn emit_branch_started(&mut self, action: ActionId, branch: Branch) {
+    pub(super) fn emit_branch_started(&mut self, action: ActionId, branch: Branch) {
         let strategy = self.goals.strategies.of(&self.model.action(action).mnemonic);
+        let running = self.running.get(&action);
+        let (needs, other) = (running.is_some_and(|r| r.needs(branch)), running.is_some_and(Running::has_begun));
         let reason = match (self.sides(action), branch, strategy) {
+            _ if needs => "the other side came to nothing",
+            _ if other && self.goals.dynamic.compares => "both sides are compared",
+            _ if other && self.races_all() => "both sides race",
+            _ if other => "a place is free, and nothing else is left for it",
             (Ok(Sides { here: true, there: true }), Branch::Local, _) => "a place is free here",
             (Ok(Sides { here: true, there: true }), Branch::Remote, _) => "no place is free here",
             (_, Branch::Local, _) if self.local_only.contains(&action) => "the remote side failed",

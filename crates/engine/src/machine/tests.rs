@@ -10,5 +10,6 @@ mod interleavings;
 mod ledger;
 mod plan;
 mod rules;
+mod rules_races;
 mod rules_remote;
 mod session;

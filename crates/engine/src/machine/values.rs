@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DigestFunction, DownloadCounts,
-    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, RemoteEvent,
-    RemoteRequest, RemoteStage, RunId, StopReason, TestStatus, UploadCounts, UploadRequest, Urgency, WsPath,
+    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, RaceCounts,
+    RemoteEvent, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, TestStatus, UploadCounts,
+    UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
 use rustc_hash::FxHashMap;
@@ -50,6 +51,13 @@ pub enum Event {
         /// What it holds now, or why it cannot be read.
         found: Result<FileRecord, String>,
     },
+    /// The answer to [`Step::SetAside`].
+    SetAside {
+        /// As it was named.
+        run: RunId,
+        /// Why something may still lie there.
+        problem: Option<String>,
+    },
     /// It is as late as [`super::Machine::wake_at`] says.
     Wake,
     /// Ctrl-C, SIGTERM or SIGHUP.
@@ -69,6 +77,21 @@ pub enum Step {
     StartRemote(Box<RemoteRequest>),
     /// Stop a remote run.
     StopRemote(RunId, StopReason),
+    /// Bring outputs of a remote result near their places.
+    Stage(Box<StagingRequest>),
+    /// Give that up.
+    StopStaging(RunId),
+    /// Rename what was staged as `staged` to its places.
+    Publish {
+        /// Names the answer.
+        run: RunId,
+        /// Under which name it was staged.
+        staged: RunId,
+    },
+    /// What was staged is not needed.
+    Unstage(RunId),
+    /// Move away whatever lies at these places, all of them tried. Answered by one [`Event::SetAside`].
+    SetAside(RunId, Vec<WsPath>),
     /// Bring an output here.
     Fetch(Box<FetchRequest>),
     /// A fetch under way is needed sooner.
@@ -135,6 +158,8 @@ pub struct Outcome {
     pub downloads: DownloadCounts,
     /// What went up; the driver's to fill in.
     pub uploads: UploadCounts,
+    /// How races went.
+    pub races: RaceCounts,
     /// Cache look-ups and uploads that went wrong.
     pub cache_errors: u64,
     /// Along the longest chain of actions that ran.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Branch, FetchRequest, Urgency};
+use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Branch, FetchRequest, RunId, Urgency};
 
 use super::fake::content_of;
 use super::session::Session;
@@ -27,12 +27,21 @@ impl Session<'_> {
         assert!(machine.progress().done <= counts.total, "{counts:?}");
         self.check_remote();
         let remote = &self.fake.remote;
-        assert_eq!(count(Status::Running), (self.fake.runs.len() + remote.runs.len()) as u64);
         for action in self.actions() {
-            let side = machine.running.get(&action).map(|running| running.side);
-            assert_eq!(self.fake.runs.contains_key(&action), side == Some(Branch::Local));
-            let is_remote = remote.runs.keys().any(|run| run.action == action);
-            assert_eq!(is_remote, side == Some(Branch::Remote));
+            let running = machine.running.get(&action);
+            assert_eq!(machine.status_of(action) == Status::Running, running.is_some());
+            let runs_on = |branch| running.is_some_and(|running| running.runs_on(branch));
+            assert_eq!(self.fake.runs.contains_key(&action), runs_on(Branch::Local));
+            let is_of = |run: &RunId| run.action == action;
+            let runs_there = remote.runs.keys().any(is_of);
+            assert_eq!(runs_there, runs_on(Branch::Remote));
+            let is_moved = remote.stagings.keys().any(is_of) || remote.publishing.keys().any(is_of);
+            let is_under_way = self.fake.runs.contains_key(&action) || runs_there || is_moved;
+            let needs = running.is_some_and(|running| running.needs.is_some());
+            assert_eq!(running.is_some(), is_under_way || needs, "{action:?} is not given up, and nothing goes on");
+        }
+        assert_eq!((machine.running_here, machine.running_there), (self.fake.runs.len(), remote.runs.len()));
+        for action in self.actions() {
             if machine.status_of(action) == Status::Done {
                 self.check_done(action);
             }

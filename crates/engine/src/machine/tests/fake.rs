@@ -174,6 +174,7 @@ impl Fake {
         let action = request.run.action;
         assert!(self.runs.len() < self.slots, "{action:?} is started though no slot is free");
         self.check_start(request.run);
+        assert!(!self.runs.contains_key(&action), "{action:?} is started here while it runs here");
         let is_exclusive = |action: ActionId| self.model.action(action).tags.exclusive;
         let alone = self.runs.is_empty() || !is_exclusive(action) && !self.runs.keys().any(|&a| is_exclusive(a));
         assert!(alone, "{action:?} is started beside another, one of them exclusive");
@@ -207,7 +208,15 @@ impl Fake {
         let run = self.runs.get_mut(&action).expect("only what runs is stopped");
         assert!(run.stop < Some(reason), "{action:?} is stopped again for {reason:?}");
         run.stop = Some(reason);
-        self.no_more_starts = true;
+        self.no_more_starts |= reason != StopReason::LostRace;
+    }
+
+    /// Whatever lies at these places goes; nobody may write there now.
+    pub fn set_aside(&mut self, run: RunId, paths: &[WsPath]) {
+        assert!(!self.runs.contains_key(&run.action), "what {run:?} left is set aside while it is written");
+        for path in paths {
+            self.remove_output(path);
+        }
     }
 
     /// Removes an output, which nothing that runs may read.
@@ -310,9 +319,8 @@ impl Fake {
     pub fn check_start(&mut self, run: RunId) {
         assert!(!self.no_more_starts, "{run:?} is started after a stop");
         assert!(!self.seen_runs.contains(&run), "{run:?} is started twice");
-        let runs_here = self.runs.contains_key(&run.action);
-        let runs_there = self.remote.runs.keys().any(|other| other.action == run.action);
-        assert!(!runs_here && !runs_there, "{run:?} is started while it runs");
+        let is_published = self.remote.publishing.keys().any(|other| other.action == run.action);
+        assert!(!is_published, "{run:?} is started while its outputs are moved");
         for &id in &self.model.action(run.action).outputs {
             let path = &self.model.artifact(id).path;
             let fetch = self.remote.fetches.values().find(|fetch| fetch.path == *path);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use minibuild_core::{
     ActionKind, ArtifactId, ArtifactKind, Blob, BlobSource, CacheAnswer, CacheLookup, CheckId, Content, Digest,
     ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchOutcome, FetchRequest, FoundOutput, OutputMeta,
-    RemoteEvent, RemoteRequest, RunCost, RunId, Stamp, StopReason, TreeNode, UploadRequest, WsPath,
+    PublishedOutput, RemoteEvent, RemoteRequest, RunCost, RunId, StagingOutcome, StagingRequest, Stamp, StopReason,
+    TreeNode, UploadRequest, WsPath,
 };
 
 use super::fake::{Entry, Fake};
@@ -56,6 +57,8 @@ pub enum Doing {
     LookUp(RunId),
     Run(RunId),
     Fetch(FetchId),
+    Stage(RunId),
+    Publish(RunId),
     Upload(RunId),
     Check(CheckId),
     /// This machine reads a source again.
@@ -85,6 +88,13 @@ pub struct RemoteRun {
     pub stop: Option<StopReason>,
 }
 
+/// What is brought near its place.
+#[derive(Clone, Debug)]
+pub struct Staging {
+    pub request: StagingRequest,
+    pub is_stopped: bool,
+}
+
 /// How much was asked in one build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
@@ -93,6 +103,8 @@ pub struct Asked {
     pub fetches: usize,
     pub uploads: usize,
     pub checks: usize,
+    pub stagings: usize,
+    pub publishes: usize,
 }
 
 /// All stores, and what is under way in the one that is used now.
@@ -103,6 +115,11 @@ pub struct Remote {
     pub lookups: BTreeMap<RunId, CacheLookup>,
     pub runs: BTreeMap<RunId, RemoteRun>,
     pub fetches: BTreeMap<FetchId, FetchRequest>,
+    pub stagings: BTreeMap<RunId, Staging>,
+    /// What is complete and private.
+    pub staged: BTreeMap<RunId, StagingRequest>,
+    /// What is being renamed, by the names of the answers.
+    pub publishing: BTreeMap<RunId, StagingRequest>,
     pub uploads: BTreeMap<RunId, UploadRequest>,
     pub checks: BTreeMap<CheckId, ExistenceCheck>,
     /// Sources that are read again.
@@ -143,6 +160,9 @@ impl Remote {
         let lookups = self.lookups.keys().map(|&run| Doing::LookUp(run));
         let runs = self.runs.keys().map(|&run| Doing::Run(run));
         let fetches = self.fetches.keys().map(|&id| Doing::Fetch(id));
+        let stagings = self.stagings.keys().map(|&run| Doing::Stage(run));
+        let publishing = self.publishing.keys().map(|&run| Doing::Publish(run));
+        let fetches = fetches.chain(stagings).chain(publishing);
         let uploads = self.uploads.keys().map(|&run| Doing::Upload(run));
         let rehashes = self.rehashes.iter().map(|&id| Doing::Rehash(id));
         let checks = self.checks.keys().map(|&id| Doing::Check(id));
@@ -169,6 +189,8 @@ impl Fake {
         assert!(row.kind != ActionKind::Write && !row.tags.no_remote && self.remote.goals().executes, "{run:?}");
         assert!(self.remote.runs.len() < self.remote.goals().jobs.max(1), "{run:?} is started though no place is free");
         self.check_start(run);
+        let runs_there = self.remote.runs.keys().any(|other| other.action == run.action);
+        assert!(!runs_there, "{run:?} is started there while it runs there");
         let root = InputRoot::of(&request);
         let (plain, discoverable) = self.inputs(run.action);
         let mut texts = BTreeMap::new();
@@ -209,7 +231,50 @@ impl Fake {
         let stopped = self.remote.runs.get_mut(&run).expect("only what runs is stopped");
         assert!(stopped.stop < Some(reason), "{run:?} is stopped again for {reason:?}");
         stopped.stop = Some(reason);
-        self.no_more_starts = true;
+        self.no_more_starts |= reason != StopReason::LostRace;
+    }
+
+    /// Nothing of it is seen by anybody, so it may be done beside a local run.
+    pub fn stage(&mut self, request: StagingRequest) {
+        assert!(!self.no_more_starts, "{request:?} is staged after a stop");
+        assert!(!request.outputs.is_empty(), "nothing is staged");
+        assert!(self.runs.contains_key(&request.run.action), "{:?} is staged, and nobody races", request.run);
+        for output in &request.outputs {
+            let digests = blobs_of(&output.content);
+            assert!(digests.iter().all(|digest| self.remote.store().ever.contains(digest)), "`{}`", output.path);
+        }
+        self.remote.asked.stagings += 1;
+        let before = self.remote.stagings.insert(request.run, Staging { request, is_stopped: false });
+        assert!(before.is_none(), "staged twice");
+    }
+
+    pub fn stop_staging(&mut self, run: RunId) {
+        let staging = self.remote.stagings.get_mut(&run).expect("only what is being staged is stopped");
+        assert!(!std::mem::replace(&mut staging.is_stopped, true), "{run:?} is stopped twice");
+    }
+
+    pub fn publish(&mut self, run: RunId, staged: RunId) {
+        let request = self.remote.staged.remove(&staged).expect("only what is staged is published");
+        self.check_places(&request);
+        self.remote.asked.publishes += 1;
+        self.remote.publishing.insert(run, request);
+    }
+
+    /// Nobody writes or reads where outputs are about to be put, and nothing lies there.
+    fn check_places(&self, request: &StagingRequest) {
+        let action = request.run.action;
+        assert!(!self.runs.contains_key(&action), "{:?} is published while it runs here", request.run);
+        for output in &request.outputs {
+            let path = output.path.as_str();
+            let reader = self.runs.values().find(|run| run.inputs.contains_key(path));
+            assert!(reader.is_none(), "`{path}` is published while {reader:?} reads it");
+            assert!(self.remote.fetches.values().all(|fetch| fetch.path != output.path), "`{path}` is on its way");
+        }
+    }
+
+    pub fn unstage(&mut self, staged: RunId) {
+        assert!(!self.remote.stagings.contains_key(&staged), "{staged:?} is given up while it is staged");
+        self.remote.staged.remove(&staged);
     }
 
     /// What its output is, according to the machine, is handed in as `known`.
@@ -269,6 +334,8 @@ impl Fake {
             Doing::LookUp(run) => RemoteEvent::LookedUp { run, answer: self.answer(run, end) },
             Doing::Run(run) => RemoteEvent::Finished(Box::new(self.end_remote_run(run, end))),
             Doing::Fetch(id) => RemoteEvent::Fetched { id, outcome: self.end_fetch(id, end) },
+            Doing::Stage(run) => RemoteEvent::Staged { run, outcome: self.end_staging(run, end) },
+            Doing::Publish(run) => RemoteEvent::Published { run, outcome: self.end_publishing(run, end) },
             Doing::Check(id) => RemoteEvent::Checked { id, missing: self.end_check(id, end) },
             Doing::Upload(run) => RemoteEvent::Uploaded { run, error: self.end_upload(run, end) },
         }
@@ -366,15 +433,62 @@ impl Fake {
             return FetchOutcome::Lost { digests, why: "the server lost it".to_owned() };
         }
         self.check_publish(&request);
-        let text = self.texts[&request.content.digest_and_size().0].clone();
-        let kind = match request.content {
+        self.put(&request.content, &request.path);
+        let fingerprint = self.disk[request.path.as_str()].fingerprint();
+        FetchOutcome::Done { stamps: vec![Stamp { fingerprint, trusted: true }], copied: Default::default() }
+    }
+
+    fn end_staging(&mut self, run: RunId, end: RemoteEnd) -> StagingOutcome {
+        let Staging { request, is_stopped } = self.remote.stagings.remove(&run).expect("it is under way");
+        let wanted = || request.outputs.iter().flat_map(|output| blobs_of(&output.content));
+        let lost = |digests: Vec<Digest>, why: &str| StagingOutcome::Lost { digests, why: why.to_owned() };
+        match end {
+            RemoteEnd::Stopped => {
+                assert!(is_stopped, "{run:?} was not told to stop");
+                return StagingOutcome::Stopped;
+            }
+            RemoteEnd::Failure => return StagingOutcome::Disk("no space is left".to_owned()),
+            RemoteEnd::Unreachable => return lost(wanted().collect(), "no route"),
+            RemoteEnd::Lost => {
+                let digests: BTreeSet<Digest> = wanted().collect();
+                self.remote.evict(|digest| digests.contains(digest));
+            }
+            RemoteEnd::ByItself => {}
+        }
+        let digests: Vec<Digest> = wanted().filter(|digest| !self.remote.store().blobs.contains(digest)).collect();
+        if !digests.is_empty() || end == RemoteEnd::Lost {
+            return lost(digests, "the server lost it");
+        }
+        self.remote.staged.insert(run, request);
+        StagingOutcome::Done
+    }
+
+    /// A failure comes before the last output is in its place.
+    fn end_publishing(&mut self, run: RunId, end: RemoteEnd) -> Result<Vec<PublishedOutput>, String> {
+        let request = self.remote.publishing.remove(&run).expect("it is under way");
+        self.check_places(&request);
+        let fails = end != RemoteEnd::ByItself;
+        let mut published = Vec::new();
+        for output in request.outputs.iter().take(request.outputs.len() - usize::from(fails)) {
+            let before = self.disk.get(output.path.as_str());
+            assert!(before.is_none(), "`{}` is published over {before:?}", output.path);
+            self.put(&output.content, &output.path);
+            let fingerprint = self.disk[output.path.as_str()].fingerprint();
+            let stamps = vec![Stamp { fingerprint, trusted: true }];
+            published.push(PublishedOutput { path: output.path.clone(), stamps, copied: Default::default() });
+        }
+        if fails { Err("no space is left".to_owned()) } else { Ok(published) }
+    }
+
+    /// Writes what a store has to its place.
+    fn put(&mut self, content: &Content, path: &WsPath) {
+        let text = self.texts[&content.digest_and_size().0].clone();
+        let kind = match content {
             Content::File { .. } => ArtifactKind::File,
             Content::Symlink { .. } => ArtifactKind::Symlink,
             Content::Directory(_) => ArtifactKind::Directory,
         };
-        self.write_as(kind, request.path.as_str(), text);
-        let fingerprint = self.disk[request.path.as_str()].fingerprint();
-        FetchOutcome::Done { stamps: vec![Stamp { fingerprint, trusted: true }], copied: Default::default() }
+        self.write_as(kind, path.as_str(), text);
     }
 
     fn end_check(&mut self, id: CheckId, end: RemoteEnd) -> Result<Vec<Digest>, String> {

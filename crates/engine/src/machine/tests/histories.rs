@@ -8,7 +8,7 @@ use super::fake::{End, Fake, outputs_of};
 use super::fake_remote::{Asked, Doing, RemoteEnd};
 use super::plan::{In, Plan, Spec, action, source_path, test};
 use super::session::{Ask, Session, cache, remote, state_dir};
-use crate::machine::{Foreseen, Lease, RemoteGoals, Strategy, Uploads, Verdict};
+use crate::machine::{Dynamic, Foreseen, Lease, RacePolicy, RemoteGoals, Strategy, Uploads, Verdict};
 
 /// Decisions, taken from bytes so that a failing history can be shrunk; zero when they are used up.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -116,7 +116,11 @@ impl Choices<'_> {
             jobs: 1 + self.below(4),
             keep_going: self.one_in(2),
             fresh_tests: self.one_in(8),
-            strategy: [Strategy::Local, Strategy::Remote, Strategy::Dynamic][self.below(3)],
+            strategy: [Strategy::Local, Strategy::Remote, Strategy::Dynamic, Strategy::Dynamic][self.below(4)],
+            dynamic: Dynamic {
+                policy: [RacePolicy::Adaptive, RacePolicy::Race][self.below(2)],
+                compares: self.one_in(8),
+            },
             remote: (!self.one_in(4)).then(|| self.remote()),
         }
     }
@@ -241,6 +245,8 @@ impl Tally {
         self.asked.fetches += other.asked.fetches;
         self.asked.uploads += other.asked.uploads;
         self.asked.checks += other.asked.checks;
+        self.asked.stagings += other.asked.stagings;
+        self.asked.publishes += other.asked.publishes;
     }
 }
 
@@ -328,7 +334,11 @@ fn remote_end(session: &Session<'_>, doing: Doing, luck: Luck, choices: &mut Cho
         0..=9 if is_stopped => RemoteEnd::Stopped,
         14 | 15 if luck != Luck::Good => RemoteEnd::Unreachable,
         13 if luck != Luck::Good && session.can_be_lost(doing) => RemoteEnd::Lost,
-        12 if luck == Luck::Bad && matches!(doing, Doing::Run(_) | Doing::Fetch(_)) => RemoteEnd::Failure,
+        12 if luck == Luck::Bad
+            && matches!(doing, Doing::Run(_) | Doing::Fetch(_) | Doing::Stage(_) | Doing::Publish(_)) =>
+        {
+            RemoteEnd::Failure
+        }
         _ => RemoteEnd::ByItself,
     }
 }

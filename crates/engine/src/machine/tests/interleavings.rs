@@ -36,7 +36,7 @@ fn is_trouble(step: &Move) -> bool {
 /// What can happen to something remote now.
 fn remote_moves(session: &Session<'_>, doing: Doing) -> Vec<Move> {
     let mut ends = vec![RemoteEnd::ByItself, RemoteEnd::Unreachable];
-    if matches!(doing, Doing::Run(_) | Doing::Fetch(_)) {
+    if matches!(doing, Doing::Run(_) | Doing::Fetch(_) | Doing::Stage(_) | Doing::Publish(_)) {
         ends.push(RemoteEnd::Failure);
     }
     if session.can_be_lost(doing) {
@@ -81,6 +81,9 @@ fn picture(session: &Session<'_>) -> String {
     for (path, entry) in &session.fake.disk {
         let _ = write!(text, "{path} {}", entry.text);
     }
+    let mut races: Vec<_> = machine.running.iter().map(|(action, running)| (action, &running.race)).collect();
+    races.sort_by_key(|(action, _)| **action);
+    let _ = write!(text, "{races:?} {:?}", machine.runs);
     for (action, run) in &session.fake.runs {
         let _ = write!(text, "{action:?} {:?}", run.stop);
     }
@@ -107,6 +110,10 @@ fn picture_remote(session: &Session<'_>, text: &mut String) {
     for fetch in remote.fetches.values() {
         let _ = write!(text, "{} {:?}", fetch.path, fetch.content);
     }
+    for staging in remote.stagings.values() {
+        let _ = write!(text, "{:?} {}", staging.request.run, staging.is_stopped);
+    }
+    let _ = write!(text, "{:?} {:?}", remote.staged.keys(), remote.publishing.keys());
     for store in remote.stores.values() {
         let _ = write!(text, "{:?} {:?}", store.blobs, store.cache);
     }
@@ -345,5 +352,27 @@ fn every_way_both_sides_can_go() {
         fake.behaviours[0].random = true;
         fake.remote.evict(|_| true);
         edit(fake, 1);
+    });
+}
+
+/// Explores races of both branches, with what the loser left in the way.
+fn check_races(name: &str, plan: Plan, asked: &Ask, meddle: impl Fn(&mut Fake)) {
+    check_remote(name, plan, &asked.clone().racing(), meddle);
+}
+
+#[test]
+fn every_way_a_race_can_go() {
+    let two = Spec { outputs: vec![ArtifactKind::File, ArtifactKind::Directory], ..action(&[Source(0)]) };
+    let check = |name, targets: &[usize], plan: &Plan| {
+        check_races(name, plan.clone(), &ask(targets), |fake| edit(fake, 0));
+    };
+    check("a race", &[0], &Plan::new(1, vec![two.clone()]));
+    let plan = Plan::new(1, vec![two, action(&[Out(0, 1)])]);
+    check("a race with a reader of its output", &[1], &plan);
+    check_races("a race, and what it made before is lost", plan, &ask(&[0, 1]), |fake| {
+        fake.behaviours[0].random = true;
+        fake.remote.evict(|_| true);
+        delete(fake, 0);
+        delete(fake, 1);
     });
 }

@@ -690,7 +690,7 @@ fn an_upload_says_nothing_of_another_result() {
         session.go_on(doing[0]);
     }
     let upload = the(&session, |doing| matches!(doing, Doing::Upload(_)));
-    let key = *session.machine.uploading.values().next().expect("under way");
+    let (key, _) = *session.machine.uploading.values().next().expect("under way");
     // As if it had found the old result since.
     let path = path_of_session(&session, 1);
     let record = session.machine.state.action(&path).expect("known").results.clone();
@@ -731,7 +731,8 @@ fn a_followed_link_is_sent_by_what_it_leads_to() {
     let inputs = session.machine.flat_inputs(action);
     let command = session.machine.command_of(action);
     let facts = session.machine.facts(action, &command, &inputs).expect("usable");
-    let (_, request) = session.machine.remote_request(action, &facts, &inputs).expect("no contradiction");
+    let (_, request) =
+        session.machine.remote_request(session.machine.run_id(action), &facts, &inputs).expect("no contradiction");
     let is_unsure = |blob: &&minibuild_core::Blob| matches!(blob.source, BlobSource::File { fingerprint: None, .. });
     assert_eq!(request.blobs.iter().filter(is_unsure).count(), 1);
     session.finish(|_| 0);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, Runner, Stamp, StopReason,
-    TargetId,
+    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, RunId, Runner, Stamp,
+    StopReason, TargetId, WsPath,
 };
 use minibuild_download::{Mode, Wishes};
 use minibuild_graph::{HostFacts, Node};
@@ -17,8 +17,8 @@ use super::fake::{End, Fake};
 use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
 use crate::machine::{
-    Event, Foreseen, Goal, Goals, Machine, Outcome, RemoteGoals, Shown, SourceFact, Step, Stopping, Strategies,
-    Strategy, Uploads, Wanted, World,
+    Dynamic, Event, Foreseen, Goal, Goals, Machine, Outcome, RacePolicy, RemoteGoals, Shown, SourceFact, Step,
+    Stopping, Strategies, Strategy, Uploads, Wanted, World,
 };
 use crate::state::{FileRecord, Origin, State};
 
@@ -37,6 +37,7 @@ pub struct Ask {
     pub keep_going: bool,
     pub fresh_tests: bool,
     pub strategy: Strategy,
+    pub dynamic: Dynamic,
     pub remote: Option<RemoteGoals>,
 }
 
@@ -51,6 +52,7 @@ pub fn ask(targets: &[usize]) -> Ask {
         keep_going: false,
         fresh_tests: false,
         strategy: Strategy::Local,
+        dynamic: Dynamic::default(),
         remote: None,
     }
 }
@@ -81,6 +83,12 @@ impl Ask {
 
     pub fn strategy(self, strategy: Strategy) -> Self {
         Self { strategy, ..self }
+    }
+
+    /// Both branches of each action start as soon as there are places for them.
+    pub fn racing(self) -> Self {
+        let dynamic = Dynamic { policy: RacePolicy::Race, compares: false };
+        Self { dynamic, ..self.with(remote()).strategy(Strategy::Dynamic) }
     }
 
     /// Everything runs remotely, many at once.
@@ -120,6 +128,7 @@ impl Ask {
             fresh_tests: self.fresh_tests,
             all_events: true,
             strategies: Strategies { default: self.strategy, ..Default::default() },
+            dynamic: self.dynamic,
             remote: self.remote.clone(),
         }
     }
@@ -172,6 +181,7 @@ pub struct Session<'a> {
     /// Whether the next build finds what this one recorded.
     pub keeps_state: bool,
     now: u64,
+    set_aside: Vec<(RunId, Vec<WsPath>)>,
 }
 
 impl<'a> Session<'a> {
@@ -220,6 +230,7 @@ impl<'a> Session<'a> {
             was_stopped: None,
             keeps_state: true,
             now: 0,
+            set_aside: Vec::new(),
         };
         session.handle(Event::Begin);
         session
@@ -289,7 +300,8 @@ impl<'a> Session<'a> {
             Doing::Local(action) => self.is_stopped(action),
             Doing::Run(run) => self.fake.remote.runs[&run].stop.is_some(),
             Doing::Fetch(_) => self.fake.remote.fetches_stopped,
-            Doing::LookUp(_) | Doing::Upload(_) | Doing::Check(_) | Doing::Rehash(_) => false,
+            Doing::Stage(run) => self.fake.remote.stagings[&run].is_stopped,
+            Doing::Publish(_) | Doing::LookUp(_) | Doing::Upload(_) | Doing::Check(_) | Doing::Rehash(_) => false,
         }
     }
 
@@ -330,6 +342,11 @@ impl<'a> Session<'a> {
             }
             self.perform(step);
         }
+        // What is done at once is told at once, before anybody looks.
+        if let Some((run, paths)) = self.set_aside.pop() {
+            self.fake.set_aside(run, &paths);
+            return self.handle(Event::SetAside { run, problem: None });
+        }
         self.check_always();
         if self.outcome.is_some() {
             self.check_end();
@@ -364,6 +381,8 @@ impl<'a> Session<'a> {
             Step::Finish(outcome) => {
                 let remote = &self.fake.remote;
                 let is_idle = self.fake.runs.is_empty() && remote.runs.is_empty() && remote.fetches.is_empty();
+                let has_staged = !(remote.stagings.is_empty() && remote.staged.is_empty());
+                assert!(!has_staged && remote.publishing.is_empty(), "the build ends while something is staged");
                 assert!(is_idle, "the build ends while something runs");
                 self.outcome = Some(outcome);
             }
@@ -381,6 +400,14 @@ impl<'a> Session<'a> {
                 self.fake.stop_remote(run, reason);
             }
             Step::Fetch(request) => self.perform_fetch(*request),
+            Step::Stage(request) => {
+                self.check_request();
+                self.fake.stage(*request);
+            }
+            Step::StopStaging(run) => self.fake.stop_staging(run),
+            Step::Publish { run, staged } => self.fake.publish(run, staged),
+            Step::Unstage(run) => self.fake.unstage(run),
+            Step::SetAside(run, paths) => self.set_aside.push((run, paths)),
             Step::Rehash(path) => {
                 self.check_request();
                 let id = self.fake.id_of(&path);
@@ -440,8 +467,13 @@ impl<'a> Session<'a> {
     pub fn can_be_lost(&self, doing: Doing) -> bool {
         match doing {
             Doing::Run(run) => self.fake.only_there(&self.fake.remote.runs[&run].request).next().is_some(),
-            Doing::Fetch(_) => true,
-            Doing::Local(_) | Doing::LookUp(_) | Doing::Upload(_) | Doing::Check(_) | Doing::Rehash(_) => false,
+            Doing::Fetch(_) | Doing::Stage(_) => true,
+            Doing::Local(_)
+            | Doing::Publish(_)
+            | Doing::LookUp(_)
+            | Doing::Upload(_)
+            | Doing::Check(_)
+            | Doing::Rehash(_) => false,
         }
     }
 

@@ -11,6 +11,7 @@ mod faults;
 mod healing;
 mod kills;
 mod peers;
+mod races;
 mod selection;
 mod sides;
 mod transfers;

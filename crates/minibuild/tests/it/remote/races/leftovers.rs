@@ -1,0 +1,148 @@
+//! What a loser leaves: gone before the winner's outputs are in their places, and never among them.
+
+use minibuild_testkit::{Workspace, difference};
+
+use super::{Remote, branches, races, runners, sides};
+use crate::{genrule, with_targets};
+
+/// An action with a tree: what it does here until it is stopped, and what it makes remotely.
+fn tree(here: &str, there: &str) -> String {
+    format!("[[genrule]]\nname = \"d\"\nout_dirs = [\"d\"]\ncmd = {:?}\n", sides(here, there))
+}
+
+const MADE: &str =
+    "mkdir -p $OUT_DIR/sub/deep; echo x > $OUT_DIR/x; echo y > $OUT_DIR/sub/deep/y; ln -s ../x $OUT_DIR/sub/l";
+
+/// Races the tree: remote wins once this machine has come as far as it will. The tree is remote's afterwards.
+fn remote_wins(here: &str) -> Workspace {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let (mut gate, mut there) = (ws.gate("here"), ws.gate("there"));
+    ws.write("BUILD.toml", tree(&format!("{here}; {}; sleep 1000", gate.pass()), &format!("{}; {MADE}", there.pass())));
+    let build = remote.start_race(&ws, &["//..."]);
+    gate.arrival();
+    there.arrival();
+    there.open();
+    let run = build.wait().ok();
+    assert_eq!((races(&run), runners(&run)), ((1, 0, 1), vec![("//:d", "remote")]));
+    ws.nothing_is_left_running();
+    assert_is_remotes(&ws);
+    remote.race(&ws, &["//..."]).ok_without_running();
+    ws
+}
+
+fn assert_is_remotes(ws: &Workspace) {
+    let clean = with_targets(&tree(MADE, MADE));
+    clean.build(&["//..."]).ok();
+    assert_eq!(
+        difference(&clean.snapshot("minibuild-out/bin/d"), &ws.snapshot("minibuild-out/bin/d")),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn d09_tree_artifact_transient_files() {
+    remote_wins("echo t > $OUT_DIR/x.tmp; mkdir $OUT_DIR/work; echo t > $OUT_DIR/work/t; echo half > $OUT_DIR/x");
+}
+
+#[test]
+fn d10_trees_of_all_kinds() {
+    remote_wins(
+        "mkdir -p $OUT_DIR/ro/deeper; echo f > $OUT_DIR/ro/f; chmod 0555 $OUT_DIR/ro/deeper $OUT_DIR/ro; \
+         ln -s /nowhere $OUT_DIR/x; ln -s .. $OUT_DIR/up; echo file > $OUT_DIR/sub",
+    );
+    remote_wins("rmdir $OUT_DIR; echo 'a file where a directory will be' > $OUT_DIR");
+    remote_wins("rmdir $OUT_DIR; ln -s . $OUT_DIR");
+    remote_wins("rmdir $OUT_DIR");
+}
+
+#[test]
+fn d10_ten_thousand_files() {
+    remote_wins("mkdir $OUT_DIR/many; cd $OUT_DIR/many; seq 10000 | xargs touch; cd - > /dev/null");
+}
+
+#[test]
+fn d11_partial_file_output_of_the_loser_is_gone() {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
+    let command = sides(
+        &format!("printf 'half of a very long line' > $OUT; {}; sleep 1000", here.pass()),
+        &format!("{}; echo whole > $OUT", there.pass()),
+    );
+    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
+    let build = remote.start_race(&ws, &["//..."]);
+    here.arrival();
+    there.arrival();
+    there.open();
+    assert_eq!(races(&build.wait().ok()), (1, 0, 1));
+    assert_eq!(ws.output("a"), "whole\n");
+}
+
+#[test]
+fn d13_loser_ignores_sigterm() {
+    remote_wins("trap '' TERM INT HUP; echo t > $OUT_DIR/t");
+}
+
+#[test]
+fn d14_loser_double_forks_a_daemon_that_keeps_writing() {
+    remote_wins(
+        "(sh -c 'trap \"\" TERM HUP; n=0; while :; do n=$((n+1)); echo $n > minibuild-out/bin/d/late$n; done' &) ; \
+         while [ ! -e $OUT_DIR/late3 ]; do :; done",
+    );
+}
+
+#[test]
+fn d15_loser_left_a_process_in_its_own_session() {
+    remote_wins(
+        "(setsid sh -c 'n=0; while :; do n=$((n+1)); mkdir -p minibuild-out/bin/d/late$n; done' > /dev/null 2>&1 &) ; \
+         while [ ! -e $OUT_DIR/late3 ]; do :; done",
+    );
+}
+
+#[test]
+fn d16_set_aside_fails() {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
+    // Where things are set aside is gone, so they cannot be; a file in the way can be replaced all the same.
+    let command = sides(
+        &format!("echo half > $OUT; rm -rf minibuild-out/.state/trash; {}; sleep 1000", here.pass()),
+        &format!("{}; echo whole > $OUT", there.pass()),
+    );
+    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
+    let build = remote.start_race(&ws, &["//..."]);
+    here.arrival();
+    there.arrival();
+    there.open();
+    let run = build.wait().ok();
+    let warnings = run.messages("warning");
+    assert!(warnings.iter().any(|text| text.contains("cannot be set aside")), "{warnings:?}");
+    assert_eq!((races(&run), ws.output("a").as_str()), ((1, 0, 1), "whole\n"));
+    remote.race(&ws, &["//..."]).ok_without_running();
+}
+
+#[test]
+fn d17_remote_publish_fails_after_local_was_stopped() {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
+    let seen = ws.path("seen").display().to_string();
+    // Where things are set aside is gone, and a directory in the way cannot be replaced by a file.
+    let command = sides(
+        &format!(
+            "if [ -e {seen} ]; then echo made again; echo here > $OUT; exit 0; fi; touch {seen}; mkdir $OUT; \
+             rm -rf minibuild-out/.state/trash; {}; sleep 1000",
+            here.pass()
+        ),
+        &format!("{}; echo there > $OUT", there.pass()),
+    );
+    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
+    let build = remote.start_race(&ws, &["//..."]);
+    here.arrival();
+    there.arrival();
+    there.open();
+    let run = build.wait().ok().says(&["made again"]);
+    let warnings = run.messages("warning").join("\n");
+    assert!(warnings.contains("the remote result of `//:a` cannot be put in its place"), "{warnings}");
+    assert_eq!((races(&run), runners(&run)), ((1, 1, 0), vec![("//:a", "local")]));
+    assert_eq!(branches(&run), [("local", "lost"), ("remote", "failed"), ("local", "won")]);
+    assert_eq!(ws.output("a"), "here\n");
+    remote.race(&ws, &["//..."]).ok_without_running();
+}

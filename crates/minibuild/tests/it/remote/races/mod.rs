@@ -1,0 +1,47 @@
+//! Races of both branches of an action, with real processes and a real server (scenarios D).
+//!
+//! What runs on which side is told apart by what lies beside the command: only here is there a state directory. Gates hold
+//! either side where a test wants it, so that who wins is never a matter of luck.
+
+mod failures;
+mod leftovers;
+mod many;
+mod winners;
+
+use minibuild_testkit::{Event, Run, Running as Build, Workspace};
+
+use super::{Remote, downloaded, runners};
+
+/// A command that does one thing here and another remotely.
+fn sides(here: &str, there: &str) -> String {
+    format!("if [ -d minibuild-out/.state ]; then {here}; else {there}; fi")
+}
+
+impl Remote {
+    /// A build whose actions race.
+    #[track_caller]
+    fn race(&self, ws: &Workspace, args: &[&str]) -> Run {
+        self.start_race(ws, args).wait()
+    }
+
+    /// Starts such a build.
+    #[track_caller]
+    fn start_race(&self, ws: &Workspace, args: &[&str]) -> Build {
+        ws.start_build(&[&[&*self.executor(), "--strategy=dynamic", "--dynamic-policy=race"], args].concat())
+    }
+}
+
+/// How many races ran, and how many local and remote won.
+fn races(run: &Run) -> (u64, u64, u64) {
+    let Some(Event::BuildFinished { races, .. }) = run.events.last() else { panic!("the last event is missing") };
+    (races.run, races.local_won, races.remote_won)
+}
+
+/// How the branches ended, in that order.
+fn branches(run: &Run) -> Vec<(&str, &str)> {
+    let ended = run.events.iter().filter_map(|event| match event {
+        Event::BranchFinished { branch, outcome, .. } => Some((branch.as_str(), outcome.as_str())),
+        _ => None,
+    });
+    ended.collect()
+}

@@ -63,7 +63,7 @@ pub fn goals(settings: &Settings, function: DigestFunction) -> Result<Option<Rem
 fn lease(remote: &RemoteSettings, endpoint: &str) -> Option<Lease> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let is_wanted = !remote.lease.is_zero() && !endpoint.starts_with("http");
-    is_wanted.then(|| Lease { interval: remote.lease, now_unix: now.as_secs() })
+    is_wanted.then_some(Lease { interval: remote.lease, now_unix: now.as_secs() })
 }
 
 /// Where actions are meant to run. Without an executor that is here.

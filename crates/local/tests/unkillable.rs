@@ -60,7 +60,7 @@ fn what_cannot_be_killed_is_named_and_given_up() {
         }
     };
     assert_eq!(named, 5);
-    let stuck = matches!(&report.status, ExecutionStatus::Infrastructure(text) if text.contains("sleep 1234"));
+    let stuck = matches!(&report.status, ExecutionStatus::Stuck(who) if who.contains("sleep 1234"));
     assert!(stuck, "{:?}", report.status);
     ws.succeed(shell("true", vec![]));
     assert!(is_alive(&pid));

@@ -32,15 +32,13 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, FetchId,
-    Input, Level, Model, PublishedOutput, RemoteStage, Resources, RunId, Runner, StopReason, TreeMeta, WsPath,
+    Input, Level, Model, Resources, RunId, Runner, TreeMeta, WsPath,
 };
 use minibuild_download::Planner;
-use minibuild_dynamic::race::{Attempt, Need, Race};
-use minibuild_graph::{
-    ActionGraph, ActionKey, CycleError, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path,
-};
+use minibuild_graph::{ActionGraph, CycleError, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::race::Running;
 use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
@@ -82,52 +80,6 @@ enum Status {
     Failed,
     /// Something it needs failed.
     Skipped,
-}
-
-/// What is remembered of an action while it runs.
-#[derive(Debug)]
-struct Running {
-    race: Race<race::Report>,
-    key: ActionKey,
-    made: Made,
-    started: Duration,
-    /// The last run of each branch.
-    local: Option<Run>,
-    remote: Option<Run>,
-    /// What the remote side does now.
-    stage: Option<RemoteStage>,
-    /// Nothing is under way, and it goes on with this.
-    needs: Option<Need>,
-    /// The request of the branch that is about to start.
-    prepared: Option<Step>,
-    /// What is being brought near its place, or was.
-    staging: Option<Attempt>,
-    /// What was put in its place.
-    published: Vec<PublishedOutput>,
-    /// A branch could not start, since its inputs are not there or others by now.
-    is_refused: bool,
-    /// Inputs of it are not here.
-    lacks_inputs_here: bool,
-}
-
-/// One run of one branch.
-#[derive(Debug)]
-struct Run {
-    attempt: u32,
-    started: Duration,
-    is_over: bool,
-    /// What a remote one was told to stop for.
-    told: Option<StopReason>,
-    /// The discoverable inputs it read, where a depfile says so.
-    read: Option<Vec<WsPath>>,
-    /// What is wrong with it though it ended well.
-    problem: Option<String>,
-}
-
-impl Run {
-    fn new(attempt: u32, started: Duration) -> Self {
-        Self { attempt, started, is_over: false, told: None, read: None, problem: None }
-    }
 }
 
 /// What a result is the result of.

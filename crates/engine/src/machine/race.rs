@@ -3,10 +3,11 @@
 //! Each action that runs has one, also where one side only may run it. Which branch starts when is decided in `start`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, Content, ExecutionReport, ExecutionStatus, Level,
-    RemoteStage, RunId, StagedOutput, StagingOutcome, StagingRequest, StopReason, WsPath,
+    PublishedOutput, RemoteStage, RunId, StagedOutput, StagingOutcome, StagingRequest, StopReason, WsPath,
 };
 use minibuild_dynamic::race::{
     Attempt, Event as Heard, FailureClass, Halt, LocalEnd, Need, Plan, Race, RemoteEnd, StagingEnd, Step as Told, Work,
@@ -15,13 +16,59 @@ use minibuild_graph::{ActionKey, Priority};
 
 use super::finish::millis;
 use super::remote::Sides;
-use super::{Machine, Made, Name, Run, Running, Step, Stopping};
+use super::{Machine, Made, Name, Step, Stopping};
 
 /// What branches tell.
 pub(super) type Report = Box<ExecutionReport>;
 
+/// What is remembered of an action while it runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) race: Race<Report>,
+    pub(super) key: ActionKey,
+    pub(super) made: Made,
+    pub(super) started: Duration,
+    /// The last run of each branch.
+    pub(super) local: Option<Run>,
+    pub(super) remote: Option<Run>,
+    /// What the remote side does now.
+    pub(super) stage: Option<RemoteStage>,
+    /// Nothing is under way, and it goes on with this.
+    pub(super) needs: Option<Need>,
+    /// The request of the branch that is about to start.
+    pub(super) prepared: Option<Step>,
+    /// What is being brought near its place, or was.
+    pub(super) staging: Option<Attempt>,
+    /// What was put in its place.
+    pub(super) published: Vec<PublishedOutput>,
+    /// A branch could not start, since its inputs are not there or others by now.
+    pub(super) is_refused: bool,
+    /// Inputs of it are not here.
+    pub(super) lacks_inputs_here: bool,
+}
+
+/// One run of one branch.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) attempt: u32,
+    pub(super) started: Duration,
+    pub(super) is_over: bool,
+    /// What a remote one was told to stop for.
+    pub(super) told: Option<StopReason>,
+    /// The discoverable inputs it read, where a depfile says so.
+    pub(super) read: Option<Vec<WsPath>>,
+    /// What is wrong with it though it ended well.
+    pub(super) problem: Option<String>,
+}
+
+impl Run {
+    fn new(attempt: u32, started: Duration) -> Self {
+        Self { attempt, started, is_over: false, told: None, read: None, problem: None }
+    }
+}
+
 impl Running {
-    pub(super) fn new(plan: Plan, key: ActionKey, made: Made, started: std::time::Duration) -> Self {
+    pub(super) fn new(plan: Plan, key: ActionKey, made: Made, started: Duration) -> Self {
         Self {
             race: Race::new(plan),
             key,
@@ -339,7 +386,7 @@ impl Machine {
         self.tell_race(run.action, Heard::SetAside { attempt: Attempt(run.attempt), is_clean });
     }
 
-    pub(super) fn take_published(&mut self, run: RunId, outcome: Result<Vec<minibuild_core::PublishedOutput>, String>) {
+    pub(super) fn take_published(&mut self, run: RunId, outcome: Result<Vec<PublishedOutput>, String>) {
         let result = match outcome {
             Ok(published) => {
                 if let Some(running) = self.running.get_mut(&run.action) {

@@ -3,13 +3,13 @@
 //! Answers are kept, so they cannot change within one load, and each comes with what a later build needs to ask
 //! again cheaply. It does not know packages, globs or TOML.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use minibuild_core::{Digest, DigestFunction, DirEntry, EntryKind, Fingerprint, SourceFs, Stamp};
+use rustc_hash::FxHashMap;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -57,10 +57,38 @@ pub struct DiskFs {
 
 #[derive(Default)]
 struct Memory {
-    contents: HashMap<String, Known<Arc<[u8]>>>,
-    listings: HashMap<String, Known<Listing>>,
-    kinds: HashMap<String, Result<Option<EntryKind>, Failure>>,
-    is_dir: HashMap<String, bool>,
+    contents: FxHashMap<String, Known<Arc<[u8]>>>,
+    listings: FxHashMap<String, Known<Listing>>,
+    kinds: FxHashMap<String, Result<Option<EntryKind>, Failure>>,
+    is_dir: FxHashMap<String, bool>,
+}
+
+impl Memory {
+    /// What the listing of the parent, where one was taken, says about a path.
+    fn kind_in_listing(&self, path: &str) -> Option<Option<EntryKind>> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if name.is_empty() || (parent.is_empty() && path.starts_with('/')) {
+            return None;
+        }
+        let (Ok(entries), _) = self.listings.get(parent)? else { return None };
+        let found = entries.binary_search_by(|entry| entry_name(entry).cmp(name)).ok();
+        Some(found.map(|index| entries[index].kind))
+    }
+
+    /// Whether a listing says that nothing can lie at a path, because a directory above it is none or is not there. Each
+    /// declared output is asked for a `BUILD.toml` below it; this spares the call, and the look that later builds would
+    /// have to take again.
+    fn has_no_parent(&self, path: &str) -> bool {
+        let mut above = path;
+        while let Some((parent, _)) = above.rsplit_once('/') {
+            match self.kind_in_listing(parent) {
+                Some(None | Some(EntryKind::File | EntryKind::Other)) => return true,
+                Some(Some(EntryKind::Directory | EntryKind::Symlink)) => return false,
+                None => above = parent,
+            }
+        }
+        false
+    }
 }
 
 /// An `io::Error` that can be given out again.
@@ -159,18 +187,6 @@ impl DiskFs {
         if path.is_empty() { self.root.clone() } else { self.root.join(path) }
     }
 
-    /// What the listing of the parent, where one was taken, says about a path.
-    fn kind_in_listing(&self, path: &str) -> Option<Option<EntryKind>> {
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        if name.is_empty() || (parent.is_empty() && path.starts_with('/')) {
-            return None;
-        }
-        let memory = self.memory();
-        let (Ok(entries), _) = memory.listings.get(parent)? else { return None };
-        let found = entries.binary_search_by(|entry| entry_name(entry).cmp(name)).ok();
-        Some(found.map(|index| entries[index].kind))
-    }
-
     fn read_now(&self, path: &str) -> Known<Arc<[u8]>> {
         let absolute = self.at(path);
         let read = || {
@@ -244,11 +260,17 @@ impl SourceFs for DiskFs {
     }
 
     fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
-        if let Some(known) = self.kind_in_listing(path) {
-            return Ok(known);
-        }
-        if let Some(known) = self.memory().kinds.get(path) {
-            return (*known).map_err(io::Error::from);
+        {
+            let memory = self.memory();
+            if let Some(known) = memory.kind_in_listing(path) {
+                return Ok(known);
+            }
+            if let Some(known) = memory.kinds.get(path) {
+                return (*known).map_err(io::Error::from);
+            }
+            if memory.has_no_parent(path) {
+                return Ok(None);
+            }
         }
         let fresh = match look_at(rustix::fs::CWD, self.at(path)) {
             Ok(seen) => Ok(Some(seen.kind)),
@@ -260,7 +282,8 @@ impl SourceFs for DiskFs {
     }
 
     fn is_dir(&self, path: &str) -> bool {
-        match self.kind_in_listing(path) {
+        let listed = self.memory().kind_in_listing(path);
+        match listed {
             Some(Some(EntryKind::Directory)) => return true,
             Some(Some(EntryKind::Symlink)) | None => {}
             Some(_) => return false,

@@ -150,6 +150,23 @@ fn every_look_is_remembered_absent_ones_too() {
 }
 
 #[test]
+fn what_a_listing_rules_out_is_not_looked_at() {
+    let (dir, source) = fixture();
+    let _ = (source.list_dir(""), source.list_dir("a"));
+    let known = ["none/BUILD.toml", "none/of/it", "BUILD.toml/x", "a/new.o/BUILD.toml", "a/BUILD.toml/x/y"];
+    let asked = ["a/b/f", "a/b/none", "link/BUILD.toml", "link/b/f", "dangling/x", "skip/deep/h"];
+    let expected = known.map(|path| dir.path().join(path).exists());
+    assert_eq!(known.map(|path| source.kind(path).expect("no error").is_some()), expected);
+    let expected = asked.map(|path| dir.path().join(path).exists());
+    assert_eq!(asked.map(|path| source.kind(path).expect("no error").is_some()), expected);
+    let mut looks: Vec<String> = source.looks().into_iter().map(|look| look.path).collect();
+    looks.retain(|path| !["", "a"].contains(&path.as_str()));
+    let mut asked = asked.map(str::to_owned);
+    asked.sort();
+    assert_eq!(looks, asked);
+}
+
+#[test]
 fn listing_digests_tell_names_and_kinds() {
     let dir = tempfile::tempdir().expect("temp dir");
     let mut seen = std::collections::HashSet::new();

@@ -5,6 +5,7 @@ use minibuild_core::{
     WsPath,
 };
 use rustc_hash::FxHashMap;
+use std::collections::hash_map::{Entry, VacantEntry};
 
 /// Makes a [`Model`]; each artifact path, host tool has one id.
 #[derive(Default)]
@@ -16,12 +17,21 @@ pub struct ModelBuilder {
 }
 
 impl ModelBuilder {
+    /// An empty model with room for so many files and actions.
+    pub fn with_capacity(artifacts: usize, actions: usize) -> Self {
+        let mut builder = Self::default();
+        builder.by_path.reserve(artifacts);
+        builder.model.artifacts.reserve(artifacts);
+        builder.model.actions.reserve(actions);
+        builder
+    }
+
     /// The source file at `path`.
     pub fn source(&mut self, path: WsPath) -> ArtifactId {
-        if let Some(&id) = self.by_path.get(&path) {
-            return id;
+        match self.by_path.entry(path) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(free) => add(&mut self.model, free, ArtifactKind::Source, None),
         }
-        self.insert(Artifact { path, kind: ArtifactKind::Source, producer: None })
     }
 
     /// The artifact at a path.
@@ -34,9 +44,9 @@ impl ModelBuilder {
     /// # Errors
     /// The artifact that has the path already: two actions declare one output.
     pub fn output(&mut self, path: WsPath, kind: ArtifactKind, producer: ActionId) -> Result<ArtifactId, ArtifactId> {
-        match self.by_path.get(&path) {
-            Some(&taken) => Err(taken),
-            None => Ok(self.insert(Artifact { path, kind, producer: Some(producer) })),
+        match self.by_path.entry(path) {
+            Entry::Occupied(taken) => Err(*taken.get()),
+            Entry::Vacant(free) => Ok(add(&mut self.model, free, kind, Some(producer))),
         }
     }
 
@@ -70,11 +80,15 @@ impl ModelBuilder {
             HostToolId::new(model.host_tools.len() - 1)
         })
     }
+}
 
-    fn insert(&mut self, artifact: Artifact) -> ArtifactId {
-        let id = ArtifactId::new(self.model.artifacts.len());
-        self.by_path.insert(artifact.path.clone(), id);
-        self.model.artifacts.push(artifact);
-        id
-    }
+fn add(
+    model: &mut Model,
+    free: VacantEntry<'_, WsPath, ArtifactId>,
+    kind: ArtifactKind,
+    producer: Option<ActionId>,
+) -> ArtifactId {
+    let id = ArtifactId::new(model.artifacts.len());
+    model.artifacts.push(Artifact { path: free.key().clone(), kind, producer });
+    *free.insert(id)
 }

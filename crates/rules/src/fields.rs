@@ -372,7 +372,7 @@ impl FieldReader<'_, '_> {
             return None;
         }
         match Label::parse(label, self.files.path.as_str()) {
-            Ok(label) => Some(LabelRef { label, group: group.map(Arc::from) }),
+            Ok(label) => Some(LabelRef::new(label, group.map(Arc::from))),
             Err(error) => {
                 self.walk.error_at(span, error.to_string());
                 None
@@ -422,9 +422,11 @@ impl FieldReader<'_, '_> {
             self.walk.error_at(span, "an empty text names no file");
             return None;
         }
-        let path = match WsPath::new(text).and_then(|_| self.files.path.join(text)) {
+        // Where the joined path is one, the text alone is one too; where not, the text alone says why.
+        let path = match self.files.path.join(text) {
             Ok(path) => path,
-            Err(error) => {
+            Err(joined) => {
+                let error = WsPath::new(text).err().unwrap_or(joined);
                 let error = self.walk.error_at(span, error.to_string());
                 if text.contains("..") {
                     error.hints.push("a file of another package is reached by a label of a target there".into());

@@ -197,7 +197,7 @@ impl Loader<'_> {
         let extra = |target: &RawTarget, by_label: &FxHashMap<&Label, TargetId>| {
             tools_of(target, rules, set, tools).into_iter().filter_map(|label| by_label.get(label).copied()).collect()
         };
-        let mut graph = TargetGraph::new(packages, &extra, &mut self.diags);
+        let mut graph = TargetGraph::new(packages, &extra, self.request.threads, &mut self.diags);
         let mut tool_vars = Vec::new();
         let used: FxHashSet<&Label> =
             packages.iter().flat_map(|p| &p.targets).flat_map(|t| tools_of(t, rules, set, tools)).collect();

@@ -6,10 +6,10 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::suggest::did_you_mean;
-use crate::values::{RawPackage, RawTarget};
+use crate::values::{LabelRef, RawPackage, RawTarget};
 
 /// Dependencies of a target that its file does not name.
-pub type ExtraDeps<'f, 'a> = dyn Fn(&RawTarget, &FxHashMap<&'a Label, TargetId>) -> Vec<TargetId> + 'f;
+pub type ExtraDeps<'f, 'a> = dyn Fn(&RawTarget, &FxHashMap<&'a Label, TargetId>) -> Vec<TargetId> + Sync + 'f;
 
 /// All loaded targets and how they hang together.
 pub struct TargetGraph<'a> {
@@ -19,6 +19,8 @@ pub struct TargetGraph<'a> {
     pub targets: Vec<(&'a RawTarget, usize)>,
     /// Id of each label.
     pub by_label: FxHashMap<&'a Label, TargetId>,
+    /// By target: the one that its label stands for, itself unless another one has the same label.
+    pub named: Vec<TargetId>,
     /// Direct dependencies with the place of the first mention.
     pub deps: Vec<Vec<(TargetId, Span)>>,
     /// Targets that name something unknown or stand in a cycle: they cannot be expanded.
@@ -26,14 +28,23 @@ pub struct TargetGraph<'a> {
     in_cycle: FxHashSet<TargetId>,
 }
 
+/// What one target names.
+struct Named<'a> {
+    deps: Vec<(TargetId, Span)>,
+    unknown: Vec<(&'a Label, Span)>,
+}
+
 impl<'a> TargetGraph<'a> {
-    /// Numbers the targets and resolves their labels. `extra` are dependencies that the files do not name.
-    pub fn new(packages: &'a [RawPackage], extra: &ExtraDeps<'_, 'a>, diags: &mut Diagnostics) -> Self {
-        let mut targets = Vec::with_capacity(packages.iter().map(|p| p.targets.len()).sum());
-        let mut by_label = FxHashMap::default();
+    /// Numbers the targets and resolves their labels, on so many threads. `extra` are dependencies that the files do not
+    /// name.
+    pub fn new(packages: &'a [RawPackage], extra: &ExtraDeps<'_, 'a>, threads: usize, diags: &mut Diagnostics) -> Self {
+        let count = packages.iter().map(|p| p.targets.len()).sum();
+        let mut targets = Vec::with_capacity(count);
+        let mut named = Vec::with_capacity(count);
+        let mut by_label = FxHashMap::with_capacity_and_hasher(count, rustc_hash::FxBuildHasher);
         for (index, package) in packages.iter().enumerate() {
             for target in &package.targets {
-                by_label.entry(&target.label).or_insert_with(|| TargetId::new(targets.len()));
+                named.push(*by_label.entry(&target.label).or_insert_with(|| TargetId::new(targets.len())));
                 targets.push((target, index));
             }
         }
@@ -41,20 +52,52 @@ impl<'a> TargetGraph<'a> {
             packages,
             targets,
             by_label,
-            deps: Vec::new(),
+            named,
+            deps: Vec::with_capacity(count),
             broken: FxHashSet::default(),
             in_cycle: FxHashSet::default(),
         };
-        graph.deps = (0..graph.targets.len()).map(|index| graph.deps_of(index, extra, diags)).collect();
+        for (index, row) in graph.names(extra, threads).into_iter().enumerate() {
+            if !row.unknown.is_empty() || graph.targets[index].0.failed {
+                graph.broken.insert(TargetId::new(index));
+            }
+            for (label, span) in row.unknown {
+                diags.list.extend(graph.unknown_label(label).map(|d| place(d, span)));
+            }
+            graph.deps.push(row.deps);
+        }
         graph
     }
 
-    fn deps_of(&mut self, index: usize, extra: &ExtraDeps<'_, 'a>, diags: &mut Diagnostics) -> Vec<(TargetId, Span)> {
-        let target = self.targets[index].0;
+    /// What each target names, in their order.
+    fn names(&self, extra: &ExtraDeps<'_, 'a>, threads: usize) -> Vec<Named<'a>> {
+        const WORTH_A_THREAD: usize = 1000;
+        let threads = threads.min(self.targets.len() / WORTH_A_THREAD).max(1);
+        let chunk = self.targets.len().div_ceil(threads).max(1);
+        let read = |targets: &[(&'a RawTarget, usize)]| -> Vec<Named<'a>> {
+            targets.iter().map(|(target, _)| self.named_by(target, extra)).collect()
+        };
+        if threads == 1 {
+            return read(&self.targets);
+        }
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = self.targets.chunks(chunk).map(|part| scope.spawn(move || read(part))).collect();
+            let parts = handles.into_iter();
+            parts.flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    }
+
+    /// The target a label names.
+    pub fn target_of(&self, label: &LabelRef) -> Option<TargetId> {
+        label.target.get().or_else(|| self.by_label.get(&label.label).copied())
+    }
+
+    fn named_by(&self, target: &'a RawTarget, extra: &ExtraDeps<'_, 'a>) -> Named<'a> {
         let mut deps: Vec<(TargetId, Span)> = Vec::new();
         let mut unknown = Vec::new();
         target.for_each_label(&mut |label, span| match self.by_label.get(&label.label) {
             Some(&id) => {
+                label.target.set(id);
                 if !deps.iter().any(|(known, _)| *known == id) {
                     deps.push((id, span));
                 }
@@ -66,13 +109,7 @@ impl<'a> TargetGraph<'a> {
                 deps.push((id, target.header));
             }
         }
-        if !unknown.is_empty() || target.failed {
-            self.broken.insert(TargetId::new(index));
-        }
-        for (label, span) in unknown {
-            diags.list.extend(self.unknown_label(label).map(|d| place(d, span)));
-        }
-        deps
+        Named { deps, unknown }
     }
 
     /// What is wrong with a label that names no target; `None` where its package's own errors say it already.

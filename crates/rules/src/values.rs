@@ -2,9 +2,10 @@
 //! matched, `when` resolved, labels well-formed. What a label stands for is not known here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use minibuild_core::{ArtifactKind, HostTool, Label, WsPath};
+use minibuild_core::{ArtifactKind, HostTool, Label, TargetId, WsPath};
 
 use crate::diag::Span;
 
@@ -26,6 +27,47 @@ pub struct LabelRef {
     pub label: Label,
     /// `[group]`.
     pub group: Option<Arc<str>>,
+    /// Which target that is.
+    pub target: Found,
+}
+
+impl LabelRef {
+    /// A label of which nobody has looked up yet what it names.
+    pub fn new(label: Label, group: Option<Arc<str>>) -> Self {
+        Self { label, group, target: Found::default() }
+    }
+}
+
+/// The target a label names, set once the targets of all packages have their ids, so that it is looked up by its text
+/// once only.
+#[derive(Debug)]
+pub struct Found(AtomicU32);
+
+impl Found {
+    const NOTHING: u32 = u32::MAX;
+
+    /// Remembers the target.
+    pub fn set(&self, target: TargetId) {
+        self.0.store(u32::try_from(target.index()).unwrap_or(Self::NOTHING), Ordering::Relaxed);
+    }
+
+    /// The target, if it was looked up and found.
+    pub fn get(&self) -> Option<TargetId> {
+        let index = self.0.load(Ordering::Relaxed);
+        (index != Self::NOTHING).then(|| TargetId::new(index as usize))
+    }
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self(AtomicU32::new(Self::NOTHING))
+    }
+}
+
+impl Clone for Found {
+    fn clone(&self) -> Self {
+        Self(AtomicU32::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 /// A reference with its place.

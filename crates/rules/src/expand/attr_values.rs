@@ -122,7 +122,7 @@ impl<'a> Expander<'a, '_> {
 
     /// The target of a label, aliases followed.
     fn resolved(&self, label: &LabelRef) -> Option<TargetId> {
-        let id = *self.graph.by_label.get(&label.label)?;
+        let id = self.graph.target_of(label)?;
         Some(self.builder.model.target(id).alias_of.unwrap_or(id))
     }
 
@@ -191,7 +191,7 @@ impl<'a> Expander<'a, '_> {
     pub fn tool_value(&mut self, reference: &Placed<Reference>) -> Option<ToolValue> {
         if let Reference::Label(label) = &reference.value
             && label.group.is_none()
-            && self.runnable(&label.label).is_some()
+            && self.runnable(label).is_some()
         {
             return self.resolved(label).map(ToolValue::Target);
         }

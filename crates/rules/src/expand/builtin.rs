@@ -26,7 +26,7 @@ impl<'a> Expander<'a, '_> {
         let Some(Placed { value: Reference::Label(actual), .. }) = self.references(target, "actual").first() else {
             return None;
         };
-        let actual_id = *self.graph.by_label.get(&actual.label)?;
+        let actual_id = self.graph.target_of(actual)?;
         let actual_row = &self.builder.model.targets[actual_id.index()];
         let (run, test, resolved) = (actual_row.run.clone(), actual_row.test, actual_row.alias_of.unwrap_or(actual_id));
         let row = &mut self.builder.model.targets[id.index()];
@@ -39,9 +39,9 @@ impl<'a> Expander<'a, '_> {
     pub(super) fn genrule(&mut self, id: TargetId, target: &'a RawTarget, common: &Common) -> Option<Provided> {
         let before = self.diags.list.len();
         let action = self.builder.next_action();
-        let outs = self.declare(target, "outs", action);
-        let dirs = self.declare(target, "out_dirs", action);
-        let links = self.declare(target, "out_symlinks", action);
+        let outs = self.declare(id, target, "outs", action);
+        let dirs = self.declare(id, target, "out_dirs", action);
+        let links = self.declare(id, target, "out_symlinks", action);
         let outputs: Vec<ArtifactId> = outs.iter().chain(&dirs).chain(&links).copied().collect();
         if outputs.is_empty()
             && self.diags.list.len() == before
@@ -249,16 +249,17 @@ impl<'a> Expander<'a, '_> {
 
     /// Checks what would go wrong only in the shell: `SRCS` and `OUTS` are lists in one text.
     pub(super) fn check_lists(&mut self, target: &'a RawTarget, recipe: &CommandRecipe) {
-        let outs: Inputs = recipe.outs.iter().map(|o| Input::Artifact(*o)).collect();
-        for (name, field, used, inputs) in
-            [("SRCS", "srcs", recipe.names_srcs, &recipe.srcs), ("OUTS", "outs", recipe.names_outs, &outs)]
-        {
+        for (name, field, used) in [("SRCS", "srcs", recipe.names_srcs), ("OUTS", "outs", recipe.names_outs)] {
             if !used {
                 continue;
             }
             let span = self.value(target, field).map_or(target.header, |(_, span)| *span);
-            let paths = source_paths(&self.builder.model, inputs);
-            if let Some(bad) = paths.iter().find(|path| path.contains(|c: char| !is_shell_safe(c))) {
+            let model = &self.builder.model;
+            let paths = match field {
+                "srcs" => source_paths(model, &recipe.srcs),
+                _ => recipe.outs.iter().map(|id| model.artifact(*id).path.as_str()).collect(),
+            };
+            if let Some(bad) = paths.iter().find(|path| !path.bytes().all(is_shell_safe)) {
                 let error =
                     Diagnostic::at(span, format!("`{bad}` cannot stand in `${name}`: the shell would take it apart"));
                 self.diags.push(error.hint("name it with `$(location LABEL)` inside quotes"));
@@ -271,10 +272,17 @@ impl<'a> Expander<'a, '_> {
         }
     }
 
-    pub(super) fn declare(&mut self, target: &'a RawTarget, name: &str, action: ActionId) -> Vec<ArtifactId> {
-        let mut ids = Vec::new();
-        let Some(&owner) = self.graph.by_label.get(&target.label) else { return ids };
-        for out in self.outs(target, name) {
+    pub(super) fn declare(
+        &mut self,
+        id: TargetId,
+        target: &'a RawTarget,
+        name: &str,
+        action: ActionId,
+    ) -> Vec<ArtifactId> {
+        let outs = self.outs(target, name);
+        let mut ids = Vec::with_capacity(outs.len());
+        let owner = self.graph.named[id.index()];
+        for out in outs {
             match self.builder.output(out.path.clone(), out.kind, action) {
                 Ok(id) => {
                     self.out_spans.insert(id, (owner, out.span));
@@ -298,6 +306,8 @@ impl<'a> Expander<'a, '_> {
     }
 }
 
-fn is_shell_safe(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "_-+=:,./@%^".contains(c) || !c.is_ascii()
+/// Whether a byte of a path means nothing to the shell; those of characters beyond ASCII never do.
+fn is_shell_safe(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | 0x80..)
+        || matches!(byte, b'_' | b'-' | b'+' | b'=' | b':' | b',' | b'.' | b'/' | b'@' | b'%' | b'^')
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use minibuild_core::{ActionId, ArtifactId, HostToolId, Input, Inputs, Label, Model, TargetId};
+use minibuild_core::{ActionId, ArtifactId, HostToolId, Input, Inputs, Model, TargetId};
 use rustc_hash::FxHashSet;
 
 use super::Expander;
@@ -18,8 +18,10 @@ impl<'a> Expander<'a, '_> {
             match &reference.value {
                 Reference::Source(path) => inputs.push(Input::Artifact(self.builder.source(path.clone()))),
                 Reference::Label(label) => {
-                    if let Some(found) = self.outputs_of(label, reference.span) {
-                        inputs.extend(found.iter().copied());
+                    let Some(id) = self.graph.target_of(label) else { continue };
+                    match self.group_of(id, label.group.as_deref()) {
+                        Ok(found) => inputs.extend(found.iter().copied()),
+                        Err(error) => self.diags.push(place(*error, reference.span)),
                     }
                 }
                 Reference::Own(_) => {}
@@ -29,9 +31,9 @@ impl<'a> Expander<'a, '_> {
 
     /// What a label with an optional group stands for.
     pub fn outputs_of(&mut self, label: &LabelRef, span: Span) -> Option<Inputs> {
-        let id = *self.graph.by_label.get(&label.label)?;
+        let id = self.graph.target_of(label)?;
         match self.group_of(id, label.group.as_deref()) {
-            Ok(inputs) => Some(inputs),
+            Ok(inputs) => Some(inputs.into()),
             Err(error) => {
                 self.diags.push(place(*error, span));
                 None
@@ -43,11 +45,11 @@ impl<'a> Expander<'a, '_> {
     ///
     /// # Errors
     /// A complaint where it has no such group.
-    pub fn group_of(&self, id: TargetId, group: Option<&str>) -> Result<Inputs, Box<Diagnostic>> {
-        let Some(provided) = &self.provided[id.index()] else { return Ok(Box::default()) };
-        let Some(group) = group else { return Ok(provided.outputs.clone()) };
+    pub fn group_of(&self, id: TargetId, group: Option<&str>) -> Result<&[Input], Box<Diagnostic>> {
+        let Some(provided) = &self.provided[id.index()] else { return Ok(&[]) };
+        let Some(group) = group else { return Ok(&provided.outputs) };
         match provided.providers.iter().find(|(name, _)| &**name == group) {
-            Some((_, value)) => Ok(value.files.clone()),
+            Some((_, value)) => Ok(&value.files),
             None => {
                 let label = &self.builder.model.target(id).label;
                 let groups: Vec<String> = provided.providers.iter().map(|(name, _)| format!("`{name}`")).collect();
@@ -63,7 +65,7 @@ impl<'a> Expander<'a, '_> {
 
     pub(super) fn add_tool(&mut self, tool: &'a Placed<Reference>, inputs: &mut InputList) {
         self.add_files(std::slice::from_ref(tool), inputs);
-        if let Reference::Label(LabelRef { label, group: None }) = &tool.value
+        if let Reference::Label(label @ LabelRef { group: None, .. }) = &tool.value
             && let Some(run) = self.runnable(label)
         {
             inputs.push(Input::Artifact(run.executable));
@@ -72,8 +74,8 @@ impl<'a> Expander<'a, '_> {
     }
 
     /// What a label runs, if it is runnable.
-    pub fn runnable(&self, label: &Label) -> Option<&Runnable> {
-        let id = self.graph.by_label.get(label)?;
+    pub fn runnable(&self, label: &LabelRef) -> Option<&Runnable> {
+        let id = self.graph.target_of(label)?;
         self.provided[id.index()].as_ref()?.run.as_ref()
     }
 
@@ -91,7 +93,7 @@ impl<'a> Expander<'a, '_> {
             Reference::Label(label) => label,
         };
         if label.group.is_none()
-            && let Some(run) = self.runnable(&label.label)
+            && let Some(run) = self.runnable(label)
         {
             return Some(run.executable);
         }
@@ -135,7 +137,7 @@ impl<'a> Expander<'a, '_> {
     /// Runfiles of a runnable target named by `$(location)`.
     pub(super) fn along(&self, of: &Placed<Reference>, many: bool) -> Vec<Input> {
         match &of.value {
-            Reference::Label(LabelRef { label, group: None }) if !many => {
+            Reference::Label(label @ LabelRef { group: None, .. }) if !many => {
                 self.runnable(label).map(|run| run.runfiles.to_vec()).unwrap_or_default()
             }
             _ => Vec::new(),
@@ -178,7 +180,7 @@ impl<'a> Expander<'a, '_> {
         inputs: &mut InputList,
     ) {
         inputs.extend(files.iter().map(|id| Input::Artifact(*id)));
-        if let Reference::Label(LabelRef { label, group: None }) = &of.value
+        if let Reference::Label(label @ LabelRef { group: None, .. }) = &of.value
             && let Some(run) = self.runnable(label)
         {
             inputs.run(run);

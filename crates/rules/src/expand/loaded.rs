@@ -167,7 +167,7 @@ impl<'a> Expander<'a, '_> {
     /// Tells tool variables that are labels what their target is, once it is known.
     pub(super) fn set_tool_vars(&mut self, id: TargetId) {
         for (target, var) in self.setup.tool_vars.iter().filter(|(target, _)| *target == id) {
-            let label = LabelRef { label: self.graph.targets[target.index()].0.label.clone(), group: None };
+            let label = LabelRef::new(self.graph.targets[target.index()].0.label.clone(), None);
             let reference =
                 Placed { value: Reference::Label(label), span: self.graph.targets[target.index()].0.header };
             if let Some(tool) = self.tool_value(&reference) {

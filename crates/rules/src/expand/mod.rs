@@ -15,7 +15,7 @@ use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::lang::{RuleSet, VarId, Vars};
 use crate::provide::{Common, Provided};
 use crate::resolve::TargetGraph;
-use crate::rule_table::{Field, RuleKind, RuleTable};
+use crate::rule_table::{RuleKind, RuleTable};
 use crate::suggest::did_you_mean;
 use crate::values::{Placed, RawOut, RawTarget, RawValue, Reference};
 
@@ -40,11 +40,6 @@ pub struct Setup<'a> {
     pub tool_vars: &'a [(TargetId, VarId)],
 }
 
-/// Positions of the fields of a rule.
-pub struct FieldIndex {
-    by_name: FxHashMap<Arc<str>, usize>,
-}
-
 /// Expands targets one after the other, dependencies first.
 pub struct Expander<'a, 'd> {
     /// All targets.
@@ -66,7 +61,6 @@ pub struct Expander<'a, 'd> {
     setup: Setup<'a>,
     vars: Arc<Vars>,
     borders: FxHashMap<String, bool>,
-    fields: Vec<FieldIndex>,
     shell: Arc<str>,
     test: Arc<str>,
     no_platform: Arc<[(Box<str>, Box<str>)]>,
@@ -76,7 +70,8 @@ impl<'a, 'd> Expander<'a, 'd> {
     /// Ready for the first target; the model has all packages and bare rows of all targets.
     pub fn new(graph: &'a TargetGraph<'a>, setup: Setup<'a>, vars: Arc<Vars>, diags: &'d mut Diagnostics) -> Self {
         let rules = setup.rules;
-        let mut builder = ModelBuilder::default();
+        // A file made and a source read by each target is a fair guess.
+        let mut builder = ModelBuilder::with_capacity(graph.targets.len() * 2, graph.targets.len());
         let names: Vec<Arc<str>> = rules.rules.iter().map(|r| r.name.clone()).collect();
         builder.model.packages =
             graph.packages.iter().map(|p| minibuild_core::Package { path: p.path.clone() }).collect();
@@ -97,9 +92,6 @@ impl<'a, 'd> Expander<'a, 'd> {
                 alias_of: None,
             })
             .collect();
-        let index = |fields: &[Field]| FieldIndex {
-            by_name: fields.iter().enumerate().map(|(i, f)| (f.name.clone(), i)).collect(),
-        };
         Self {
             graph,
             rules,
@@ -112,7 +104,6 @@ impl<'a, 'd> Expander<'a, 'd> {
             setup,
             vars,
             borders: FxHashMap::default(),
-            fields: rules.rules.iter().map(|r| index(&r.fields)).collect(),
             shell: Arc::from("Genrule"),
             test: Arc::from("Test"),
             no_platform: Arc::from([]),
@@ -156,8 +147,9 @@ impl<'a, 'd> Expander<'a, 'd> {
     }
 
     fn value(&self, target: &'a RawTarget, name: &str) -> Option<&'a (RawValue, Span)> {
-        let index = *self.fields[target.rule].by_name.get(name)?;
-        target.value(index)
+        // A target gives few of its rule's fields: to compare their names is cheaper than to hash one.
+        let fields = &self.rules.rules[target.rule].fields;
+        target.values.iter().find(|(index, _)| *fields[*index].name == *name).map(|(_, value)| value)
     }
 
     fn references(&self, target: &'a RawTarget, name: &str) -> &'a [Placed<Reference>] {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,11 +59,11 @@ impl SourceFs for Clocked {
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let Some(dir) = args.next() else {
         eprintln!("usage: load_cost DIR [ROUNDS] [THREADS] [PATTERN...]");
-        std::process::exit(2);
+        return ExitCode::from(2);
     };
     let mut number = |default: usize| args.next().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (rounds, threads) = (number(5), number(2));
@@ -73,7 +74,13 @@ fn main() {
     let mut table: Vec<[f64; PHASES.len() + 1]> = Vec::new();
     println!("{:>10} {}", "wall", PHASES.map(|name| format!("{name:>10}")).join(" "));
     for _ in 0..rounds.max(1) {
-        let row = round(Path::new(&dir), threads, &patterns);
+        let row = match round(Path::new(&dir), threads, &patterns) {
+            Ok(row) => row,
+            Err(complaints) => {
+                eprint!("{complaints}");
+                return ExitCode::FAILURE;
+            }
+        };
         println!("{}", shown(&row));
         table.push(row);
     }
@@ -84,13 +91,15 @@ fn main() {
         *median = values[values.len() / 2];
     }
     println!("{} medians, seconds", shown(&medians));
+    ExitCode::SUCCESS
 }
 
 fn shown(row: &[f64]) -> String {
     row.iter().map(|seconds| format!("{seconds:>10.3}")).collect::<Vec<_>>().join(" ")
 }
 
-fn round(dir: &Path, threads: usize, patterns: &[String]) -> [f64; PHASES.len() + 1] {
+/// One load; what is wrong with the workspace is told as text.
+fn round(dir: &Path, threads: usize, patterns: &[String]) -> Result<[f64; PHASES.len() + 1], String> {
     let long_ago = FsInstant { ns: 0, granularity: Duration::ZERO };
     let request = LoadRequest {
         config: ConfigInput::default(),
@@ -102,13 +111,7 @@ fn round(dir: &Path, threads: usize, patterns: &[String]) -> [f64; PHASES.len() 
     let cpu_before = cpu();
     let begin = Instant::now();
     let files = Clocked { files: DiskFs::new(dir, long_ago), marks: Mutex::default() };
-    let loaded = match load(&files, &request) {
-        Ok(loaded) => loaded,
-        Err(failure) => {
-            eprint!("{}", render(&failure.diagnostics, &failure.sources, false));
-            std::process::exit(1);
-        }
-    };
+    let loaded = load(&files, &request).map_err(|failure| render(&failure.diagnostics, &failure.sources, false))?;
     let end = Instant::now();
     let cpu = cpu() - cpu_before;
     std::hint::black_box(loaded.model.actions.len());
@@ -120,7 +123,7 @@ fn round(dir: &Path, threads: usize, patterns: &[String]) -> [f64; PHASES.len() 
     let walk_ends = marks.walk_ends.unwrap_or(walk_begins);
     let last_look = marks.last_look.unwrap_or(walk_ends);
     let since = |to: Instant, from: Instant| to.saturating_duration_since(from).as_secs_f64();
-    [
+    Ok([
         since(end, begin),
         since(walk_begins, begin),
         since(walk_ends, walk_begins),
@@ -128,7 +131,7 @@ fn round(dir: &Path, threads: usize, patterns: &[String]) -> [f64; PHASES.len() 
         since(end, last_look),
         since(dropped, end),
         cpu,
-    ]
+    ])
 }
 
 /// Seconds of processor time of this process so far, all threads, to a hundredth.

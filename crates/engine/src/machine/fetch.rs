@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use minibuild_core::{
     ActionId, ArtifactId, Blob, BlobSource, BuildEvent, Content, Copied, Digest, DownloadReason, FetchId, FetchOutcome,
-    FetchRequest, Fingerprint, Level, OutputMeta, Stamp, TreeNode, Urgency, WsPath,
+    FetchRequest, Fingerprint, Level, OutputMeta, Stamp, TreeEntry, Urgency, WsPath,
 };
 use minibuild_download::{Ended, Step as Planned};
 use rustc_hash::FxHashMap;
@@ -295,10 +295,7 @@ fn files_of(path: &WsPath, content: &Content) -> Vec<(WsPath, Digest)> {
         Content::File { digest, .. } => vec![(path.clone(), *digest)],
         Content::Symlink { .. } => Vec::new(),
         Content::Directory(tree) => {
-            let file = |entry: &minibuild_core::TreeEntry| match &entry.node {
-                TreeNode::File { digest, .. } => Some((path.join(entry.path.as_str()).ok()?, *digest)),
-                TreeNode::Symlink { .. } | TreeNode::EmptyDirectory => None,
-            };
+            let file = |entry: &TreeEntry| Some((path.join(entry.path.as_str()).ok()?, entry.blob()?));
             tree.entries.iter().filter_map(file).collect()
         }
     }

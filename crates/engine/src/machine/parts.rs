@@ -87,7 +87,7 @@ impl Machine {
         }
         let leaves = part.entries.iter().filter(|entry| entry.node != TreeNode::EmptyDirectory);
         let blob = |(entry, stamp): (&TreeEntry, &Stamp)| {
-            let TreeNode::File { digest, .. } = entry.node else { return None };
+            let digest = entry.blob()?;
             let path = path.join(entry.path.as_str()).ok()?;
             let source = BlobSource::File { path, fingerprint: Some(stamp.fingerprint) };
             Some(Blob { digest, source })

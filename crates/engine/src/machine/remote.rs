@@ -7,7 +7,7 @@ use std::sync::Arc;
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Blob, BlobSource, Branch, CacheAnswer, CacheLookup, Content, Digest,
     DigestFunction, ExecutionReport, Fingerprint, Level, RemoteEvent, RemoteRequest, Requester, RunId, Runner,
-    TreeMeta, TreeNode, UploadRequest, WsPath,
+    TreeEntry, TreeMeta, UploadRequest, WsPath,
 };
 use minibuild_graph::{ActionKey, Facts};
 use minibuild_reapi::{InputRootError, tree_directories};
@@ -371,10 +371,7 @@ fn holds_any(content: &Content, digests: &HashSet<&Digest>) -> bool {
     match content {
         Content::File { digest, .. } => digests.contains(digest),
         Content::Symlink { .. } => false,
-        Content::Directory(tree) => tree.entries.iter().any(|entry| match &entry.node {
-            TreeNode::File { digest, .. } => digests.contains(digest),
-            TreeNode::Symlink { .. } | TreeNode::EmptyDirectory => false,
-        }),
+        Content::Directory(tree) => tree.entries.iter().filter_map(TreeEntry::blob).any(|blob| digests.contains(&blob)),
     }
 }
 
@@ -416,10 +413,10 @@ impl Blobs {
     fn add_tree(&mut self, path: &WsPath, tree: &TreeMeta, is_here: bool, function: DigestFunction) {
         tree_directories(&tree.entries, function, &mut |digest, bytes| self.add_bytes(digest, bytes));
         for entry in &tree.entries {
-            let TreeNode::File { digest, .. } = &entry.node else { continue };
+            let Some(digest) = entry.blob() else { continue };
             match path.join(entry.path.as_str()) {
-                Ok(path) if is_here => self.add_file(*digest, &path, None),
-                _ => self.add(*digest, || BlobSource::Elsewhere),
+                Ok(path) if is_here => self.add_file(digest, &path, None),
+                _ => self.add(digest, || BlobSource::Elsewhere),
             }
         }
     }

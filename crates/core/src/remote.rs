@@ -314,6 +314,13 @@ pub enum RemoteEvent {
         /// The blobs that are missing, or why the store could not be asked.
         missing: Result<Vec<Digest>, String>,
     },
+    /// A server was given up for now, or serves again; told once each time.
+    Outage {
+        /// Its address.
+        server: String,
+        /// Whether it cannot be used.
+        is_open: bool,
+    },
     /// An [`UploadRequest`] is over.
     Uploaded {
         /// Of which run.
@@ -365,6 +372,8 @@ pub trait RemoteSide: Send {
     fn unstage(&self, staged: RunId);
     /// Asks what the store has; nothing that was seen earlier in the build is taken for an answer.
     fn check(&self, check: ExistenceCheck);
+    /// Asks servers that were given up for a sign of life; answered by nothing but [`RemoteEvent::Outage`].
+    fn probe(&self);
     /// Stores the result of a local run.
     fn upload(&self, request: UploadRequest);
     /// Blobs and bytes sent so far, inputs of runs included.

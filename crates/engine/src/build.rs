@@ -366,6 +366,7 @@ impl Driver {
                 }
                 Step::Hurry(id, urgency) => self.remote(|remote| remote.hurry(id, urgency)),
                 Step::StopFetches => self.remote(|remote| remote.stop_fetches()),
+                Step::Probe => self.remote(|remote| remote.probe()),
                 Step::Check(check) => self.remote(|remote| remote.check(*check)),
                 Step::Upload(request) => self.remote(|remote| remote.upload(*request)),
                 Step::Rehash(path) => self.rehash(path),

@@ -84,7 +84,8 @@ pub fn dynamic(settings: &Settings) -> Dynamic {
         DynamicPolicy::Race => RacePolicy::Race,
         DynamicPolicy::Adaptive => RacePolicy::Adaptive,
     };
-    Dynamic { policy, compares: settings.dynamic.compare }
+    let duplicates = Some(f64::from(settings.dynamic.budget_percent) / 100.0);
+    Dynamic { policy, compares: settings.dynamic.compare, duplicates }
 }
 
 /// The hash function of all digests of a build.
@@ -287,6 +288,10 @@ impl RemoteSide for Embedded {
 
     fn check(&self, check: ExistenceCheck) {
         self.client().check(check);
+    }
+
+    fn probe(&self) {
+        self.client().probe();
     }
 
     fn upload(&self, request: UploadRequest) {

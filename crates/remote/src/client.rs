@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minibuild_core::{
-    CacheLookup, ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchRequest, RemoteEvent, RemoteRequest,
-    RunId, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency,
+    CacheLookup, CheckId, ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchRequest, RemoteEvent,
+    RemoteRequest, RunId, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency,
 };
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
@@ -26,6 +26,8 @@ const WORKERS: usize = 2;
 const DISK_WORKERS: usize = 8;
 /// How long a shutdown waits for writes that cannot be stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Names signs of life, of which nobody is told.
+const PROBE: CheckId = CheckId(u64::MAX);
 
 /// The remote sides of one build.
 ///
@@ -163,6 +165,14 @@ impl RemoteClient {
         self.begin(Request::Check(check.id), move |shared, _| async move {
             let missing = shared.cache.missing(&check.who, check.digests).await;
             RemoteEvent::Checked { id: check.id, missing }
+        });
+    }
+
+    /// Asks servers that were given up for a sign of life.
+    pub fn probe(&self) {
+        self.begin(Request::Check(PROBE), move |shared, _| async move {
+            shared.probe().await;
+            RemoteEvent::Checked { id: PROBE, missing: Ok(Vec::new()) }
         });
     }
 

@@ -57,6 +57,11 @@ impl Executor {
         self.grpc.endpoint()
     }
 
+    /// If it is given up, and its time has come, asks it for a sign of life.
+    pub(crate) async fn probe(&self) {
+        self.grpc.probe().await;
+    }
+
     /// Executes an action.
     ///
     /// # Errors

@@ -132,6 +132,14 @@ impl Grpc {
         self.capabilities.get_or_try_init(|| self.ask_capabilities()).await.cloned()
     }
 
+    /// If it is given up, and its time has come, asks it for a sign of life.
+    pub(crate) async fn probe(&self) {
+        if self.outage.is_open() {
+            // What follows from the answer is the breaker's.
+            drop(self.ask_capabilities().await);
+        }
+    }
+
     async fn ask_capabilities(&self) -> Result<Arc<Capabilities>, CallError> {
         let answer = self.call(None, "GetCapabilities", |attempt| async move {
             let request = proto::GetCapabilitiesRequest { instance_name: self.instance.clone() };

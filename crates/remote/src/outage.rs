@@ -65,13 +65,14 @@ impl Outage {
     }
 
     fn announce(&self, change: Option<Change>, why: &str) {
+        let Some(change) = change else { return };
         let (level, text) = match change {
-            None => return,
-            Some(Change::Opened) => {
+            Change::Opened => {
                 (Level::Warning, format!("`{}` cannot be used ({why}); going on without it", self.endpoint))
             }
-            Some(Change::Closed) => (Level::Info, format!("`{}` can be used again", self.endpoint)),
+            Change::Closed => (Level::Info, format!("`{}` can be used again", self.endpoint)),
         };
         (self.tell)(RemoteEvent::Message { level, text });
+        (self.tell)(RemoteEvent::Outage { server: self.endpoint.clone(), is_open: change == Change::Opened });
     }
 }

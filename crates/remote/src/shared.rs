@@ -76,6 +76,17 @@ impl Shared {
         self.executor.as_ref().map_or("no executor", Executor::endpoint)
     }
 
+    /// Calls whatever is given up for now, as far as its time has come.
+    pub(crate) async fn probe(&self) {
+        match &self.cache {
+            Cache::Grpc(cache) => cache.grpc.probe().await,
+            Cache::Http(cache) => cache.probe().await,
+        }
+        if let Some(executor) = &self.executor {
+            executor.probe().await;
+        }
+    }
+
     /// Sees, once, whether the executor has an action that was uploaded to the cache.
     ///
     /// # Errors

@@ -52,6 +52,10 @@ impl RemoteSide for RemoteClient {
         Self::check(self, check);
     }
 
+    fn probe(&self) {
+        Self::probe(self);
+    }
+
     fn upload(&self, request: UploadRequest) {
         Self::upload(self, request);
     }

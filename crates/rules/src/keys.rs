@@ -259,7 +259,7 @@ keys! {
     "remote.priority", KeyType::Number, None, "`0`", "Priority of executions; lower is sooner.", |s, v| s.remote.priority = number(v)?;
     "remote.offline", KeyType::Bool, Some("--offline"), "`false`", "Make no remote call at all.", |s, v| s.remote.offline = truth(v)?;
     "dynamic.policy", KeyType::Choice(&["race", "adaptive"]), Some("--dynamic-policy"), "`adaptive`", "How a race is started.", |s, v| s.dynamic.policy = choice!(v, "race" => DynamicPolicy::Race, "adaptive" => DynamicPolicy::Adaptive);
-    "dynamic.budget_percent", KeyType::Count, None, "`100`", "Work that may be done twice, in percent of the build's.", |s, v| s.dynamic.budget_percent = number(v)?;
+    "dynamic.budget_percent", KeyType::Count, None, "`18`", "Work that may be done twice, in percent of the build's.", |s, v| s.dynamic.budget_percent = number(v)?;
     "dynamic.compare", KeyType::Bool, Some("--compare"), "`false`", "Run both sides to the end and compare digests.", |s, v| s.dynamic.compare = truth(v)?;
     "env", KeyType::TextTable, None, "`{ PATH = \"/usr/local/bin:/usr/bin:/bin\" }`", "Environment of every action.", |s, v| {
         let entries = text_table(v)?;

@@ -213,7 +213,7 @@ pub struct DynamicSettings {
 
 impl Default for DynamicSettings {
     fn default() -> Self {
-        Self { policy: DynamicPolicy::Adaptive, budget_percent: 100, compare: false }
+        Self { policy: DynamicPolicy::Adaptive, budget_percent: 18, compare: false }
     }
 }
 

@@ -79,6 +79,8 @@ pub(super) struct Live {
     pub mnemonic: MnemonicId,
     pub history: ActionHistory,
     pub fetch: Us,
+    /// Its inputs are being brought here for a local start.
+    pub is_fetching: bool,
     pub ready_since: Us,
     pub may_look_up: bool,
     /// Whether the remote side may run it, once it was looked up.
@@ -102,6 +104,7 @@ impl Live {
             mnemonic: ready.mnemonic,
             history: ready.history,
             fetch: micros(ready.fetch),
+            is_fetching: false,
             ready_since: now,
             may_look_up: ready.may_look_up,
             there: ready.there,
@@ -172,6 +175,8 @@ pub(super) struct Table {
     pub alone: BTreeSet<(Us, ActionId)>,
     /// In policy `race`: may start here then.
     pub delayed: BTreeSet<(Us, ActionId)>,
+    /// How many wait for inputs that are being brought here.
+    pub fetching: usize,
 }
 
 impl Table {
@@ -211,6 +216,7 @@ impl Table {
     }
 
     fn enter(&mut self, action: ActionId, live: &Live) {
+        self.fetching += usize::from(live.is_fetching && !live.is_over);
         for place in self.places(action, live) {
             match place {
                 Place::Nowhere => false,
@@ -229,6 +235,7 @@ impl Table {
     }
 
     fn leave(&mut self, action: ActionId, live: &Live) {
+        self.fetching -= usize::from(live.is_fetching && !live.is_over);
         for place in self.places(action, live) {
             match place {
                 Place::Nowhere => false,

@@ -162,13 +162,10 @@ impl Policy {
     }
 
     fn take_ready(&mut self, action: ActionId, ready: &Ready, now: Us) {
-        // What still runs of an earlier attempt ends with its events.
-        if self
-            .table
-            .get(action)
-            .is_some_and(|live| matches!(live.local, Local::Running(_)) || live.remote.sent().is_some())
-        {
-            return;
+        match self.table.get(action).copied() {
+            Some(live) if live.remote.sent().is_some() => return,
+            Some(live) if matches!(live.local, Local::Running(_)) => return self.revive(action, &live, ready),
+            _ => {}
         }
         let mut live = Live::new(ready, now);
         if self.config.mode == Mode::Race && self.has_hit && ready.there && ready.here {
@@ -178,6 +175,34 @@ impl Policy {
         if live.remote == Remote::Fresh {
             self.fresh.push(action);
         }
+    }
+
+    /// What runs here goes on, and the remote side may be tried again.
+    fn revive(&mut self, action: ActionId, live: &Live, ready: &Ready) {
+        let may_help = ready.there && !matches!(live.remote, Remote::Asking { .. });
+        self.table.change(action, |live| {
+            live.is_over = false;
+            live.there = ready.there;
+            if may_help {
+                live.remote = Remote::Waiting;
+            }
+        });
+        if may_help {
+            self.alone_now.push(action);
+        }
+    }
+
+    /// Whether a start of the action, or an answer about it, is still to be expected of this policy.
+    pub fn may_start(&self, action: ActionId) -> bool {
+        self.table.get(action).is_some_and(|live| {
+            let is_there = matches!(live.remote, Remote::Fresh | Remote::Asking { .. } | Remote::Waiting);
+            !live.is_over && (live.local == Local::Idle || is_there)
+        })
+    }
+
+    /// How many runs it counts as under way here and remotely.
+    pub fn under_way(&self) -> (usize, usize) {
+        (self.running_here, self.workers.in_flight)
     }
 
     fn take_answer(&mut self, action: ActionId, answer: Option<bool>, now: Us) {
@@ -218,6 +243,7 @@ impl Policy {
             live.is_over |= matches!(how, Ended::Won | Ended::Lost);
             live.local_failed |= how == Ended::Failed;
             live.local = if how == Ended::Returned { Local::Parked } else { Local::Closed };
+            live.is_fetching = how == Ended::Returned && live.fetch > 0;
             // Nothing is left to weigh: what was not tried is tried now.
             if live.remote == Remote::Fresh && how == Ended::Failed {
                 live.remote = live.after_miss();
@@ -271,7 +297,12 @@ impl Policy {
 
     fn take_offer(&mut self, action: ActionId, branch: Branch) {
         self.table.change(action, |live| match branch {
-            Branch::Local if live.local == Local::Parked => live.local = Local::Idle,
+            Branch::Local if live.local == Local::Parked => {
+                live.local = Local::Idle;
+                // What had to be brought was.
+                live.fetch = if live.is_fetching { 0 } else { live.fetch };
+                live.is_fetching = false;
+            }
             Branch::Remote if live.remote == Remote::Parked => live.remote = live.after_miss(),
             _ => {}
         });

@@ -93,7 +93,8 @@ pub enum Ended {
     Lost,
     /// It could not decide: the other side may, and this one is not tried again.
     Failed,
-    /// It did not begin, or has to be tried again later: see [`Event::Offered`].
+    /// It did not begin, or has to be tried again later: see [`Event::Offered`]. A local one for which inputs are predicted
+    /// to be brought ([`Ready::fetch`]) waits for them meanwhile.
     Returned,
 }
 

@@ -14,6 +14,7 @@ use minibuild_core::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::choose::Chooser;
 use super::{Lookup, Machine, Question, Status, Step, key_path};
 
 /// The checks of one build.
@@ -159,7 +160,11 @@ impl Machine {
 
     /// When the machine wants to be woken, should nothing happen before.
     pub fn wake_at(&self) -> Option<Duration> {
-        self.checks.lease_due.filter(|_| self.checks.is_connected && self.stopping.is_none() && !self.finished)
+        if self.stopping.is_some() || self.finished {
+            return None;
+        }
+        let lease = self.checks.lease_due.filter(|_| self.checks.is_connected);
+        lease.into_iter().chain(self.chooser.as_ref().and_then(Chooser::wake_at)).min()
     }
 
     /// The store lost something it was believed to have: what else it lost is worth knowing before it is needed.

@@ -79,9 +79,8 @@ impl Machine {
         match self.find_result(action, &command, &inputs) {
             Ok(Knowledge::Result(found)) => self.use_known_result(action, &found),
             Ok(Knowledge::Nothing(key)) => {
-                if !self.look_up(action, key) {
-                    self.queue(action);
-                }
+                let asks = self.is_worth_asking(action, key);
+                self.queue_asking(action, asks);
                 false
             }
             Err(problem) => {

@@ -108,7 +108,7 @@ impl Machine {
         let (path, who) = (row.path.clone(), self.requester(producer, content.digest_and_size().0));
         self.count_fetch(producer, true);
         let files = files_of(&path, &content);
-        let size = (files.len() as u64, files.iter().map(|(_, digest)| digest.size).sum());
+        let size = (files.len() as u64, files.iter().map(|(_, digest)| digest.size).sum(), self.now);
         self.fetched_files.all += size.0;
         self.fetched_bytes.all += size.1;
         self.sizes.insert(id, size);
@@ -178,14 +178,17 @@ impl Machine {
         let Some(producer) = self.model.artifact(artifact).producer else { return };
         self.count_fetch(producer, false);
         let part = self.parts.remove(&fetch);
-        let (files, bytes) = self.sizes.remove(&fetch).unwrap_or_default();
+        let (files, bytes, since) = self.sizes.remove(&fetch).unwrap_or_default();
         self.fetched_files.done += files;
         self.fetched_bytes.done += bytes;
         match outcome {
-            FetchOutcome::Done { stamps, copied } => match part {
-                Some(part) => self.take_part(artifact, part, stamps, copied),
-                None => self.take_bytes(artifact, why, stamps, copied),
-            },
+            FetchOutcome::Done { stamps, copied } => {
+                self.note_rate(bytes.saturating_sub(copied.bytes), self.now.saturating_sub(since));
+                match part {
+                    Some(part) => self.take_part(artifact, part, stamps, copied),
+                    None => self.take_bytes(artifact, why, stamps, copied),
+                }
+            }
             FetchOutcome::Lost { why, .. } => self.take_lost(artifact, producer, &why),
             FetchOutcome::Stopped => {}
             FetchOutcome::Disk(problem) => self.fail_fetch(artifact, producer, &problem),

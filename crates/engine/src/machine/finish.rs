@@ -8,6 +8,7 @@ use minibuild_core::{
     ActionId, ArtifactId, Branch, CommandLine, Content, DownloadReason, ExecutionReport, ExecutionStatus, Fingerprint,
     FoundOutput, Level, OutputMeta, PublishedOutput, Runner, TestStatus, WsPath,
 };
+use minibuild_dynamic::policy::{Ended, RemoteTimes};
 use minibuild_dynamic::race::{FailureClass, Loser, Outcome, Winner};
 use minibuild_graph::parse_depfile;
 
@@ -19,10 +20,12 @@ use crate::state::{FileRecord, Origin, PrunedRecord, ResultRecord};
 impl Machine {
     /// A race is over, and with it this go at the action.
     pub(super) fn finish_race(&mut self, action: ActionId, outcome: Outcome<Report>) {
-        let Some(running) = self.running.remove(&action) else { return };
+        let Some(mut running) = self.running.remove(&action) else { return };
         let row = action.index();
         self.attempts[row] = running.race.next_attempt().0.max(self.attempts[row] + 1);
-        self.runs[row] += 1;
+        self.end_choice(action, &running, &outcome);
+        let is_found = !running.has_begun_a_run() && matches!(outcome, Outcome::Won { .. });
+        self.runs[row] += u32::from(!is_found);
         let is_race = running.local.is_some() && running.remote.is_some();
         self.outcome.races.run += u64::from(is_race);
         match outcome {
@@ -33,6 +36,10 @@ impl Machine {
                     Branch::Remote => races.remote_won += u64::from(is_race),
                 }
                 self.compare(action, &winner, &loser);
+                if is_found {
+                    self.emit_action_started(action);
+                }
+                self.note_sides(action, &mut running, &winner);
                 self.take_win(action, running, winner);
             }
             Outcome::Failed { first, .. }
@@ -49,19 +56,55 @@ impl Machine {
         }
     }
 
+    /// Tells the policy how it ended.
+    fn end_choice(&mut self, action: ActionId, running: &Running, outcome: &Outcome<Report>) {
+        let (how, times) = match outcome {
+            Outcome::Won { winner, .. } if winner.branch == Branch::Remote && !winner.is_cached => {
+                (Ended::Won, self.remote_times(running, winner.report.cost.wall))
+            }
+            Outcome::Won { .. } => (Ended::Lost, RemoteTimes::default()),
+            Outcome::Failed { .. } => (Ended::Failed, RemoteTimes::default()),
+            Outcome::Stopped { .. } | Outcome::Bug(_) => (Ended::Returned, RemoteTimes::default()),
+        };
+        self.close_choice(action, how, times);
+    }
+
+    /// Remembers how long the action took on the side that won, and how its sides were chosen.
+    fn note_sides(&mut self, action: ActionId, running: &mut Running, winner: &Winner<Report>) {
+        let model = Arc::clone(&self.model);
+        let name = Name::of(&model, action);
+        let mut times = self.state.action(&name.path).map(|known| known.times).unwrap_or_default();
+        let cost = &winner.report.cost;
+        match winner.branch {
+            Branch::Local => times.record_local(cost.wall, cost.max_rss),
+            Branch::Remote if winner.is_cached || winner.report.from_cache => {}
+            Branch::Remote => {
+                let took = self.remote_times(running, cost.wall);
+                times.record_remote(took.exec, took.download);
+            }
+        }
+        let has_choice = self.chooser.is_some() && self.sides(action).is_ok_and(|sides| sides.here && sides.there);
+        let sides = if has_choice { std::mem::take(&mut running.ended) } else { Vec::new() };
+        self.state.note_sides(name.as_ref(), times, sides);
+    }
+
     fn take_win(&mut self, action: ActionId, mut running: Running, winner: Winner<Report>) {
         let read = running.run_mut(winner.branch).and_then(|run| run.read.take());
         let report = *winner.report;
         let runner = match winner.branch {
             Branch::Local => Runner::Local,
-            Branch::Remote if report.from_cache => Runner::RemoteCache,
+            Branch::Remote if winner.is_cached || report.from_cache => Runner::RemoteCache,
             Branch::Remote => Runner::Remote,
         };
         match winner.branch {
             Branch::Local => self.upload_result(action, &running, &report),
             Branch::Remote => self.take_published_outputs(action, &running.published, &report),
         }
-        self.succeed(action, running.made, report, read, runner);
+        let mut made = running.made;
+        if runner == Runner::RemoteCache {
+            made.reason = "a remote cache had its result".to_owned();
+        }
+        self.succeed(action, made, report, read, runner);
     }
 
     /// What was staged lies in its places.

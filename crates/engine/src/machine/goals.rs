@@ -38,12 +38,14 @@ pub struct Goals {
 }
 
 /// How an action is raced that may run on both sides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Dynamic {
     /// When its second branch starts.
     pub policy: RacePolicy,
     /// Both branches run to their ends, and their results are compared.
     pub compares: bool,
+    /// Part of the work of a build that may be done twice; `None` for what is usual.
+    pub duplicates: Option<f64>,
 }
 
 /// When the second branch of an action starts.

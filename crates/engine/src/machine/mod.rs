@@ -5,6 +5,7 @@
 //! with each event. An action moves through one table of statuses; queues and counters are views of it.
 
 mod checks;
+mod choose;
 mod ended;
 mod evaluate;
 mod failures;
@@ -38,6 +39,7 @@ use minibuild_download::Planner;
 use minibuild_graph::{ActionGraph, CycleError, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::choose::Chooser;
 use self::race::Running;
 use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
@@ -173,8 +175,8 @@ pub struct Machine {
     /// How much of what was asked for came, for a display.
     fetched_files: Share,
     fetched_bytes: Share,
-    /// Files and bytes of each fetch under way.
-    sizes: FxHashMap<FetchId, (u64, u64)>,
+    /// Files and bytes of each fetch under way, and when it began.
+    sizes: FxHashMap<FetchId, (u64, u64, Duration)>,
     /// What is fetched of trees of which only single files are.
     parts: FxHashMap<FetchId, Arc<TreeMeta>>,
     /// What goals need besides what they stand for: outputs that symlinks among those lead to.
@@ -198,10 +200,10 @@ pub struct Machine {
     /// Actions whose result serves this build and is not remembered.
     unrecorded: FxHashSet<ActionId>,
 
-    /// Queued actions that may run here, and those that may run remotely; what has another status by then is passed
-    /// over.
+    /// Queued actions where there is no remote side; what has another status by then is passed over.
     ready: ReadyQueue,
-    ready_remote: ReadyQueue,
+    /// What decides where and when actions run, where there is one.
+    chooser: Option<Chooser>,
     queued: u64,
     /// How often something was queued.
     enqueued: u64,
@@ -360,7 +362,7 @@ impl Machine {
             unrecorded: FxHashSet::default(),
             announced: vec![false; goals.targets.len()],
             ready: ReadyQueue::default(),
-            ready_remote: ReadyQueue::default(),
+            chooser: None,
             queued: 0,
             enqueued: 0,
             reopened: Vec::new(),
@@ -393,6 +395,7 @@ impl Machine {
             NodeKind::Set(_) => false,
         };
         machine.takes_resources = machine.order.iter().any(takes);
+        machine.chooser = machine.new_chooser();
         machine.outcome.counts.total =
             machine.order.iter().filter(|&&n| matches!(machine.graph.kind(n), NodeKind::Action(_))).count() as u64;
         machine
@@ -420,6 +423,13 @@ impl Machine {
         self.ask_checks();
         self.finish_if_idle();
         std::mem::take(&mut self.steps)
+    }
+
+    /// What decides about sides, if there is more than one.
+    fn new_chooser(&self) -> Option<Chooser> {
+        let store = self.store.filter(|_| !self.goals.runs_nothing)?;
+        let mnemonics = self.model.actions.iter().map(|row| &*row.mnemonic).collect();
+        Some(Chooser::new(&self.goals, self.state.history(store), mnemonics))
     }
 
     /// When what is only in the store is asked for first: an interval after it was last, in whichever build.
@@ -488,6 +498,10 @@ impl Machine {
     }
 
     fn finish_if_idle(&mut self) {
+        if !self.finished && self.stopping.is_none() && self.is_stalled() {
+            self.outcome.internal = Some("bug: actions are ready, and none of them is started".to_owned());
+            self.stop_all(Stopping::FailFast);
+        }
         if self.finished || !self.is_idle() {
             return;
         }
@@ -507,6 +521,7 @@ impl Machine {
             self.announce(goal, false);
         }
         self.finished = true;
+        self.keep_history();
         self.outcome.critical_path = self.chain.iter().max().copied().unwrap_or_default();
         self.steps.push(Step::Finish(self.outcome.clone()));
     }
@@ -538,6 +553,10 @@ impl Machine {
     fn set_status(&mut self, action: ActionId, status: Status) {
         let row = self.node(action);
         let before = std::mem::replace(&mut self.status[row], status);
+        let is_to_start = |status| matches!(status, Status::Queued | Status::LookingUp | Status::Running);
+        if is_to_start(before) && !is_to_start(status) {
+            self.abandon(action);
+        }
         if let Some(waits) = &mut self.waits
             && wait_of(before) != wait_of(status)
         {

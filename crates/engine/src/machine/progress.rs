@@ -13,7 +13,7 @@ impl Machine {
         Progress {
             total: counts.total,
             done,
-            running: self.running.len() as u64,
+            running: self.running.values().filter(|running| running.has_begun()).count() as u64,
             queued: self.queued,
             fetching: self.bytes.under_way() as u64,
             files: self.fetched_files,
@@ -32,7 +32,8 @@ impl Machine {
             side: if running.runs_on(Branch::Local) { Branch::Local } else { Branch::Remote },
             stage: running.stage,
         };
-        let mut list: Vec<_> = self.running.iter().map(describe).collect();
+        let begun = self.running.iter().filter(|(_, running)| running.has_begun());
+        let mut list: Vec<_> = begun.map(describe).collect();
         list.sort_by(|a, b| (a.since, &a.label).cmp(&(b.since, &b.label)));
         list
     }

@@ -6,17 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, Content, ExecutionReport, ExecutionStatus, Level,
-    PublishedOutput, RemoteStage, RunId, StagedOutput, StagingOutcome, StagingRequest, StopReason, WsPath,
+    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, CacheAnswer, Content, Digest, ExecutionReport,
+    ExecutionStatus, Level, PublishedOutput, RemoteStage, RunId, StagedOutput, StagingOutcome, StagingRequest,
+    StopReason, WsPath,
 };
+use minibuild_dynamic::policy::{Ended, Event as Chosen, Reason, RemoteTimes};
 use minibuild_dynamic::race::{
-    Attempt, Event as Heard, FailureClass, Halt, LocalEnd, Need, Plan, Race, RemoteEnd, StagingEnd, Step as Told, Work,
+    Answer, Attempt, Event as Heard, FailureClass, Halt, LocalEnd, Need, Plan, Race, RemoteEnd, StagingEnd,
+    Step as Told, Work,
 };
-use minibuild_graph::{ActionKey, Priority};
+use minibuild_graph::ActionKey;
 
 use super::finish::millis;
 use super::remote::Sides;
-use super::{Machine, Made, Name, Step, Stopping};
+use super::{Machine, Made, Name, Status, Step, Stopping};
+use crate::state::SideRecord;
 
 /// What branches tell.
 pub(super) type Report = Box<ExecutionReport>;
@@ -43,8 +47,21 @@ pub(super) struct Running {
     pub(super) published: Vec<PublishedOutput>,
     /// A branch could not start, since its inputs are not there or others by now.
     pub(super) is_refused: bool,
-    /// Inputs of it are not here.
-    pub(super) lacks_inputs_here: bool,
+    /// The question to the cache that waits for its answer.
+    pub(super) look_up: Option<LookUp>,
+    /// Why the branch that is about to start does.
+    pub(super) reason: Option<Reason>,
+    /// Branches that are over, for whoever asks later how sides were chosen.
+    pub(super) ended: Vec<SideRecord>,
+}
+
+/// A question to the cache.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LookUp {
+    attempt: Attempt,
+    since: Duration,
+    /// Of contents, when it was asked.
+    generation: u64,
 }
 
 /// One run of one branch.
@@ -53,8 +70,15 @@ pub(super) struct Run {
     pub(super) attempt: u32,
     pub(super) started: Duration,
     pub(super) is_over: bool,
-    /// What a remote one was told to stop for.
+    /// What it was told to stop for.
     pub(super) told: Option<StopReason>,
+    /// Why it was started, as it was told; nothing was told of a result that was found without one.
+    pub(super) reason: Option<String>,
+    /// When a worker was waited for, and when one began, as far as the server tells.
+    pub(super) queued: Option<Duration>,
+    pub(super) executing: Option<Duration>,
+    /// When it came back.
+    pub(super) ended: Option<Duration>,
     /// The discoverable inputs it read, where a depfile says so.
     pub(super) read: Option<Vec<WsPath>>,
     /// What is wrong with it though it ended well.
@@ -63,7 +87,18 @@ pub(super) struct Run {
 
 impl Run {
     fn new(attempt: u32, started: Duration) -> Self {
-        Self { attempt, started, is_over: false, told: None, read: None, problem: None }
+        Self {
+            attempt,
+            started,
+            is_over: false,
+            told: None,
+            reason: None,
+            queued: None,
+            executing: None,
+            ended: None,
+            read: None,
+            problem: None,
+        }
     }
 }
 
@@ -82,7 +117,9 @@ impl Running {
             staging: None,
             published: Vec::new(),
             is_refused: false,
-            lacks_inputs_here: false,
+            look_up: None,
+            reason: None,
+            ended: Vec::new(),
         }
     }
 
@@ -113,6 +150,16 @@ impl Running {
     /// Whether a branch of it has started.
     pub(super) fn has_begun(&self) -> bool {
         self.local.is_some() || self.remote.is_some()
+    }
+
+    /// Whether anything of it ran, or runs: a result that was found is no run.
+    pub(super) fn has_begun_a_run(&self) -> bool {
+        self.local.is_some() || self.remote.as_ref().is_some_and(|remote| remote.reason.is_some())
+    }
+
+    /// Whether it goes on only with a start, and nobody is asked for one already.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.look_up.is_none() && (!self.has_begun() || self.needs.is_some())
     }
 
     /// Whether nothing goes on before this branch starts.
@@ -157,7 +204,7 @@ impl Machine {
         match told {
             Told::RunLocal(attempt) => self.begin_local(action, attempt),
             Told::Execute(attempt) => self.begin_remote(action, attempt),
-            Told::StopLocal(attempt, reason) => self.steps.push(Step::Stop(run(attempt), reason)),
+            Told::StopLocal(attempt, reason) => self.stop_local(run(attempt), reason),
             Told::DropRemote(attempt, reason) => self.drop_remote(run(attempt), reason),
             Told::Stage(attempt) => self.begin_staging(action, attempt),
             Told::SetAside(attempt) => self.set_aside_outputs(action, run(attempt)),
@@ -169,8 +216,122 @@ impl Machine {
             Told::Need(need) => self.queue_branch(action, need),
             Told::BranchEnded(branch, outcome) => self.end_branch(action, branch, outcome),
             Told::Finish(outcome) => self.finish_race(action, outcome),
-            // Caches are asked before there is a race.
-            Told::LookUp(_) | Told::DropLookUp(_) => {}
+            Told::LookUp(attempt) => self.begin_look_up(action, attempt),
+            Told::DropLookUp(_) => self.drop_look_up(action),
+        }
+    }
+
+    fn begin_look_up(&mut self, action: ActionId, attempt: Attempt) {
+        let (since, generation) = (self.now, self.generation);
+        let Some(running) = self.running.get_mut(&action) else { return };
+        running.look_up = Some(LookUp { attempt, since, generation });
+        let key = running.key.action;
+        if self.status_of(action) == Status::Queued {
+            self.set_status(action, Status::LookingUp);
+        }
+        self.push_look_up(RunId { action, attempt: attempt.0 }, key);
+    }
+
+    fn drop_look_up(&mut self, action: ActionId) {
+        if let Some(running) = self.running.get_mut(&action) {
+            running.look_up = None;
+        }
+        self.tell_policy(Chosen::LookUpFailed(action));
+    }
+
+    /// The cache answered an action that is on its way.
+    pub(super) fn take_raced_answer(&mut self, run: RunId, answer: CacheAnswer) {
+        let action = run.action;
+        let Some(running) = self.running.get_mut(&action) else { return };
+        let Some(asked) = running.look_up.take_if(|asked| asked.attempt.0 == run.attempt) else { return };
+        let key = running.key.action;
+        let stands = asked.generation == self.generation || self.has_key(action, key);
+        let has_failed = matches!(answer, CacheAnswer::Failed(_));
+        self.outcome.cache_errors += u64::from(has_failed && stands);
+        let found = match answer {
+            CacheAnswer::Hit(report) if stands => self.usable_hit(action, key, asked, report),
+            _ => None,
+        };
+        if stands && found.is_none() {
+            self.missed.insert(action, key);
+        }
+        if self.status_of(action) == Status::LookingUp {
+            if !stands {
+                // With other inputs it is another question.
+                return self.reopen(action);
+            }
+            if found.is_none() {
+                self.set_status(action, Status::Queued);
+            }
+        }
+        self.tell_policy(match has_failed {
+            true => Chosen::LookUpFailed(action),
+            false => Chosen::LookedUp { action, hit: found.is_some() },
+        });
+        let answer = match found {
+            Some(report) => Answer::Hit { to_stage: self.is_to_be_staged(action), report },
+            None => Answer::Miss,
+        };
+        self.tell_race(action, Heard::LookedUp(asked.attempt, answer));
+    }
+
+    /// Whether the action's inputs still make this key.
+    fn has_key(&mut self, action: ActionId, key: Digest) -> bool {
+        let command = self.command_of(action);
+        let inputs = self.flat_inputs(action);
+        self.key(action, &command, &inputs).is_ok_and(|now| now.action == key)
+    }
+
+    /// A cached result, if it is of use. Beside a local run it is a branch of its own.
+    fn usable_hit(&mut self, action: ActionId, key: Digest, asked: LookUp, report: Report) -> Option<Report> {
+        if self.is_known_to_be_lost(action, &key, &report.outputs) {
+            return None;
+        }
+        let read = self.read_inputs(action, &report).ok()?;
+        let ended = Some(self.now);
+        let running = self.running.get_mut(&action)?;
+        let is_race = running.local.is_some();
+        let run = Run::new(asked.attempt.0, asked.since);
+        running.remote = Some(Run { is_over: true, read, ended, ..run });
+        if is_race {
+            self.note_branch(action, Branch::Remote, "the cache had its result".to_owned());
+        }
+        Some(report)
+    }
+
+    fn stop_local(&mut self, run: RunId, reason: StopReason) {
+        if let Some(local) = self.running.get_mut(&run.action).and_then(|running| running.local.as_mut()) {
+            local.told = Some(reason);
+        }
+        self.steps.push(Step::Stop(run, reason));
+    }
+
+    /// The remote side tells how far a run is.
+    pub(super) fn take_stage(&mut self, run: RunId, stage: RemoteStage) {
+        let (action, now) = (run.action, self.now);
+        let Some(running) = self.running.get_mut(&action).filter(|running| running.is_run(Branch::Remote, run)) else {
+            return;
+        };
+        running.stage = Some(stage);
+        let Some(remote) = &mut running.remote else { return };
+        match stage {
+            RemoteStage::Queued => {
+                remote.queued.get_or_insert(now);
+                self.tell_policy(Chosen::RemoteQueued(action));
+            }
+            RemoteStage::Running => {
+                remote.executing.get_or_insert(now);
+                self.tell_policy(Chosen::RemoteExecuting(action));
+            }
+            RemoteStage::CheckingCache | RemoteStage::Uploading(..) | RemoteStage::Downloading => {}
+        }
+    }
+
+    /// The action is under way on some side.
+    fn set_running(&mut self, action: ActionId) {
+        if self.status_of(action) != Status::Running {
+            self.set_status(action, Status::Running);
+            self.emit_action_started(action);
         }
     }
 
@@ -190,22 +351,26 @@ impl Machine {
         self.exclusive_running |= self.model.action(action).tags.exclusive;
         self.forget_outputs(action);
         self.begin_writing(action);
-        self.emit_branch_started(action, Branch::Local);
         let run = Run::new(attempt.0, self.now);
         let Some(running) = self.running.get_mut(&action) else { return };
         running.local = Some(run);
         running.needs = None;
-        self.steps.extend(running.prepared.take());
+        let prepared = running.prepared.take();
+        self.set_running(action);
+        self.emit_branch_started(action, Branch::Local);
+        self.steps.extend(prepared);
     }
 
     fn begin_remote(&mut self, action: ActionId, attempt: Attempt) {
         self.running_there += 1;
-        self.emit_branch_started(action, Branch::Remote);
         let run = Run::new(attempt.0, self.now);
         let Some(running) = self.running.get_mut(&action) else { return };
         running.remote = Some(run);
         running.needs = None;
-        self.steps.extend(running.prepared.take());
+        let prepared = running.prepared.take();
+        self.set_running(action);
+        self.emit_branch_started(action, Branch::Remote);
+        self.steps.extend(prepared);
     }
 
     /// Something is about to be written to the places of the action's outputs.
@@ -253,13 +418,10 @@ impl Machine {
     fn queue_branch(&mut self, action: ActionId, need: Need) {
         let Some(running) = self.running.get_mut(&action) else { return };
         running.needs = Some(need);
-        let priority = Priority { failed_last: false, remaining: self.remaining[self.node(action)] };
         self.enqueued += 1;
-        if need != Need::Remote {
-            self.ready.push(action, priority);
-        }
-        if need != Need::Local {
-            self.ready_remote.push(action, priority);
+        match self.chooser {
+            Some(_) => self.choose_again(action, need),
+            None => self.push_ready(action),
         }
     }
 
@@ -282,6 +444,8 @@ impl Machine {
             return;
         };
         current.is_over = true;
+        current.ended = Some(self.now);
+        let (told, wall) = (current.told, self.now.saturating_sub(current.started));
         match branch {
             Branch::Local => {
                 self.running_here -= 1;
@@ -298,9 +462,21 @@ impl Machine {
             self.message(Level::Warning, text);
         }
         let attempt = Attempt(run.attempt);
+        let max_rss = report.cost.max_rss;
         let heard = match branch {
-            Branch::Local => Heard::LocalEnded(attempt, self.local_end(run.action, Box::new(report))),
-            Branch::Remote => Heard::RemoteEnded(attempt, self.remote_end(run.action, Box::new(report))),
+            Branch::Local => {
+                let end = self.local_end(run.action, Box::new(report));
+                let how = how_local_ended(&end, told);
+                self.tell_policy(Chosen::LocalEnded { action: run.action, how, wall, max_rss });
+                Heard::LocalEnded(attempt, end)
+            }
+            Branch::Remote => {
+                let end = self.remote_end(run.action, Box::new(report));
+                if let Some(how) = how_remote_ended(&end, told) {
+                    self.tell_policy(Chosen::RemoteEnded { action: run.action, how, times: RemoteTimes::default() });
+                }
+                Heard::RemoteEnded(attempt, end)
+            }
         };
         self.tell_race(run.action, heard);
     }
@@ -373,7 +549,15 @@ impl Machine {
                 StagingEnd::Closed(report(ExecutionStatus::Infrastructure("its downloads were stopped".to_owned())))
             }
         };
+        let has_failed = matches!(end, StagingEnd::Failed(..));
+        if has_failed {
+            let (action, times) = (run.action, RemoteTimes::default());
+            self.tell_policy(Chosen::RemoteEnded { action, how: Ended::Failed, times });
+        }
         self.tell_race(run.action, Heard::Staged(Attempt(run.attempt), end));
+        if has_failed {
+            self.offer_remote_again(run.action);
+        }
     }
 
     pub(super) fn take_set_aside(&mut self, run: RunId, problem: Option<String>) {
@@ -435,16 +619,55 @@ impl Machine {
 
     fn end_branch(&mut self, action: ActionId, branch: Branch, outcome: BranchOutcome) {
         let now = self.now;
-        let Some(run) = self.running.get(&action).and_then(|running| running.run(branch)) else { return };
-        let time = now.saturating_sub(run.started);
+        let Some(running) = self.running.get_mut(&action) else { return };
+        let Some(run) = running.run(branch) else { return };
+        // A result that was found with nothing beside it is no branch.
+        let Some(reason) = run.reason.clone() else { return };
+        let ms = millis(now.saturating_sub(run.started));
+        let short = u32::try_from(ms).unwrap_or(u32::MAX);
+        running.ended.push(SideRecord { branch, reason, outcome, ms: short });
         let wasted = match branch {
             Branch::Local => &mut self.outcome.races.wasted_local_ms,
             Branch::Remote => &mut self.outcome.races.wasted_remote_ms,
         };
         if outcome == BranchOutcome::Lost {
-            *wasted += millis(time);
+            *wasted += ms;
         }
         let action = self.model.action_key_path(action);
-        self.steps.push(Step::Emit(BuildEvent::BranchFinished { action, branch, outcome, ms: millis(time) }));
+        self.steps.push(Step::Emit(BuildEvent::BranchFinished { action, branch, outcome, ms }));
+    }
+
+    /// What a remote run took, as far as it is known.
+    pub(super) fn remote_times(&self, running: &Running, exec: Duration) -> RemoteTimes {
+        let Some(remote) = &running.remote else { return RemoteTimes::default() };
+        let between = |from: Option<Duration>, to: Option<Duration>| match (from, to) {
+            (Some(from), Some(to)) => to.saturating_sub(from),
+            _ => Duration::ZERO,
+        };
+        RemoteTimes {
+            queue: between(remote.queued, remote.executing),
+            exec,
+            download: between(remote.ended, Some(self.now)),
+        }
+    }
+}
+
+/// What the end of a local run is to the policy. A success stands unless it was to stop for the other's.
+fn how_local_ended(end: &LocalEnd<Report>, told: Option<StopReason>) -> Ended {
+    match (end, told) {
+        (_, Some(StopReason::LostRace)) => Ended::Lost,
+        (LocalEnd::Succeeded(_), _) => Ended::Won,
+        (LocalEnd::Stopped(_), _) => Ended::Returned,
+        (LocalEnd::Failed(..) | LocalEnd::Stuck(_), _) => Ended::Failed,
+    }
+}
+
+/// The same of a remote one; a result has yet to be published.
+fn how_remote_ended(end: &RemoteEnd<Report>, told: Option<StopReason>) -> Option<Ended> {
+    match (end, told) {
+        (RemoteEnd::Succeeded { .. }, None) => None,
+        (_, Some(StopReason::LostRace)) => Some(Ended::Lost),
+        (RemoteEnd::Failed(..), _) => Some(Ended::Failed),
+        (RemoteEnd::Succeeded { .. } | RemoteEnd::Closed(_), _) => Some(Ended::Returned),
     }
 }

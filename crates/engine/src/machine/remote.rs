@@ -29,6 +29,15 @@ pub(super) struct Sides {
     pub there: bool,
 }
 
+impl Sides {
+    pub(super) fn allow(self, branch: Branch) -> bool {
+        match branch {
+            Branch::Local => self.here,
+            Branch::Remote => self.there,
+        }
+    }
+}
+
 impl Machine {
     /// The sides on which the action may run now.
     ///
@@ -95,32 +104,37 @@ impl Machine {
         self.stopping.is_none() && self.is_cached_remotely(action) && !(self.is_test(action) && self.goals.fresh_tests)
     }
 
-    /// Asks the cache; false if there is none to ask, or it was asked for this key.
+    /// Whether the cache may be asked for this key, and was not.
+    pub(super) fn is_worth_asking(&self, action: ActionId, key: Option<Digest>) -> bool {
+        key.is_some_and(|key| self.may_look_up(action) && self.missed.get(&action) != Some(&key))
+    }
+
+    /// Asks the cache for the bytes of a known result; false if there is none to ask, or it was asked for this key.
     pub(super) fn look_up(&mut self, action: ActionId, key: Option<Digest>) -> bool {
-        let Some(key) = key.filter(|key| self.may_look_up(action) && self.missed.get(&action) != Some(key)) else {
+        let Some(key) = key.filter(|key| self.is_worth_asking(action, Some(*key))) else {
             return false;
         };
         self.set_status(action, Status::LookingUp);
         self.lookups.insert(action, Lookup { key, generation: self.generation, question: Question::Result });
+        self.push_look_up(self.run_id(action), key);
+        true
+    }
+
+    pub(super) fn push_look_up(&mut self, run: RunId, key: Digest) {
         let lookup = CacheLookup {
-            run: self.run_id(action),
-            who: self.requester(action, key),
-            outputs: declared_outputs(&self.model, action),
-            depfile: self.model.action(action).depfile.clone(),
+            run,
+            who: self.requester(run.action, key),
+            outputs: declared_outputs(&self.model, run.action),
+            depfile: self.model.action(run.action).depfile.clone(),
         };
         self.steps.push(Step::LookUp(Box::new(lookup)));
-        true
     }
 
     pub(super) fn take_remote(&mut self, event: RemoteEvent) {
         match event {
             RemoteEvent::LookedUp { run, answer } => self.take_answer(run, answer),
-            RemoteEvent::Stage { run, stage } => {
-                let running = self.running.get_mut(&run.action);
-                if let Some(running) = running.filter(|running| running.is_run(Branch::Remote, run)) {
-                    running.stage = Some(stage);
-                }
-            }
+            RemoteEvent::Stage { run, stage } => self.take_stage(run, stage),
+            RemoteEvent::Outage { server, is_open } => self.take_outage(server, is_open),
             RemoteEvent::Finished(report) => self.take_report(Branch::Remote, *report),
             RemoteEvent::Fetched { id, outcome } => self.take_fetched(id, outcome),
             RemoteEvent::Staged { run, outcome } => self.take_staged(run, outcome),
@@ -137,6 +151,9 @@ impl Machine {
 
     /// An answer that is no longer asked for is dropped.
     fn take_answer(&mut self, run: RunId, answer: CacheAnswer) {
+        if self.running.contains_key(&run.action) {
+            return self.take_raced_answer(run, answer);
+        }
         let Some(lookup) = self.take_question(run, Question::Result) else { return };
         let action = run.action;
         if lookup.generation == self.generation

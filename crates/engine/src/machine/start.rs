@@ -6,27 +6,24 @@ use minibuild_core::{
     ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionRequest, Fingerprint,
     Model, RunId, WsPath,
 };
-use minibuild_dynamic::race::{Attempt, Event as Heard, Plan, Work};
+use minibuild_dynamic::policy::Reason;
+use minibuild_dynamic::race::{Attempt, Event as Heard, Plan};
 use minibuild_graph::{ActionKey, Priority};
 
 use super::evaluate::FlatInputs;
 use super::race::{sides_of, work_of};
 use super::remote::Sides;
 use super::resources::{Fit, Usage};
-use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, RacePolicy, Running, Status, Step, Strategy, key_path};
-
-/// How a branch of an action that waits for a place may start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    /// The other can do without it.
-    MayGo,
-    /// Nothing goes on without it.
-    HasTo,
-}
+use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, Running, Status, Step, Strategy, key_path};
 
 impl Machine {
     /// The action has to run.
     pub(super) fn queue(&mut self, action: ActionId) {
+        self.queue_asking(action, false);
+    }
+
+    /// The action has to run; `asks` says whether a cache may have its result.
+    pub(super) fn queue_asking(&mut self, action: ActionId, asks: bool) {
         if self.goals.runs_nothing {
             return self.fail_without_run(
                 action,
@@ -39,16 +36,19 @@ impl Machine {
         };
         self.set_status(action, Status::Queued);
         self.enqueued += 1;
-        let failed_last = self.state.action(&key_path(&self.model, action)).is_some_and(|r| r.failed);
-        let priority = Priority { failed_last, remaining: self.remaining[self.node(action)] };
-        if sides.here {
-            self.ready.push(action, priority);
-        }
-        if sides.there {
-            self.ready_remote.push(action, priority);
-        } else {
+        if !sides.there && !asks {
             self.fetch_inputs(action);
         }
+        match self.chooser {
+            Some(_) => self.offer_action(action, sides, asks),
+            None => self.push_ready(action),
+        }
+    }
+
+    /// It waits for a place here, and there is no other side.
+    pub(super) fn push_ready(&mut self, action: ActionId) {
+        let failed_last = self.state.action(&key_path(&self.model, action)).is_some_and(|r| r.failed);
+        self.ready.push(action, Priority { failed_last, remaining: self.remaining[self.node(action)] });
     }
 
     /// The action has to be looked at again, as soon as nobody reads its outputs.
@@ -59,13 +59,16 @@ impl Machine {
 
     /// Starts what may start.
     pub(super) fn start_ready(&mut self) {
+        self.probe_if_due();
         while self.stopping.is_none() {
+            self.offer_parked();
             let looked_at = self.look_at_reopened();
             let before = self.enqueued;
-            self.start_here();
-            self.start_there();
-            // What was tried on one side may have queued something for the other.
-            if !looked_at && self.enqueued == before {
+            let has_chosen = match self.chooser {
+                Some(_) => self.choose(),
+                None => self.start_here(),
+            };
+            if !looked_at && !has_chosen && self.enqueued == before {
                 break;
             }
         }
@@ -88,12 +91,15 @@ impl Machine {
         any
     }
 
-    fn start_here(&mut self) {
+    /// Takes what is ready, most urgent first; always false: nothing follows from it by itself.
+    fn start_here(&mut self) -> bool {
         let mut held_back = Vec::new();
         let mut usage = self.usage_here();
         while self.has_place_here() {
             let Some((action, priority)) = self.ready.pop() else { break };
-            let Some(entry) = self.entry(action, Branch::Local) else { continue };
+            if self.status_of(action) != Status::Queued {
+                continue;
+            }
             match self.fit_here(action, &usage) {
                 Fit::Starts => {}
                 wait => {
@@ -106,22 +112,18 @@ impl Machine {
             }
             let inputs = self.flat_inputs(action);
             let missing = self.missing_inputs(&inputs, Branch::Local);
-            // Where its inputs are already it can start at once.
-            if entry == Entry::MayGo && !missing.is_empty() {
-                continue;
+            match missing.is_empty() {
+                true => self.start(action, Branch::Local, &inputs, None),
+                false => self.await_inputs(action, &missing),
             }
-            self.enter(action, Branch::Local, &inputs, &missing);
             if self.running.get(&action).is_some_and(|running| running.runs_on(Branch::Local)) {
                 self.take_resources(action, &mut usage);
             }
         }
-        let has_others = !held_back.is_empty();
         for (action, priority) in held_back {
             self.ready.push(action, priority);
         }
-        if !has_others {
-            self.race_the_tail(&mut usage);
-        }
+        false
     }
 
     fn has_place_here(&self) -> bool {
@@ -129,7 +131,7 @@ impl Machine {
     }
 
     /// Whether the action may start here beside what runs.
-    fn fit_here(&self, action: ActionId, usage: &Usage) -> Fit {
+    pub(super) fn fit_here(&self, action: ActionId, usage: &Usage) -> Fit {
         let exclusive = self.model.action(action).tags.exclusive;
         if self.is_in_use(action) || exclusive && self.running_here > 0 {
             return Fit::Waits;
@@ -137,96 +139,8 @@ impl Machine {
         self.fit(action, usage)
     }
 
-    /// Places for which nothing is queued race what runs remotely.
-    fn race_the_tail(&mut self, usage: &mut Usage) {
-        if self.races_all() {
-            return;
-        }
-        while self.has_place_here() && self.ready.is_empty() {
-            let Some(action) = self.next_to_race(usage) else { break };
-            let inputs = self.flat_inputs(action);
-            if !self.missing_inputs(&inputs, Branch::Local).is_empty() {
-                if let Some(running) = self.running.get_mut(&action) {
-                    running.lacks_inputs_here = true;
-                }
-                continue;
-            }
-            self.enter(action, Branch::Local, &inputs, &[]);
-            match self.running.get_mut(&action) {
-                Some(running) if running.runs_on(Branch::Local) => self.take_resources(action, usage),
-                // Whatever was wrong, it is not tried again.
-                Some(running) => running.lacks_inputs_here = true,
-                None => {}
-            }
-        }
-    }
-
-    /// The action under way remotely for which a run here is worth most: the one with most to do behind it.
-    fn next_to_race(&self, usage: &Usage) -> Option<ActionId> {
-        let is_candidate = |(action, running): &(&ActionId, &Running)| {
-            !running.lacks_inputs_here
-                && running.race.is_under_way(Branch::Remote)
-                && running.race.may_start(Work::Local)
-                && self.fit_here(**action, usage) == Fit::Starts
-        };
-        let candidates = self.running.iter().filter(is_candidate);
-        candidates.map(|(&action, _)| action).max_by_key(|&action| {
-            let longest = self.remaining[self.node(action)];
-            (longest, std::cmp::Reverse(action))
-        })
-    }
-
-    fn start_there(&mut self) {
-        let jobs = self.goals.remote.as_ref().map_or(0, |remote| remote.jobs);
-        let mut held_back = Vec::new();
-        while self.stopping.is_none() && self.running_there < jobs {
-            let Some((action, priority)) = self.ready_remote.pop() else { break };
-            let Some(entry) = self.entry(action, Branch::Remote) else { continue };
-            if self.is_in_use(action) {
-                held_back.push((action, priority));
-                continue;
-            }
-            let inputs = self.flat_inputs(action);
-            let missing = self.missing_inputs(&inputs, Branch::Remote);
-            if entry == Entry::MayGo && self.running.contains_key(&action) && !missing.is_empty() {
-                continue;
-            }
-            self.enter(action, Branch::Remote, &inputs, &missing);
-        }
-        for (action, priority) in held_back {
-            self.ready_remote.push(action, priority);
-        }
-    }
-
-    /// Whether both branches of an action start as soon as there are places for them.
-    fn races_all(&self) -> bool {
-        self.goals.dynamic.policy == RacePolicy::Race || self.goals.dynamic.compares
-    }
-
-    /// Whether this branch of the action may start, if that is still of use.
-    fn entry(&self, action: ActionId, branch: Branch) -> Option<Entry> {
-        match self.status_of(action) {
-            Status::Queued => {
-                let sides = self.sides(action).ok()?;
-                let (this, other) = match branch {
-                    Branch::Local => (sides.here, sides.there),
-                    Branch::Remote => (sides.there, sides.here),
-                };
-                this.then_some(if other { Entry::MayGo } else { Entry::HasTo })
-            }
-            Status::Running => {
-                let running = self.running.get(&action).filter(|r| r.race.may_start(work_of(branch)))?;
-                match running.needs(branch) {
-                    true => Some(Entry::HasTo),
-                    false => self.races_all().then_some(Entry::MayGo),
-                }
-            }
-            _ => None,
-        }
-    }
-
     /// Whether its outputs may be neither replaced nor removed now: a consumer runs, or one is being brought here.
-    fn is_in_use(&self, action: ActionId) -> bool {
+    pub(super) fn is_in_use(&self, action: ActionId) -> bool {
         self.has_running_reader(action) || self.is_being_fetched(action)
     }
 
@@ -234,25 +148,11 @@ impl Machine {
     /// nor removed. Only what was done before can have consumers that run.
     fn has_running_reader(&self, action: ActionId) -> bool {
         self.released[self.node(action)]
-            && self.graph.consumers(action).iter().any(|consumer| self.running.contains_key(consumer))
+            && self.graph.consumers(action).iter().any(|c| self.running.get(c).is_some_and(Running::has_begun))
     }
 
-    /// Starts a branch, or has the action wait for its inputs.
-    fn enter(&mut self, action: ActionId, branch: Branch, inputs: &FlatInputs, missing: &[ArtifactId]) {
-        match (missing.is_empty(), self.running.contains_key(&action)) {
-            (false, false) => self.await_inputs(action, missing),
-            (false, true) => {
-                if branch == Branch::Local {
-                    // The other side was tried; what is missing here is brought next.
-                    self.local_only.insert(action);
-                }
-                self.refuse(action, branch);
-            }
-            (true, _) => self.start(action, branch, inputs),
-        }
-    }
-
-    fn start(&mut self, action: ActionId, branch: Branch, inputs: &FlatInputs) {
+    /// Starts a branch whose inputs are all where it needs them, unless they make another key now.
+    pub(super) fn start(&mut self, action: ActionId, branch: Branch, inputs: &FlatInputs, reason: Option<Reason>) {
         let running = self.running.get(&action);
         let command = running.map_or_else(|| self.command_of(action), |running| running.made.command.clone());
         let attempt = running.map_or(self.attempts[action.index()], |running| running.race.next_attempt().0);
@@ -280,12 +180,12 @@ impl Machine {
             None => self.begin_race(action, run, key, manifest, command),
         }
         if let Some(running) = self.running.get_mut(&action) {
-            running.prepared = Some(step);
+            (running.prepared, running.reason) = (Some(step), reason);
         }
         self.tell_race(action, Heard::Start(work_of(branch)));
     }
 
-    fn begin_race(
+    pub(super) fn begin_race(
         &mut self,
         action: ActionId,
         run: RunId,
@@ -297,8 +197,6 @@ impl Machine {
         let why = self.why_run(action, &manifest);
         let reason = why.in_short();
         minibuild_graph::note_why(&mut manifest, &why.in_full());
-        self.set_status(action, Status::Running);
-        self.emit_action_started(action);
         let made = Made { key: key.action, manifest, reason, command };
         let plan = Plan {
             sides: sides_of(sides),
@@ -341,7 +239,7 @@ impl Machine {
     }
 
     /// Inputs whose producers are not done, or whose bytes are not where the action would need them.
-    fn missing_inputs(&self, inputs: &FlatInputs, side: Branch) -> Vec<ArtifactId> {
+    pub(super) fn missing_inputs(&self, inputs: &FlatInputs, side: Branch) -> Vec<ArtifactId> {
         let is_missing = |&id: &ArtifactId| {
             let is_there = self.bytes.here(id).is_some() || side == Branch::Remote && self.bytes.is_there(id);
             self.model.artifact(id).producer.is_some_and(|p| !is_there || self.status_of(p) != Status::Done)
@@ -350,7 +248,7 @@ impl Machine {
     }
 
     /// The action waits until its inputs can be used. Whoever waits holds no place.
-    fn await_inputs(&mut self, action: ActionId, missing: &[ArtifactId]) {
+    pub(super) fn await_inputs(&mut self, action: ActionId, missing: &[ArtifactId]) {
         self.set_status(action, Status::AwaitingInputs);
         self.bytes.begin_waiting(action, missing.len());
         for &id in missing {
@@ -423,23 +321,33 @@ impl Machine {
 
     pub(super) fn emit_branch_started(&mut self, action: ActionId, branch: Branch) {
         let strategy = self.goals.strategies.of(&self.model.action(action).mnemonic);
-        let running = self.running.get(&action);
-        let (needs, other) = (running.is_some_and(|r| r.needs(branch)), running.is_some_and(Running::has_begun));
-        let reason = match (self.sides(action), branch, strategy) {
-            _ if needs => "the other side came to nothing",
-            _ if other && self.goals.dynamic.compares => "both sides are compared",
-            _ if other && self.races_all() => "both sides race",
-            _ if other => "a place is free, and nothing else is left for it",
-            (Ok(Sides { here: true, there: true }), Branch::Local, _) => "a place is free here",
-            (Ok(Sides { here: true, there: true }), Branch::Remote, _) => "no place is free here",
-            (_, Branch::Local, _) if self.local_only.contains(&action) => "the remote side failed",
-            (_, Branch::Local, Strategy::Local) => "the strategy is local",
-            (_, Branch::Remote, Strategy::Remote) => "the strategy is remote",
-            (_, Branch::Local, _) => "it may only run here",
-            (_, Branch::Remote, _) => "it may only run remotely",
+        let chosen = self.running.get(&action).and_then(|running| running.reason);
+        let reason = match (chosen, branch, strategy) {
+            (Some(_), ..) if self.goals.dynamic.compares && self.has_both_sides(action) => {
+                "both sides are compared".to_owned()
+            }
+            (Some(reason), ..) if !matches!(reason, Reason::OnlySide | Reason::RemoteFailed) => reason.to_string(),
+            (_, Branch::Local, _) if self.local_only.contains(&action) => "the remote side failed".to_owned(),
+            (Some(Reason::RemoteFailed), ..) => Reason::RemoteFailed.to_string(),
+            (_, Branch::Local, Strategy::Local) => "the strategy is local".to_owned(),
+            (_, Branch::Remote, Strategy::Remote) => "the strategy is remote".to_owned(),
+            (_, Branch::Local, _) => "it may only run here".to_owned(),
+            (_, Branch::Remote, _) => "it may only run remotely".to_owned(),
         };
+        self.note_branch(action, branch, reason);
+    }
+
+    /// Tells, and remembers, that a branch started.
+    pub(super) fn note_branch(&mut self, action: ActionId, branch: Branch, reason: String) {
+        if let Some(run) = self.running.get_mut(&action).and_then(|running| running.run_mut(branch)) {
+            run.reason = Some(reason.clone());
+        }
         let action = self.model.action_key_path(action);
-        self.steps.push(Step::Emit(BuildEvent::BranchStarted { action, branch, reason: reason.to_owned() }));
+        self.steps.push(Step::Emit(BuildEvent::BranchStarted { action, branch, reason }));
+    }
+
+    fn has_both_sides(&self, action: ActionId) -> bool {
+        self.sides(action) == Ok(Sides { here: true, there: true })
     }
 }
 

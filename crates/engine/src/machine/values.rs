@@ -100,6 +100,8 @@ pub enum Step {
     StopFetches,
     /// Ask what the store has.
     Check(Box<ExistenceCheck>),
+    /// Ask servers that were given up for a sign of life.
+    Probe,
     /// Store a local result in the caches.
     Upload(Box<UploadRequest>),
     /// Read a source again, which changed since it was looked at. Answered by one [`Event::Rehashed`].

@@ -10,7 +10,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use minibuild_core::{Content, Digest, DigestFunction, DownloadReason, Fingerprint, OutputMeta, Stamp, WsPath};
+use minibuild_core::{
+    Branch, BranchOutcome, Content, Digest, DigestFunction, DownloadReason, Fingerprint, OutputMeta, Stamp, WsPath,
+};
+use minibuild_dynamic::policy::{ActionHistory, History};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +22,7 @@ pub(crate) use log::{Log, Opened};
 pub use partial::{Index, Mark};
 
 /// Version of all records; bumped whenever one of their types changes.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// How many results of each action are kept.
 const KEPT_RESULTS: usize = 4;
 
@@ -38,6 +41,23 @@ pub struct ActionRecord {
     pub wall_ms: u32,
     /// Largest resident set of its last run, bytes.
     pub max_rss: u64,
+    /// How long it takes on either side.
+    pub times: ActionHistory,
+    /// The branches of its last run, in the order of their starts; empty where there was no choice.
+    pub sides: Vec<SideRecord>,
+}
+
+/// A branch of an action that could run on both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SideRecord {
+    /// Where.
+    pub branch: Branch,
+    /// Why it was started.
+    pub reason: String,
+    /// How it ended.
+    pub outcome: BranchOutcome,
+    /// From its start to its end, in milliseconds.
+    pub ms: u32,
 }
 
 /// How an action is found across builds.
@@ -125,6 +145,8 @@ enum Record {
     Store(String),
     /// When the store was last asked for all that only it has, in seconds since the Unix epoch.
     Lease(StoreId, u64),
+    /// What is known of the remote side that the store belongs to.
+    History(StoreId, Box<History>),
 }
 
 /// The state of one workspace.
@@ -143,6 +165,7 @@ pub struct State {
     tools: FxHashMap<String, ToolRecord>,
     stores: Vec<String>,
     leases: FxHashMap<StoreId, u64>,
+    histories: FxHashMap<StoreId, Box<History>>,
 }
 
 impl State {
@@ -199,6 +222,7 @@ impl State {
             tools: tables.tools,
             stores: tables.stores,
             leases: tables.leases,
+            histories: tables.histories,
         }
     }
 
@@ -351,6 +375,26 @@ impl State {
         self.leases.insert(store, unix);
     }
 
+    /// What earlier builds learnt of the remote side that the store belongs to.
+    pub fn history(&self, store: StoreId) -> Option<&History> {
+        self.histories.get(&store).map(|history| &**history)
+    }
+
+    /// Records it, if it is another.
+    pub fn record_history(&mut self, store: StoreId, history: History) {
+        if self.histories.get(&store).is_none_or(|known| **known != history) {
+            let history = Box::new(history);
+            self.append(&Record::History(store, history.clone()));
+            self.histories.insert(store, history);
+        }
+    }
+
+    /// Notes how an action ran; kept with what is recorded of it next.
+    pub fn note_sides(&mut self, action: ActionName<'_>, times: ActionHistory, sides: Vec<SideRecord>) {
+        let record = self.entry(action);
+        (record.times, record.sides) = (times, sides);
+    }
+
     /// Whether `store` holds what the action made under `key`, from now on.
     pub fn set_held(&mut self, action: &str, key: &Digest, store: StoreId, is_held: bool) {
         let Some(record) = self.actions.get_mut(action) else { return };
@@ -439,7 +483,8 @@ impl State {
     /// Those of the operating system; the state stays as it was then.
     pub fn compact(&mut self) -> io::Result<()> {
         self.flush()?;
-        let live = self.actions.len() + self.files.len() + self.tools.len() + self.stores.len() + self.leases.len() + 1;
+        let few = self.tools.len() + self.stores.len() + self.leases.len() + self.histories.len();
+        let live = self.actions.len() + self.files.len() + few + 1;
         if self.is_partial || self.written < 1000 + 2 * live {
             return Ok(());
         }
@@ -450,7 +495,8 @@ impl State {
         let tools = self.tools.iter().map(|(name, record)| Record::Tool(name.clone(), record.clone()));
         let stores = self.stores.iter().map(|name| Record::Store(name.clone()));
         let leases = self.leases.iter().map(|(store, unix)| Record::Lease(*store, *unix));
-        let records = boot.chain(stores).chain(leases).chain(actions).chain(files).chain(tools);
+        let histories = self.histories.iter().map(|(store, history)| Record::History(*store, history.clone()));
+        let records = boot.chain(stores).chain(leases).chain(histories).chain(actions).chain(files).chain(tools);
         self.records.rewrite(self.version, records.map(|r| encode(&r)))?;
         self.written = live;
         Ok(())
@@ -527,6 +573,7 @@ struct Tables {
     tools: FxHashMap<String, ToolRecord>,
     stores: Vec<String>,
     leases: FxHashMap<StoreId, u64>,
+    histories: FxHashMap<StoreId, Box<History>>,
 }
 
 impl Tables {
@@ -550,6 +597,7 @@ impl Tables {
             Record::Tool(name, record) => drop(self.tools.insert(name, record)),
             Record::Store(name) => self.stores.push(name),
             Record::Lease(store, unix) => drop(self.leases.insert(store, unix)),
+            Record::History(store, history) => drop(self.histories.insert(store, history)),
         }
     }
 }

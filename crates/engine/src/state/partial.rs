@@ -52,6 +52,7 @@ enum Named<'a> {
     Tool(#[expect(dead_code, reason = "only its place counts")] &'a str),
     Store(#[expect(dead_code, reason = "only its place counts")] &'a str),
     Lease(#[expect(dead_code, reason = "only its place counts")] u32),
+    History(#[expect(dead_code, reason = "only its place counts")] u32),
 }
 
 impl Index {
@@ -73,7 +74,7 @@ impl Index {
                 self.files.remove(path);
                 self.forgotten_files.push(path.to_owned());
             }
-            Named::Tool(_) | Named::Store(_) | Named::Lease(_) => self.common.push(offset),
+            Named::Tool(_) | Named::Store(_) | Named::Lease(_) | Named::History(_) => self.common.push(offset),
         }
     }
 }
@@ -195,6 +196,7 @@ const _: fn(Record) -> u8 = |record| match record {
     Record::Tool(..) => 5,
     Record::Store(_) => 6,
     Record::Lease(..) => 7,
+    Record::History(..) => 8,
 };
 
 #[cfg(test)]

@@ -84,6 +84,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Whether the cache is given up for now.
+    pub(super) fn is_out(&self) -> bool {
+        self.outage.is_open()
+    }
+
     pub(super) fn new(config: HttpConfig) -> Self {
         Self {
             outage: Outage::new(config.shown.clone(), config.timeout, Arc::clone(&config.sink)),

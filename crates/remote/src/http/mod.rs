@@ -73,6 +73,14 @@ impl HttpCache {
         proto::ActionResult::decode(bytes).map(Some).map_err(|e| self.failed(&HttpError::Nonsense(e.to_string())))
     }
 
+    /// If it is given up, and its time has come, asks it for a sign of life.
+    pub(crate) async fn probe(&self) {
+        if self.caller.is_out() {
+            // What follows from the answer is the breaker's.
+            drop(self.result(&self.config().function.empty()).await);
+        }
+    }
+
     /// Stores a result under a key.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Branch, FetchRequest, R
 
 use super::fake::content_of;
 use super::session::Session;
-use crate::machine::{Status, Stopping};
+use crate::machine::{Running, Status, Stopping};
 
 impl Session<'_> {
     pub(super) fn actions(&self) -> impl Iterator<Item = ActionId> + use<> {
@@ -29,7 +29,10 @@ impl Session<'_> {
         let remote = &self.fake.remote;
         for action in self.actions() {
             let running = machine.running.get(&action);
-            assert_eq!(machine.status_of(action) == Status::Running, running.is_some());
+            let has_begun = running.is_some_and(Running::has_begun);
+            assert_eq!(machine.status_of(action) == Status::Running, has_begun, "{action:?}");
+            let may_begin = matches!(machine.status_of(action), Status::Queued | Status::LookingUp);
+            assert!(running.is_none() || has_begun || may_begin, "{action:?} has a race that nobody runs");
             let runs_on = |branch| running.is_some_and(|running| running.runs_on(branch));
             assert_eq!(self.fake.runs.contains_key(&action), runs_on(Branch::Local));
             let is_of = |run: &RunId| run.action == action;
@@ -38,9 +41,16 @@ impl Session<'_> {
             let is_moved = remote.stagings.keys().any(is_of) || remote.publishing.keys().any(is_of);
             let is_under_way = self.fake.runs.contains_key(&action) || runs_there || is_moved;
             let needs = running.is_some_and(|running| running.needs.is_some());
-            assert_eq!(running.is_some(), is_under_way || needs, "{action:?} is not given up, and nothing goes on");
+            let is_asked = remote.lookups.keys().any(is_of);
+            assert!(!has_begun || is_under_way || needs || is_asked, "{action:?} is not given up, and nothing goes on");
+            assert!(has_begun || !is_under_way, "{action:?} is under way, and nobody knows");
         }
         assert_eq!((machine.running_here, machine.running_there), (self.fake.runs.len(), remote.runs.len()));
+        if let Some(chooser) = machine.chooser.as_ref().filter(|_| machine.stopping.is_none()) {
+            let (here, there) = chooser.policy.under_way();
+            assert_eq!(here, machine.running_here, "the policy counts other runs here");
+            assert!(there >= machine.running_there, "the policy counts fewer runs there");
+        }
         for action in self.actions() {
             if machine.status_of(action) == Status::Done {
                 self.check_done(action);
@@ -68,7 +78,7 @@ impl Session<'_> {
         assert_eq!((on_their_way, machine.bytes.under_way()), (remote.fetches.len(), remote.fetches.len()));
         let waits = |&action: &ActionId| machine.stopping.is_none() && machine.status_of(action) == Status::LookingUp;
         for action in self.actions().filter(waits) {
-            let is_asked = remote.lookups.contains_key(&machine.run_id(action)) || !remote.checks.is_empty();
+            let is_asked = remote.lookups.keys().any(|run| run.action == action) || !remote.checks.is_empty();
             assert!(is_asked, "{action:?} waits for no answer");
         }
     }
@@ -90,7 +100,13 @@ impl Session<'_> {
             // The whole event is over by now: whoever was queued in it may have been skipped in it, too.
             let is_open = matches!(
                 machine.status_of(action),
-                Status::Queued | Status::AwaitingInputs | Status::Reopened | Status::Skipped | Status::Failed
+                Status::Queued
+                    | Status::LookingUp
+                    | Status::Running
+                    | Status::AwaitingInputs
+                    | Status::Reopened
+                    | Status::Skipped
+                    | Status::Failed
             );
             is_open
                 && plain.iter().chain(&discoverable).any(|&input| input == id)

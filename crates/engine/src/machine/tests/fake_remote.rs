@@ -176,7 +176,7 @@ impl Fake {
         let row = self.model.action(lookup.run.action);
         assert!(self.remote.goals().caches, "there is no cache");
         assert!(row.kind != ActionKind::Write && !row.tags.no_cache && !row.tags.no_remote, "{lookup:?}");
-        let is_new = self.remote.lookups.keys().all(|run| run.action != lookup.run.action);
+        let is_new = !self.remote.lookups.contains_key(&lookup.run);
         assert!(is_new && !self.seen_runs.contains(&lookup.run), "{:?} is looked up while it runs", lookup.run);
         self.remote.asked.lookups += 1;
         self.remote.lookups.insert(lookup.run, lookup);

@@ -118,6 +118,7 @@ impl Choices<'_> {
             fresh_tests: self.one_in(8),
             strategy: [Strategy::Local, Strategy::Remote, Strategy::Dynamic, Strategy::Dynamic][self.below(4)],
             dynamic: Dynamic {
+                duplicates: None,
                 policy: [RacePolicy::Adaptive, RacePolicy::Race][self.below(2)],
                 compares: self.one_in(8),
             },

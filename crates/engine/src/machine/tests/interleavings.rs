@@ -87,6 +87,9 @@ fn picture(session: &Session<'_>) -> String {
     for (action, run) in &session.fake.runs {
         let _ = write!(text, "{action:?} {:?}", run.stop);
     }
+    if let Some(chooser) = &machine.chooser {
+        let _ = write!(text, "{:?}", chooser.policy);
+    }
     if session.ask.remote.is_some() {
         picture_remote(session, &mut text);
     }
@@ -170,6 +173,8 @@ impl Situation<'_> {
     fn go<'f>(&self, fake: &'f mut Fake, dir: &Path, way: &[Move], keeps_state: bool) -> Session<'f> {
         let mut session = Session::begin(fake, dir, &self.ask);
         session.keeps_state = keeps_state;
+        // What differs in nothing but its time is the same.
+        session.tick = 0;
         for step in way {
             match *step {
                 Move::Ends(action, end) => session.end(action, end),

@@ -7,7 +7,7 @@ use super::fake::End;
 use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{In::Source, action};
 use super::session::{Ask, Session, ask, remote};
-use crate::machine::{Dynamic, RacePolicy, Strategy};
+use crate::machine::{Dynamic, Strategy};
 
 fn one() -> Bench {
     Bench::new(1, vec![action(&[Source(0)])])
@@ -100,13 +100,14 @@ fn d17_a_claim_comes_back_when_publishing_fails() {
 fn places_take_distinct_actions_first_and_then_the_tail() {
     let mut bench = Bench::new(2, vec![action(&[Source(0)]), action(&[Source(1)])]);
     let mut session = bench.begin(&adaptive(&[0, 1]));
+    assert_eq!(session.started, [0], "the place here is taken at once");
     answer_lookups(&mut session);
-    assert_eq!(session.started, [0, 1]);
+    assert_eq!(session.started, [0, 0, 1], "nothing is known of either side yet: both find out");
     session.end(0, End::ByItself);
-    assert_eq!(session.started, [0, 1, 1], "nothing else is left for the place here");
+    assert_eq!(session.started, [0, 0, 1, 1], "nothing else is left for the place here");
     session.end(1, End::ByItself);
     session.finish(|_| 0);
-    assert_eq!(won(&session), (1, 1, 0));
+    assert_eq!(won(&session), (2, 2, 0));
 }
 
 #[test]
@@ -126,7 +127,7 @@ fn a_stop_of_a_loser_is_no_stop_of_the_build() {
 fn what_is_compared_runs_to_both_ends() {
     let mut bench = one();
     bench.fake.behaviours[0].random = true;
-    let dynamic = Dynamic { policy: RacePolicy::Adaptive, compares: true };
+    let dynamic = Dynamic { compares: true, ..Dynamic::default() };
     let mut session = bench.begin(&Ask { dynamic, ..adaptive(&[0]) });
     answer_lookups(&mut session);
     assert_eq!(session.started, [0, 0]);

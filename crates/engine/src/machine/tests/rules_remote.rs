@@ -260,7 +260,8 @@ fn t41_a_chain_of_ten_all_evicted_heals_in_one_build() {
         assert_eq!(session.announced(9), Some(true));
         let (_, _, here, there) = counts(&session);
         assert_eq!(here + there, 10);
-        assert!(session.started.len() <= 20, "each is tried and run: {:?}", session.started);
+        let runs = if asked.strategy == Strategy::Dynamic { 30 } else { 20 };
+        assert!(session.started.len() <= runs, "each is tried and run: {:?}", session.started);
     }
 }
 
@@ -445,9 +446,10 @@ fn where_both_sides_may_run_it_local_always_may_decide() {
     let goals = RemoteGoals { falls_back: false, ..remote() };
     let mut session = bench.begin(&ask(&[0, 1]).with(goals).strategy(Strategy::Dynamic));
     answer_lookups(&mut session);
-    assert_eq!((session.running().len(), session.remote_runs().len()), (1, 1));
-    let run = the(&session, is_run);
-    session.end_remote(run, RemoteEnd::Unreachable);
+    assert_eq!((session.running().len(), session.remote_runs().len()), (1, 2));
+    while let Some(run) = session.doing().into_iter().find(is_run) {
+        session.end_remote(run, RemoteEnd::Unreachable);
+    }
     session.finish(|_| 0);
     assert_eq!(counts(&session), (0, 0, 2, 0));
 }

@@ -87,7 +87,7 @@ impl Ask {
 
     /// Both branches of each action start as soon as there are places for them.
     pub fn racing(self) -> Self {
-        let dynamic = Dynamic { policy: RacePolicy::Race, compares: false };
+        let dynamic = Dynamic { policy: RacePolicy::Race, ..Dynamic::default() };
         Self { dynamic, ..self.with(remote()).strategy(Strategy::Dynamic) }
     }
 
@@ -180,6 +180,8 @@ pub struct Session<'a> {
     was_stopped: Option<Stopping>,
     /// Whether the next build finds what this one recorded.
     pub keeps_state: bool,
+    /// Milliseconds from event to event.
+    pub tick: u64,
     now: u64,
     set_aside: Vec<(RunId, Vec<WsPath>)>,
 }
@@ -229,6 +231,7 @@ impl<'a> Session<'a> {
             disk_failed: false,
             was_stopped: None,
             keeps_state: true,
+            tick: 1,
             now: 0,
             set_aside: Vec::new(),
         };
@@ -326,7 +329,7 @@ impl<'a> Session<'a> {
 
     /// Hands an event to the machine and does what it says.
     pub fn handle(&mut self, event: Event) {
-        self.now += 1;
+        self.now += self.tick;
         let tells = std::env::var_os("MINIBUILD_HISTORY").is_some();
         if tells {
             println!("{} {}", self.now, short(format!("{event:?}")));
@@ -419,6 +422,7 @@ impl<'a> Session<'a> {
                 fetch.urgency = urgency;
             }
             Step::StopFetches => self.fake.stop_fetches(),
+            Step::Probe => self.check_request(),
             Step::Check(check) => {
                 self.check_request();
                 self.fake.check(*check);

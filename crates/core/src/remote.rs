@@ -4,6 +4,7 @@
 //! [`RemoteEvent`] later, whatever happens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::{
     ActionId, Content, DeclaredOutput, Digest, DigestFunction, ExecutionReport, Fingerprint, FoundOutput, Level, RunId,
@@ -276,6 +277,8 @@ pub enum RemoteEvent {
         run: RunId,
         /// What was found.
         answer: CacheAnswer,
+        /// How long the call took, connecting aside.
+        took: Duration,
     },
     /// A run goes on.
     Stage {

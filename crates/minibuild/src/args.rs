@@ -99,6 +99,9 @@ pub struct ExplainArgs {
     /// Show each argument with the template line and the attribute it came from instead.
     #[arg(long)]
     pub argv: bool,
+    /// Show how the sides of its actions, local and remote, were chosen instead, and what is expected of them.
+    #[arg(long, conflicts_with = "argv")]
+    pub race: bool,
     /// The target, or the path of an output.
     #[arg(value_name = "LABEL|PATH")]
     pub label: String,

@@ -16,7 +16,7 @@ use crate::args::ExplainArgs;
 use crate::console::reason_text;
 use crate::tell::{self, files_of, shown, tell, warn};
 use crate::workspace::{self, Workspace};
-use crate::{preview, remote_side};
+use crate::{explain_race, preview, remote_side};
 
 /// Causes shown besides the actions asked about.
 const MAX_CAUSES: usize = 50;
@@ -49,6 +49,9 @@ fn answer(workspace: &Workspace, args: &ExplainArgs) -> Result<String, String> {
     let (actions, targets) = asked_for(&loaded, &subject)?;
     let state_dir = workspace.root.join(minibuild_core::STATE_ROOT);
     let function = remote_side::choose_function(&loaded.settings.remote, &state_dir).function;
+    if args.race {
+        return explain_race::answer(workspace, &loaded, &actions, function);
+    }
     let goals = goals(workspace, &loaded, targets, function)?;
     let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches);
     let foreseen = preview::foresee(workspace, &loaded, goals, function).map_err(|e| format!("ERROR: {e}"))?;

@@ -7,6 +7,7 @@ mod console;
 mod event_log;
 mod exit;
 mod explain;
+mod explain_race;
 mod fast_path;
 mod preview;
 mod profile;

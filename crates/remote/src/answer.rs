@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use minibuild_core::{
     CacheAnswer, CheckId, ExecutionReport, ExecutionStatus, FetchId, FetchOutcome, Level, RemoteEvent, RemoteStage,
@@ -30,7 +31,9 @@ impl Request {
     /// The answer of work that did not come to its end, and why not.
     fn unfinished(self, why: &Unfinished) -> RemoteEvent {
         match self {
-            Self::LookUp(run) => RemoteEvent::LookedUp { run, answer: CacheAnswer::Failed(why.text().to_owned()) },
+            Self::LookUp(run) => {
+                RemoteEvent::LookedUp { run, answer: CacheAnswer::Failed(why.text().to_owned()), took: Duration::ZERO }
+            }
             Self::Run(run) => {
                 let status = ExecutionStatus::Infrastructure(why.text().to_owned());
                 RemoteEvent::Finished(Box::new(ExecutionReport::new(run, status)))

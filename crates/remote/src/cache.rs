@@ -133,6 +133,14 @@ impl Cache {
         }
     }
 
+    /// Waits until there is a connection, or none is to be had.
+    pub(crate) async fn connect(&self) {
+        if let Self::Grpc(cache) = self {
+            // Whoever asks next hears what is wrong.
+            drop(cache.grpc.capabilities().await);
+        }
+    }
+
     /// Stores the result of an action, the blobs of which are there.
     ///
     /// # Errors

@@ -70,8 +70,8 @@ impl RemoteClient {
     /// Asks the action cache. Answered by [`RemoteEvent::LookedUp`].
     pub fn look_up(&self, lookup: CacheLookup) {
         self.begin(Request::LookUp(lookup.run), move |shared, _| async move {
-            let answer = lookup::look_up(&shared, &lookup).await;
-            RemoteEvent::LookedUp { run: lookup.run, answer }
+            let (answer, took) = lookup::look_up(&shared, &lookup).await;
+            RemoteEvent::LookedUp { run: lookup.run, answer, took }
         });
     }
 

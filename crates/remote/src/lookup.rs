@@ -2,18 +2,25 @@
 //!
 //! It does not know why a result is wanted, nor what a miss leads to.
 
+use std::time::Duration;
+
 use minibuild_core::{CacheAnswer, CacheLookup, ExecutionReport, ExecutionStatus, Level, RemoteEvent};
 use minibuild_reapi::proto::execution as proto;
+
+use tokio::time::Instant;
 
 use crate::assemble::{Flawed, Parts, Wanted, assemble};
 use crate::shared::Shared;
 
-/// Answers one look-up.
-pub(crate) async fn look_up(shared: &Shared, lookup: &CacheLookup) -> CacheAnswer {
+/// Answers one look-up; says how long that took once there was a connection and it was its turn.
+pub(crate) async fn look_up(shared: &Shared, lookup: &CacheLookup) -> (CacheAnswer, Duration) {
     // Closed never; without a permit the look-up is merely not counted.
     let _permit = shared.lookups.acquire().await;
+    shared.cache.connect().await;
+    let begun = Instant::now();
     // Boxed, so that those who wait for their turn are small.
-    Box::pin(ask(shared, lookup)).await
+    let answer = Box::pin(ask(shared, lookup)).await;
+    (answer, begun.elapsed())
 }
 
 async fn ask(shared: &Shared, lookup: &CacheLookup) -> CacheAnswer {

@@ -98,8 +98,8 @@ impl Scheduler for Baseline {
     fn take(&mut self, event: Event, _now: Duration) {
         match event {
             Event::Ready(action, ready) => self.take_ready(action, ready),
-            Event::LookedUp { action, hit: true } => self.end(action),
-            Event::LookedUp { action, hit: false } | Event::LookUpFailed(action)
+            Event::LookedUp { action, hit: true, .. } => self.end(action),
+            Event::LookedUp { action, hit: false, .. } | Event::LookUpFailed(action)
                 if self.live.get(&action).is_some_and(|ready| ready.there) =>
             {
                 self.there.extend(self.rank(action));

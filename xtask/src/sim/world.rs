@@ -353,7 +353,7 @@ impl<'w> World<'w> {
         }
         self.states[action as usize].is_asked = false;
         let hit = self.load.actions[action as usize].hit;
-        self.events.push(Event::LookedUp { action: id(action), hit });
+        self.events.push(Event::LookedUp { action: id(action), hit, took: None });
         if hit && !self.states[action as usize].is_done {
             self.outcome.hits += 1;
             self.finish(action);
@@ -492,8 +492,8 @@ fn id(action: u32) -> ActionId {
 fn told(now: Duration, event: &Event) -> String {
     let what = match event {
         Event::Ready(action, _) => format!("{} is ready", action.index()),
-        Event::LookedUp { action, hit: true } => format!("{} hit", action.index()),
-        Event::LookedUp { action, hit: false } => format!("{} miss", action.index()),
+        Event::LookedUp { action, hit: true, .. } => format!("{} hit", action.index()),
+        Event::LookedUp { action, hit: false, .. } => format!("{} miss", action.index()),
         Event::LookUpFailed(action) => format!("{} could not be looked up", action.index()),
         Event::LocalEnded { action, how, wall, .. } => {
             format!("{} ended here: {how:?} after {wall:.1?}", action.index())

@@ -106,8 +106,8 @@ impl Policy {
         let now = micros(now);
         match event {
             Event::Ready(action, ready) => self.take_ready(action, &ready, now),
-            Event::LookedUp { action, hit } => self.take_answer(action, Some(hit), now),
-            Event::LookUpFailed(action) => self.take_answer(action, None, now),
+            Event::LookedUp { action, hit, took } => self.take_answer(action, Some(hit), took.map(micros), now),
+            Event::LookUpFailed(action) => self.take_answer(action, None, None, now),
             Event::LocalEnded { action, how, wall, max_rss } => self.take_local(action, how, micros(wall), max_rss),
             Event::RemoteQueued(action) => self.take_queued(action, now),
             Event::RemoteExecuting(action) => self.take_executing(action, now),
@@ -205,11 +205,11 @@ impl Policy {
         (self.running_here, self.workers.in_flight)
     }
 
-    fn take_answer(&mut self, action: ActionId, answer: Option<bool>, now: Us) {
+    fn take_answer(&mut self, action: ActionId, answer: Option<bool>, took: Option<Us>, now: Us) {
         let Some(&live) = self.table.get(action) else { return };
         let Remote::Asking { since } = live.remote else { return };
         if let Some(hit) = answer {
-            self.predict.record_answer(live.mnemonic, now.saturating_sub(since), hit);
+            self.predict.record_answer(live.mnemonic, took.unwrap_or(now.saturating_sub(since)), hit);
             self.has_hit |= hit;
         }
         if answer != Some(true) && matches!(live.local, Local::Running(_)) && live.there && !live.is_over {

@@ -120,6 +120,8 @@ pub enum Event {
         action: ActionId,
         /// Whether there was a usable result.
         hit: bool,
+        /// How long the call took, connecting aside; `None` where that is the time from the question on.
+        took: Option<Duration>,
     },
     /// A look-up could not be answered: counts as a miss that teaches nothing of the cache's content.
     LookUpFailed(ActionId),

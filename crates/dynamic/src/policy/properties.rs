@@ -92,7 +92,7 @@ impl Checked {
         match choice {
             0 if under.asked => {
                 self.actions[at].asked = false;
-                self.tell(Event::LookedUp { action: ActionId::new(at), hit: true });
+                self.tell(Event::LookedUp { action: ActionId::new(at), hit: true, took: None });
                 if !under.is_done {
                     self.finish(at);
                 }
@@ -102,7 +102,7 @@ impl Checked {
                 self.actions[at].ready.may_look_up = false;
                 let action = ActionId::new(at);
                 self.tell(if choice == 1 {
-                    Event::LookedUp { action, hit: false }
+                    Event::LookedUp { action, hit: false, took: None }
                 } else {
                     Event::LookUpFailed(action)
                 });
@@ -248,7 +248,7 @@ proptest! {
             let action = ActionId::new(at);
             let event = match kind {
                 0 => Event::Ready(action, Ready { here: true, there: true, may_look_up: at > 1, ..Ready::default() }),
-                1 => Event::LookedUp { action, hit: at == 0 },
+                1 => Event::LookedUp { action, hit: at == 0, took: None },
                 2 => Event::LookUpFailed(action),
                 3 => ended_here(at, Ended::Returned),
                 4 => ended_there(at, Ended::Returned),

@@ -64,7 +64,7 @@ impl Bench {
     }
 
     fn missed(&mut self, number: usize) -> &mut Self {
-        self.take(Event::LookedUp { action: id(number), hit: false })
+        self.take(Event::LookedUp { action: id(number), hit: false, took: None })
     }
 
     fn ended_here(&mut self, number: usize, how: Ended, ms: u64) -> &mut Self {
@@ -116,7 +116,7 @@ fn cold_an_idle_slot_starts_at_once_unless_a_hit_was_fast() {
     let mut bench = bench(1, History::default());
     bench.ready(0, both(0, 0));
     assert_eq!(bench.reasons(), [Reason::IdleCold]);
-    bench.at(8).take(Event::LookedUp { action: id(0), hit: true }).ended_here(0, Ended::Lost, 8);
+    bench.at(8).take(Event::LookedUp { action: id(0), hit: true, took: None }).ended_here(0, Ended::Lost, 8);
     assert_eq!(bench.ready(1, both(0, 0)).steps(), "?1", "a hit came within 20 ms");
     // An answer that does not come is not waited for.
     assert_eq!(bench.at(40).steps(), "l1");
@@ -126,7 +126,7 @@ fn cold_an_idle_slot_starts_at_once_unless_a_hit_was_fast() {
 fn cold_a_slow_hit_does_not_make_the_next_wait() {
     let mut bench = bench(1, History::default());
     assert_eq!(bench.ready(0, both(0, 0)).steps(), "l0 ?0");
-    bench.at(300).take(Event::LookedUp { action: id(0), hit: true }).ended_here(0, Ended::Lost, 300);
+    bench.at(300).take(Event::LookedUp { action: id(0), hit: true, took: None }).ended_here(0, Ended::Lost, 300);
     assert_eq!(bench.ready(1, Ready { history: ActionHistory::default(), ..both(0, 0) }).steps(), "l1 ?1");
 }
 
@@ -308,7 +308,7 @@ fn race_starts_both_and_after_a_hit_local_later() {
     assert_eq!(bench.ready(0, both(10, 10)).steps(), "?0 l0");
     assert_eq!(bench.missed(0).steps(), "r0", "on both sides at once");
     assert_eq!(bench.ready(1, both(10, 10)).steps(), "?1 l1");
-    bench.take(Event::LookedUp { action: id(1), hit: true }).ended_here(1, Ended::Lost, 1);
+    bench.take(Event::LookedUp { action: id(1), hit: true, took: None }).ended_here(1, Ended::Lost, 1);
     assert_eq!(bench.ready(2, both(10, 10)).steps(), "?2");
     assert_eq!(bench.missed(2).steps(), "r2");
     assert_eq!(bench.at(999).steps(), "");

@@ -240,7 +240,7 @@ impl Machine {
     }
 
     /// The cache answered an action that is on its way.
-    pub(super) fn take_raced_answer(&mut self, run: RunId, answer: CacheAnswer) {
+    pub(super) fn take_raced_answer(&mut self, run: RunId, answer: CacheAnswer, took: Duration) {
         let action = run.action;
         let Some(running) = self.running.get_mut(&action) else { return };
         let Some(asked) = running.look_up.take_if(|asked| asked.attempt.0 == run.attempt) else { return };
@@ -266,7 +266,7 @@ impl Machine {
         }
         self.tell_policy(match has_failed {
             true => Chosen::LookUpFailed(action),
-            false => Chosen::LookedUp { action, hit: found.is_some() },
+            false => Chosen::LookedUp { action, hit: found.is_some(), took: Some(took) },
         });
         let answer = match found {
             Some(report) => Answer::Hit { to_stage: self.is_to_be_staged(action), report },

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Blob, BlobSource, Branch, CacheAnswer, CacheLookup, Content, Digest,
@@ -132,7 +133,7 @@ impl Machine {
 
     pub(super) fn take_remote(&mut self, event: RemoteEvent) {
         match event {
-            RemoteEvent::LookedUp { run, answer } => self.take_answer(run, answer),
+            RemoteEvent::LookedUp { run, answer, took } => self.take_answer(run, answer, took),
             RemoteEvent::Stage { run, stage } => self.take_stage(run, stage),
             RemoteEvent::Outage { server, is_open } => self.take_outage(server, is_open),
             RemoteEvent::Finished(report) => self.take_report(Branch::Remote, *report),
@@ -150,9 +151,9 @@ impl Machine {
     }
 
     /// An answer that is no longer asked for is dropped.
-    fn take_answer(&mut self, run: RunId, answer: CacheAnswer) {
+    fn take_answer(&mut self, run: RunId, answer: CacheAnswer, took: Duration) {
         if self.running.contains_key(&run.action) {
-            return self.take_raced_answer(run, answer);
+            return self.take_raced_answer(run, answer, took);
         }
         let Some(lookup) = self.take_question(run, Question::Result) else { return };
         let action = run.action;

@@ -219,7 +219,7 @@ impl Client {
         let (who, outputs, depfile) = (request.who, request.outputs, request.depfile);
         self.remote().look_up(CacheLookup { run, who, outputs, depfile });
         self.wait(|event| match event {
-            RemoteEvent::LookedUp { run: of, answer } if *of == run => Some(answer.clone()),
+            RemoteEvent::LookedUp { run: of, answer, .. } if *of == run => Some(answer.clone()),
             _ => None,
         })
     }

@@ -49,7 +49,7 @@ fn a_result_without_what_is_wanted_is_a_miss() {
             depfile: None,
         });
         let answer = client.wait(|event| match event {
-            minibuild_core::RemoteEvent::LookedUp { run: of, answer } if *of == run => Some(answer.clone()),
+            minibuild_core::RemoteEvent::LookedUp { run: of, answer, .. } if *of == run => Some(answer.clone()),
             _ => None,
         });
         assert!(matches!(answer, CacheAnswer::Miss), "{name} {kind:?}: {answer:?}");

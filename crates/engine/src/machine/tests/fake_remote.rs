@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use minibuild_core::{
     ActionKind, ArtifactId, ArtifactKind, Blob, BlobSource, CacheAnswer, CacheLookup, CheckId, Content, Digest,
@@ -331,7 +332,7 @@ impl Fake {
     pub fn end_remote(&mut self, doing: Doing, end: RemoteEnd) -> RemoteEvent {
         match doing {
             Doing::Local(_) | Doing::Rehash(_) => panic!("that is not remote"),
-            Doing::LookUp(run) => RemoteEvent::LookedUp { run, answer: self.answer(run, end) },
+            Doing::LookUp(run) => RemoteEvent::LookedUp { run, answer: self.answer(run, end), took: Duration::ZERO },
             Doing::Run(run) => RemoteEvent::Finished(Box::new(self.end_remote_run(run, end))),
             Doing::Fetch(id) => RemoteEvent::Fetched { id, outcome: self.end_fetch(id, end) },
             Doing::Stage(run) => RemoteEvent::Staged { run, outcome: self.end_staging(run, end) },

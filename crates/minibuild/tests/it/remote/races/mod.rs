@@ -3,6 +3,7 @@
 //! What runs on which side is told apart by what lies beside the command: only here is there a state directory. Gates hold
 //! either side where a test wants it, so that who wins is never a matter of luck.
 
+mod chosen;
 mod failures;
 mod leftovers;
 mod many;

@@ -1,0 +1,89 @@
+//! How sides are chosen by `--dynamic-policy=adaptive`, the default.
+
+use minibuild_testkit::{Event, Run, Workspace};
+
+use super::{Remote, branches, runners, sides};
+use crate::{genrule, with_targets};
+
+impl Remote {
+    /// A build that chooses sides by itself.
+    #[track_caller]
+    fn adapt(&self, ws: &Workspace, args: &[&str]) -> Run {
+        ws.build(&[&[&*self.executor(), "--strategy=dynamic"], args].concat())
+    }
+
+    /// Has the server know what these sources make.
+    #[track_caller]
+    fn knows(&self, rules: &str, sources: &[&str]) {
+        let ws = with_targets(rules);
+        for source in sources {
+            ws.write("src", source);
+            self.build(&ws, &["--download=minimal", "//..."]).ok();
+        }
+    }
+}
+
+/// Reasons of branches that were started here.
+fn local_starts(run: &Run) -> Vec<&str> {
+    let started = run.events.iter().filter_map(|event| match event {
+        Event::BranchStarted { branch, reason, .. } if branch == "local" => Some(reason.as_str()),
+        _ => None,
+    });
+    started.collect()
+}
+
+/// Actions that take so long here.
+fn actions(names: &[&str], here: &str) -> String {
+    let of =
+        |name: &&str| genrule(name, &["src"], &[name], &sides(&format!("{here}; cat src > $OUT"), "cat src > $OUT"));
+    names.iter().map(of).collect()
+}
+
+#[test]
+fn d06_remote_cache_hit_beats_local() {
+    let remote = Remote::new();
+    let rules = actions(&["a", "b", "c", "d"], "sleep 0.5");
+    remote.knows(&rules, &["1", "2"]);
+    let ws = with_targets(&rules).file("src", "0");
+    ws.build(&["//..."]).ok();
+    // Until a hit was seen nothing is known of the link, and what is idle may start.
+    ws.write("src", "1");
+    remote.adapt(&ws, &["//..."]).ok();
+    ws.write("src", "2");
+    let run = remote.adapt(&ws, &["//..."]).ok();
+    assert_eq!(run.counts().remote_cache, 4, "{:?}", runners(&run));
+    assert_eq!(local_starts(&run), Vec::<&str>::new(), "the answer takes far less than a run here");
+    assert_eq!(ws.output("d"), "2");
+}
+
+#[test]
+fn d06_a_slow_link_is_not_waited_for() {
+    let remote = Remote::with("[[fault]]\nkind = \"latency\"\nmethod = \"GetActionResult\"\nms = 500\n");
+    let rules = actions(&["a"], "sleep 0.05");
+    remote.knows(&rules, &["1", "2"]);
+    let ws = with_targets(&rules).file("src", "0");
+    ws.build(&["//..."]).ok();
+    ws.write("src", "1");
+    remote.adapt(&ws, &["//..."]).ok();
+    ws.write("src", "2");
+    let run = remote.adapt(&ws, &["//..."]).ok();
+    assert_eq!(local_starts(&run).len(), 1, "{:?}", branches(&run));
+    let explained = ws.run(&["explain", "--race", "//:a"]).ok().stdout;
+    let reason = local_starts(&run)[0];
+    assert!(explained.contains("ms here") && explained.contains(reason), "{explained}");
+}
+
+#[test]
+fn d32_slow_remote_never_blocks() {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let mut there = ws.gate("there");
+    let there_hangs = there.pass();
+    ws.write("BUILD.toml", genrule("a", &[], &["a"], &sides("echo here > $OUT", &there_hangs)));
+    // Nothing is known of it; then it is known to be slow there.
+    for round in 0..2 {
+        let run = remote.adapt(&ws, &["//..."]).ok();
+        assert_eq!((runners(&run), ws.output("a").as_str()), (vec![("//:a", "local")], "here\n"), "round {round}");
+        ws.run(&["clean", "--all"]).ok();
+    }
+    there.open();
+}

@@ -7,6 +7,7 @@
 
 mod executor;
 mod helper;
+mod jobserver;
 mod procs;
 mod protocol;
 mod runner;

@@ -33,9 +33,7 @@ const UNKNOWN: Us = 100_000;
 const CLEARLY: f64 = 0.75;
 /// Answers are later than this part of the usual time only if something is wrong.
 const LATE_ANSWER: f64 = 1.5;
-const LATE_ANSWER_MIN: f64 = 5_000.0;
-/// How long a first answer is waited for where the cache is all there is, microseconds.
-const FIRST_ANSWER: f64 = 100_000.0;
+const LATE_ANSWER_MIN: f64 = 20_000.0;
 /// For how many local starts, for each slot, inputs are brought here at once.
 const FETCHES: usize = 2;
 
@@ -289,21 +287,20 @@ impl Policy {
             Remote::Asking { since } => now.saturating_sub(since) as f64,
             _ => 0.0,
         };
-        // Where nothing else could help, the first answers are waited for.
-        let Some(answer) = self.predict.answer() else {
-            let starts = live.there || elapsed > FIRST_ANSWER;
-            return if starts { Speculation::Start(Reason::IdleCold, 0.0) } else { Speculation::Hold };
-        };
+        // Where the cache is the only other side, and where inputs would have to be brought here, a hit spares more.
+        if !live.there || live.fetch > 0 {
+            return Speculation::Hold;
+        }
+        let Some(answer) = self.predict.answer() else { return Speculation::Start(Reason::IdleCold, 0.0) };
         let is_late = elapsed > (answer * LATE_ANSWER).max(LATE_ANSWER_MIN);
         let rest = if is_late { elapsed } else { (answer - elapsed).max(0.0) };
         let Some(guess) = self.predict.local_guess(live) else {
-            let holds = (self.predict.endpoint.has_fast_hit || !live.there) && !is_late;
+            let holds = self.predict.endpoint.has_fast_hit && !is_late;
             return if holds { Speculation::Hold } else { Speculation::Start(Reason::IdleCold, 0.0) };
         };
         let is_cold = !guess.is_informed() && self.predict.answers < ANSWERS && !self.predict.endpoint.has_fast_hit;
         if is_cold {
-            let starts = live.there || is_late;
-            return if starts { Speculation::Start(Reason::IdleCold, 0.0) } else { Speculation::Hold };
+            return Speculation::Start(Reason::IdleCold, 0.0);
         }
         let local = guess.time;
         let hits = self.predict.hit_share(live.mnemonic);
@@ -367,7 +364,7 @@ impl Policy {
         if let Some(&(end, _)) = self.table.flight.first() {
             self.wake_at(end.max(now + 1));
         }
-        let answer = self.predict.answer().unwrap_or(FIRST_ANSWER);
+        let answer = self.predict.answer().unwrap_or(0.0);
         let late = (answer * LATE_ANSWER).max(LATE_ANSWER_MIN) as Us + 1;
         let asked =
             self.table.asking.iter().take(LOOK).filter_map(|(_, action)| match self.table.get(*action)?.remote {

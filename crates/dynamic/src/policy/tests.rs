@@ -108,7 +108,12 @@ fn what_has_one_side_starts_there() {
     assert_eq!(bench.steps(), "?2");
     assert_eq!(bench.missed(2).steps(), "r2");
     bench.ready(3, Ready { here: true, may_look_up: true, ..Ready::default() }).ended_here(0, Ended::Won, 5);
-    assert_eq!(bench.steps(), "l3 ?3", "a cache alone may be asked too");
+    assert_eq!(bench.steps(), "?3", "a cache alone is asked, and waited for");
+    assert_eq!(bench.missed(3).steps(), "l3");
+    let away = Duration::from_millis(9);
+    bench.ready(4, Ready { here: true, there: true, may_look_up: true, fetch: away, ..Ready::default() });
+    bench.ended_here(3, Ended::Won, 5);
+    assert_eq!(bench.steps(), "?4", "nothing is brought here for what the cache may have");
 }
 
 #[test]

@@ -176,6 +176,33 @@ impl OutTree {
         Ok(found)
     }
 
+    /// What lies in a directory: names, and whether each is a directory itself. A name that is no UTF-8 is shown as near as
+    /// can be. Nothing where there is no such directory.
+    ///
+    /// # Errors
+    /// Where it cannot be listed.
+    pub fn list(&self, path: &WsPath) -> Result<Vec<(String, bool)>, DiskError> {
+        let fail = |e: Errno| DiskError::new("list", path.as_str(), e);
+        let dir = match self.open_dir(self.below_out(path)?) {
+            Err(error) if is_absent(error.os_error()) => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        let listing = crate::remove::open_listing(&dir, c".").map_err(fail)?;
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(listing).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                let is_dir = match entry.file_type() {
+                    rustix::fs::FileType::Unknown => crate::remove::is_dir(&dir, name),
+                    kind => kind.is_dir(),
+                };
+                found.push((name.to_string_lossy().into_owned(), is_dir));
+            }
+        }
+        Ok(found)
+    }
+
     /// The content of the regular file at `path`, `None` where there is nothing.
     ///
     /// # Errors

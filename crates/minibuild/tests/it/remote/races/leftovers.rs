@@ -14,8 +14,12 @@ const MADE: &str =
     "mkdir -p $OUT_DIR/sub/deep; echo x > $OUT_DIR/x; echo y > $OUT_DIR/sub/deep/y; ln -s ../x $OUT_DIR/sub/l";
 
 /// Races the tree: remote wins once this machine has come as far as it will. The tree is remote's afterwards.
-fn remote_wins(here: &str) -> Workspace {
-    let (remote, ws) = (Remote::new(), with_targets(""));
+pub(super) fn remote_wins(here: &str) -> Workspace {
+    remote_wins_in(with_targets(""), here)
+}
+
+pub(super) fn remote_wins_in(ws: Workspace, here: &str) -> Workspace {
+    let remote = Remote::new();
     let (mut gate, mut there) = (ws.gate("here"), ws.gate("there"));
     ws.write("BUILD.toml", tree(&format!("{here}; {}; sleep 1000", gate.pass()), &format!("{}; {MADE}", there.pass())));
     let build = remote.start_race(&ws, &["//..."]);
@@ -44,12 +48,13 @@ fn d09_tree_artifact_transient_files() {
     remote_wins("echo t > $OUT_DIR/x.tmp; mkdir $OUT_DIR/work; echo t > $OUT_DIR/work/t; echo half > $OUT_DIR/x");
 }
 
+/// Read-only directories, symlinks that lead nowhere and out, a file where a directory will be.
+pub(super) const ODD: &str = "mkdir -p $OUT_DIR/ro/deeper; echo f > $OUT_DIR/ro/f; chmod 0555 $OUT_DIR/ro/deeper $OUT_DIR/ro; \
+     ln -s /nowhere $OUT_DIR/x; ln -s .. $OUT_DIR/up; echo file > $OUT_DIR/sub";
+
 #[test]
 fn d10_trees_of_all_kinds() {
-    remote_wins(
-        "mkdir -p $OUT_DIR/ro/deeper; echo f > $OUT_DIR/ro/f; chmod 0555 $OUT_DIR/ro/deeper $OUT_DIR/ro; \
-         ln -s /nowhere $OUT_DIR/x; ln -s .. $OUT_DIR/up; echo file > $OUT_DIR/sub",
-    );
+    remote_wins(ODD);
     remote_wins("rmdir $OUT_DIR; echo 'a file where a directory will be' > $OUT_DIR");
     remote_wins("rmdir $OUT_DIR; ln -s . $OUT_DIR");
     remote_wins("rmdir $OUT_DIR");

@@ -3,9 +3,14 @@
 //! What runs on which side is told apart by what lies beside the command: only here is there a state directory. Gates hold
 //! either side where a test wants it, so that who wins is never a matter of luck.
 
+mod endings;
 mod failures;
+mod inputs;
+mod interrupts;
 mod leftovers;
 mod many;
+mod undeclared;
+mod unprivileged;
 mod winners;
 
 use minibuild_testkit::{Event, Run, Running as Build, Workspace};

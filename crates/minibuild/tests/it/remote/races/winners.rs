@@ -1,6 +1,6 @@
 //! Who wins, and what is then kept, shown and counted.
 
-use minibuild_testkit::{Signal, Workspace};
+use minibuild_testkit::Workspace;
 
 use super::{Remote, branches, downloaded, races, runners, sides};
 use crate::{genrule, with_targets};
@@ -90,32 +90,6 @@ fn d17b_remote_download_fails_before_the_claim() {
     here.open();
     let run = build.wait().ok();
     assert_eq!((races(&run), ws.output("a").as_str()), ((1, 1, 0), "here\n"));
-}
-
-#[test]
-fn d26_interrupt_during_a_race() {
-    let (remote, ws) = (Remote::new(), workspace());
-    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
-    ws.write(
-        "BUILD.toml",
-        one(&format!("echo half > $OUT; {}; echo a > $OUT", here.pass()), &format!("{}; echo a > $OUT", there.pass())),
-    );
-    let build = remote.start_race(&ws, &["//..."]);
-    here.arrival();
-    there.arrival();
-    build.signal(Signal::SIGINT);
-    let run = build.wait().code(8);
-    let mut ends = branches(&run);
-    ends.sort_unstable();
-    assert_eq!(ends, [("local", "stopped"), ("remote", "stopped")]);
-    remote.stop();
-    ws.nothing_is_left_running();
-    assert!(!ws.has_output("a"), "half an output is left");
-    remote.restart("");
-    here.open();
-    there.open();
-    remote.race(&ws, &["//..."]).ok();
-    assert_eq!(ws.output("a"), "a\n");
 }
 
 #[test]

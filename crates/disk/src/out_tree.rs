@@ -240,6 +240,13 @@ impl OutTree {
         self.trash.sweep().map_err(|e| DiskError::new("list", format!("{OUT_ROOT}/.state/trash"), e))
     }
 
+    /// What turned out so far, and since the last call, not to be deletable in the trash.
+    pub fn kept_in_trash(&self) -> Vec<DiskError> {
+        let shown = |name: CString| format!("{OUT_ROOT}/.state/trash/{}", name.to_string_lossy());
+        let kept = self.trash.take_kept().into_iter();
+        kept.map(|(name, error)| DiskError::new("delete", shown(name), error)).collect()
+    }
+
     /// Waits until the trash is empty. Not needed for correctness.
     pub fn finish_trash(&self) {
         self.trash.finish();

@@ -462,7 +462,8 @@ impl Driver {
             remote.shutdown();
             outcome.uploads = remote.transfer_counts();
         }
-        if let Some(text) = self.undeclared.appeared() {
+        let kept = self.tree.kept_in_trash().into_iter().map(|error| error.render());
+        for text in kept.chain(self.undeclared.appeared()) {
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
         }
         self.flush(reporter);

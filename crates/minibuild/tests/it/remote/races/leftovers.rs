@@ -2,7 +2,8 @@
 
 use minibuild_testkit::{Workspace, difference};
 
-use super::{Remote, branches, races, runners, sides};
+use super::{Build, Remote, branches, races, runners, sides};
+use crate::bad_actions::SmallDisk;
 use crate::{genrule, with_targets};
 
 /// An action with a tree: what it does here until it is stopped, and what it makes remotely.
@@ -122,6 +123,46 @@ fn d16_set_aside_fails() {
     assert!(warnings.iter().any(|text| text.contains("cannot be set aside")), "{warnings:?}");
     assert_eq!((races(&run), ws.output("a").as_str()), ((1, 0, 1), "whole\n"));
     remote.race(&ws, &["//..."]).ok_without_running();
+}
+
+/// Whether the thread of this process that deletes what was set aside waits for more.
+fn has_deleted(build: &Build) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", build.pid())).expect("it runs").flatten();
+    let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.into_iter().any(|stat| stat.contains("(trash) S "))
+}
+
+#[test]
+fn d16_what_was_set_aside_cannot_be_deleted() {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let (mut here, mut there, mut other) = (ws.gate("here"), ws.gate("there"), ws.gate("other"));
+    let held = genrule("held", &[], &["held"], &format!("{}; : > $OUT", other.pass())) + "tags = [\"no-remote\"]\n";
+    let race = tree(&format!("{}; sleep 1000", here.pass()), &format!("{}; {MADE}", there.pass()));
+    ws.write("BUILD.toml", race + &held);
+    let build = remote.start_race(&ws, &["//...", "--jobs=2"]);
+    for gate in [&mut here, &mut there, &mut other] {
+        gate.arrival();
+    }
+    // A mount point can be moved with what it lies in, and not be removed.
+    let Some(disk) = SmallDisk::mount_at(ws.bin("d/mount"), "1m") else {
+        build.kill();
+        return remote.stop();
+    };
+    there.open();
+    build.wait_until("the result is published, and the trash seen to", || ws.has_output("d/x") && has_deleted(&build));
+    other.open();
+    let run = build.wait().ok();
+    for mount in std::fs::read_dir(ws.path("minibuild-out/.state/trash")).expect("it is there").flatten() {
+        let done = std::process::Command::new("umount").arg(mount.path().join("mount")).status();
+        assert!(done.is_ok_and(|status| status.success()));
+    }
+    // It is no longer where it was mounted.
+    std::mem::forget(disk);
+    let warnings = run.messages("warning");
+    let told = |text: &&str| text.contains("cannot delete `minibuild-out/.state/trash/") && text.contains("busy");
+    assert!(warnings.iter().any(told), "{warnings:?}");
+    assert_eq!(races(&run), (1, 0, 1));
+    assert_is_remotes(&ws);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What a loser leaves, for a user to whom permissions mean something (scenarios D10 and D16).
 
+use std::os::unix::fs::MetadataExt as _;
+
 use minibuild_testkit::Workspace;
 
 use super::leftovers::{ODD, remote_wins_in};
@@ -9,7 +11,10 @@ use crate::{genrule, with_targets};
 /// A workspace of a user without privileges; `None`, loudly, where there is none.
 fn of_nobody() -> Option<Workspace> {
     let ws = with_targets("");
-    ws.give_up_privileges().then_some(ws)
+    if !ws.give_up_privileges() {
+        return None;
+    }
+    Some(ws)
 }
 
 #[test]
@@ -23,6 +28,8 @@ fn d10_trees_of_all_kinds_without_privileges() {
     ] {
         let Some(ws) = of_nobody() else { return };
         let ws = remote_wins_in(ws, here);
+        let owner = std::fs::metadata(ws.bin("d")).expect("it was published").uid();
+        assert_ne!(owner, 0, "the build had privileges");
         assert!(ws.snapshot("minibuild-out/.state/staging").is_empty());
     }
 }

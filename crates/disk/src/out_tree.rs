@@ -155,6 +155,23 @@ impl OutTree {
         self.trash.set_aside(&dir, &name).map_err(|e| DiskError::new("set aside", path.as_str(), e))
     }
 
+    /// Deletes whatever lies at `path` where it is: for what cannot be renamed, however long that takes. Nothing there is
+    /// fine.
+    ///
+    /// # Errors
+    /// Where something cannot be deleted.
+    pub fn delete(&self, path: &WsPath) -> Result<(), DiskError> {
+        let (parent, name) = self.split(path)?;
+        match self.open_dir(parent) {
+            Err(error) if is_absent(error.os_error()) => Ok(()),
+            Err(error) => Err(error),
+            Ok(dir) => {
+                let name = c_name(path, name)?;
+                remove_at(dir.as_fd(), &name).map_err(|e| DiskError::new("delete", path.as_str(), e))
+            }
+        }
+    }
+
     /// Empties a directory in place and says whether there was anything in it. Meant for small private ones.
     ///
     /// # Errors

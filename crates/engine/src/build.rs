@@ -377,6 +377,7 @@ impl Driver {
                 Step::Emit(event) => reporter.event(&event),
                 Step::Show(shown) => reporter.show(&shown),
                 Step::Discard(path) => self.warn_if_failed(self.tree.set_aside(&path), reporter),
+                Step::Delete(path) => self.warn_if_failed(self.tree.delete(&path), reporter),
                 Step::WriteLog(path, content) => {
                     let log = WrittenFile { path, content, executable: false };
                     self.warn_if_failed(self.tree.write(&log), reporter);

@@ -125,6 +125,32 @@ fn d16_set_aside_fails() {
     remote.race(&ws, &["//..."]).ok_without_running();
 }
 
+#[test]
+fn d16_what_cannot_be_set_aside_is_deleted_where_it_lies() {
+    for half in [
+        "echo half > $OUT_DIR/x",
+        "rmdir $OUT_DIR; echo half > $OUT_DIR",
+        "mkdir -p $OUT_DIR/a/b; chmod 0555 $OUT_DIR/a",
+    ] {
+        let (remote, ws) = (Remote::new(), with_targets(""));
+        let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
+        let here_text = format!("{half}; rm -rf minibuild-out/.state/trash; {}; sleep 1000", here.pass());
+        ws.write("BUILD.toml", tree(&here_text, &format!("{}; {MADE}", there.pass())));
+        // Nothing is wanted here, so nothing takes the place of what was left.
+        let build = remote.start_race(&ws, &["//...", "--download=minimal"]);
+        here.arrival();
+        there.arrival();
+        there.open();
+        let run = build.wait().ok();
+        let warnings = run.messages("warning");
+        assert!(matches!(&warnings[..], [text] if text.contains("cannot be set aside")), "{warnings:?}");
+        assert_eq!(races(&run), (1, 0, 1));
+        assert!(!ws.has_output("d"), "{half}: what the loser left is there");
+        remote.race(&ws, &["//..."]).ok_without_running();
+        assert_is_remotes(&ws);
+    }
+}
+
 /// Whether the thread of this process that deletes what was set aside waits for more.
 fn has_deleted(build: &Build) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{}/task", build.pid())).expect("it runs").flatten();

@@ -17,8 +17,8 @@ pub(crate) struct Undeclared {
     model: Arc<Model>,
     tree: Arc<OutTree>,
     before: FxHashMap<WsPath, FxHashSet<String>>,
-    /// What minibuild itself writes for commands.
-    own: FxHashSet<WsPath>,
+    /// Outputs of runs here, what minibuild itself writes for them, and the directories above.
+    own: FxHashSet<String>,
 }
 
 impl Undeclared {
@@ -35,7 +35,15 @@ impl Undeclared {
         for output in &request.outputs {
             self.watch_dir(output.path.parent().unwrap_or(BIN_ROOT));
         }
-        self.own.extend(request.depfile.iter().chain(request.command.files.iter().map(|file| &file.path)).cloned());
+        let written = request.command.files.iter().map(|file| &file.path).chain(&request.depfile);
+        for path in request.outputs.iter().map(|output| &output.path).chain(written) {
+            for at in from(path.as_str()) {
+                if self.own.contains(at) {
+                    break;
+                }
+                self.own.insert(at.to_owned());
+            }
+        }
     }
 
     fn watch_dir(&mut self, dir: &str) {
@@ -51,37 +59,38 @@ impl Undeclared {
 
     /// A sentence on what is there now, was not before, and is declared by nobody; for the end, when nothing runs.
     pub(crate) fn appeared(&self) -> Option<String> {
-        if self.before.is_empty() {
-            return None;
-        }
-        let declared = self.declared();
         let mut found = Vec::new();
         for (dir, before) in &self.before {
-            for (name, is_dir) in self.tree.list(dir).unwrap_or_default() {
-                let path = format!("{dir}/{name}");
-                if !before.contains(&name) && !declared.contains(path.as_str()) {
-                    found.push(if is_dir { format!("`{path}/`") } else { format!("`{path}`") });
-                }
-            }
+            let there = self.tree.list(dir).unwrap_or_default().into_iter();
+            let new = there.filter(|(name, _)| !before.contains(name));
+            let new = new.map(|(name, is_dir)| (format!("{dir}/{name}"), is_dir));
+            found.extend(new.filter(|(path, _)| !self.own.contains(path)));
+        }
+        if !found.is_empty() {
+            // Only now all of what was loaded has to be looked through.
+            let declared = self.declared();
+            found.retain(|(path, _)| !declared.contains(path.as_str()));
         }
         found.sort_unstable();
-        sentence(&found)
+        let shown = |(path, is_dir)| if is_dir { format!("`{path}/`") } else { format!("`{path}`") };
+        sentence(&found.into_iter().map(shown).collect::<Vec<_>>())
     }
 
     /// Paths of outputs and of the directories above them.
     fn declared(&self) -> FxHashSet<&str> {
         let made = self.model.artifacts.iter().filter(|artifact| artifact.producer.is_some());
         let mut declared = FxHashSet::default();
-        for path in made.map(|artifact| &artifact.path).chain(&self.own) {
-            let mut at = path.as_str();
+        for artifact in made {
             // Above what is known all is.
-            while declared.insert(at) {
-                let Some((above, _)) = at.rsplit_once('/') else { break };
-                at = above;
-            }
+            let _ = from(artifact.path.as_str()).all(|at| declared.insert(at));
         }
         declared
     }
+}
+
+/// A path and the directories above it, the nearest first.
+fn from(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |at| at.rsplit_once('/').map(|(above, _)| above))
 }
 
 fn sentence(found: &[String]) -> Option<String> {
@@ -99,6 +108,11 @@ fn sentence(found: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_and_what_is_above() {
+        assert_eq!(from("a/b/c").collect::<Vec<_>>(), ["a/b/c", "a/b", "a"]);
+    }
 
     #[test]
     fn as_many_are_named_as_fit() {

@@ -4,6 +4,7 @@
 //! names.
 
 mod bench;
+mod chart;
 mod ci;
 mod dist;
 mod sim;
@@ -25,6 +26,8 @@ usage: cargo xtask TASK
                    so many small blobs and so many large ones down, hashed and written to files
   bench-sleep [ACTIONS [SECONDS [WORKERS]]]
                    actions that only sleep on the embedded server: what is beyond the sleeping is overhead
+  bench-picture TABLE
+                   draws what `scripts/bench` printed (a file with its table) as docs/bench.svg
   sim [--workloads FILE.jsonl | --quick | --large | --help]
                    the adaptive policy beside its rivals under a virtual clock, and whether its bars are met
   dist             the static release binary; prints its path
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         ["bench-read", "many", rest @ ..] => bench::run(&root, &[&["read"], rest].concat()),
         ["bench-read", rest @ ..] => bench::run(&root, &[&["transfer"], rest].concat()),
         ["bench-sleep", rest @ ..] => bench::run(&root, &[&["sleep"], rest].concat()),
+        ["bench-picture", table] => chart::run(&root, table),
         ["sim", rest @ ..] => sim::run(&root, rest),
         ["sim-here", rest @ ..] => sim::run_here(&root, rest),
         ["dist"] => dist::run(&root),

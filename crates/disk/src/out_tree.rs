@@ -155,6 +155,23 @@ impl OutTree {
         self.trash.set_aside(&dir, &name).map_err(|e| DiskError::new("set aside", path.as_str(), e))
     }
 
+    /// Deletes whatever lies at `path` where it is: for what cannot be renamed, however long that takes. Nothing there is
+    /// fine.
+    ///
+    /// # Errors
+    /// Where something cannot be deleted.
+    pub fn delete(&self, path: &WsPath) -> Result<(), DiskError> {
+        let (parent, name) = self.split(path)?;
+        match self.open_dir(parent) {
+            Err(error) if is_absent(error.os_error()) => Ok(()),
+            Err(error) => Err(error),
+            Ok(dir) => {
+                let name = c_name(path, name)?;
+                remove_at(dir.as_fd(), &name).map_err(|e| DiskError::new("delete", path.as_str(), e))
+            }
+        }
+    }
+
     /// Empties a directory in place and says whether there was anything in it. Meant for small private ones.
     ///
     /// # Errors
@@ -171,6 +188,33 @@ impl OutTree {
             if entry.file_name() != c"." && entry.file_name() != c".." {
                 found = true;
                 remove_at(dir.as_fd(), entry.file_name()).map_err(fail)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What lies in a directory: names, and whether each is a directory itself. A name that is no UTF-8 is shown as near as
+    /// can be. Nothing where there is no such directory.
+    ///
+    /// # Errors
+    /// Where it cannot be listed.
+    pub fn list(&self, path: &WsPath) -> Result<Vec<(String, bool)>, DiskError> {
+        let fail = |e: Errno| DiskError::new("list", path.as_str(), e);
+        let dir = match self.open_dir(self.below_out(path)?) {
+            Err(error) if is_absent(error.os_error()) => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        let listing = crate::remove::open_listing(&dir, c".").map_err(fail)?;
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(listing).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                let is_dir = match entry.file_type() {
+                    rustix::fs::FileType::Unknown => crate::remove::is_dir(&dir, name),
+                    kind => kind.is_dir(),
+                };
+                found.push((name.to_string_lossy().into_owned(), is_dir));
             }
         }
         Ok(found)
@@ -211,6 +255,13 @@ impl OutTree {
     /// Where the trash cannot be listed.
     pub fn sweep_trash(&self) -> Result<(), DiskError> {
         self.trash.sweep().map_err(|e| DiskError::new("list", format!("{OUT_ROOT}/.state/trash"), e))
+    }
+
+    /// What turned out so far, and since the last call, not to be deletable in the trash.
+    pub fn kept_in_trash(&self) -> Vec<DiskError> {
+        let shown = |name: CString| format!("{OUT_ROOT}/.state/trash/{}", name.to_string_lossy());
+        let kept = self.trash.take_kept().into_iter();
+        kept.map(|(name, error)| DiskError::new("delete", shown(name), error)).collect()
     }
 
     /// Waits until the trash is empty. Not needed for correctness.

@@ -97,28 +97,30 @@ impl Remover<'_> {
             Err(other) => return Err(other),
         }
         let dir = open_listing(parent, name)?;
-        self.contents(dir.as_fd(), depth)?;
-        rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+        let contents = self.contents(dir.as_fd(), depth);
+        // Why something inside stays is why this does.
+        rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(|error| contents.err().unwrap_or(error))
     }
 
+    /// Deletes all that can be; gives the first error of what cannot.
     fn contents(&mut self, dir: BorrowedFd<'_>, depth: u32) -> Result<()> {
         let mut writable = false;
+        let mut outcome = Ok(());
         for entry in Dir::read_from(dir)? {
             let entry = entry?;
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;
             }
-            if let Err(Errno::ACCESS) = self.entry(dir, name, depth) {
-                if writable {
-                    return Err(Errno::ACCESS);
-                }
+            let mut removed = self.entry(dir, name, depth);
+            if removed == Err(Errno::ACCESS) && !writable {
                 make_writable(dir, c".")?;
                 writable = true;
-                self.entry(dir, name, depth)?;
+                removed = self.entry(dir, name, depth);
             }
+            outcome = outcome.and(removed);
         }
-        Ok(())
+        outcome
     }
 
     fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, depth: u32) -> Result<()> {

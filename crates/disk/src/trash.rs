@@ -21,12 +21,14 @@ pub(crate) struct Trash {
     dir: Arc<OwnedFd>,
     counter: AtomicU64,
     worker: Mutex<Option<(Sender<CString>, JoinHandle<()>)>>,
+    /// What could not be deleted, with the reason.
+    kept: Arc<Mutex<Vec<(CString, Errno)>>>,
 }
 
 impl Trash {
     /// The trash in the open directory `dir`.
     pub(crate) fn new(dir: OwnedFd) -> Self {
-        Self { dir: Arc::new(dir), counter: AtomicU64::new(0), worker: Mutex::new(None) }
+        Self { dir: Arc::new(dir), counter: AtomicU64::new(0), worker: Mutex::new(None), kept: Arc::default() }
     }
 
     /// Moves `name` in `parent` away; nothing there is fine. Directories without write permission are given it,
@@ -70,6 +72,11 @@ impl Trash {
         Ok(())
     }
 
+    /// What turned out so far, and since the last call, not to be deletable, with the reason.
+    pub(crate) fn take_kept(&self) -> Vec<(CString, Errno)> {
+        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Waits until everything thrown away so far is deleted.
     pub(crate) fn finish(&self) {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -93,11 +100,13 @@ impl Trash {
 
     fn start(&self) -> Option<(Sender<CString>, JoinHandle<()>)> {
         let (sender, receiver) = channel::<CString>();
-        let dir = Arc::clone(&self.dir);
+        let (dir, kept) = (Arc::clone(&self.dir), Arc::clone(&self.kept));
         let work = move || {
             for name in receiver {
-                // What cannot be deleted now is tried again by the next build.
-                let _ = remove_at(dir.as_fd(), &name);
+                // The next build tries again.
+                if let Err(error) = remove_at(dir.as_fd(), &name) {
+                    kept.lock().unwrap_or_else(PoisonError::into_inner).push((name, error));
+                }
             }
         };
         let thread = std::thread::Builder::new().name("trash".into()).spawn(work).ok()?;

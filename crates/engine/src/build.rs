@@ -23,6 +23,7 @@ use crate::machine::{Ended, Event, Goals, Machine, Outcome, Progress, RunningAct
 use crate::moment::Moment;
 use crate::state::{ActionRecord, State};
 use crate::tools;
+use crate::undeclared::Undeclared;
 use crate::world::Look;
 
 /// Bytes of state that may wait for a moment without events.
@@ -142,6 +143,7 @@ impl Build<'_> {
             return Ok(Outcome { interrupted: true, ..Default::default() });
         }
         let executor = self.executor(sender)?;
+        let undeclared = Undeclared::new(self.model, self.tree.clone());
         let (tree, clock, began, remote, at_end) = (self.tree, self.clock, self.began, self.remote, self.at_end);
         let sender = sender.clone();
         let driver = Driver {
@@ -154,6 +156,7 @@ impl Build<'_> {
             began,
             disk_failed: None,
             answers: VecDeque::new(),
+            undeclared,
         };
         Ok(driver.run(events, reporter, at_end))
     }
@@ -278,6 +281,7 @@ struct Driver {
     disk_failed: Option<String>,
     /// What was done at once, and is told next.
     answers: VecDeque<Event>,
+    undeclared: Undeclared,
 }
 
 impl Driver {
@@ -341,6 +345,7 @@ impl Driver {
                     // What it is about to write is recorded, and must be even if this process dies now.
                     self.flush(reporter);
                     self.announce(request.run, reporter);
+                    self.undeclared.watch(&request);
                     self.executor.start(*request);
                 }
                 Step::Stop(run, reason) => self.executor.stop(run, reason),
@@ -373,6 +378,7 @@ impl Driver {
                 Step::Emit(event) => reporter.event(&event),
                 Step::Show(shown) => reporter.show(&shown),
                 Step::Discard(path) => self.warn_if_failed(self.tree.set_aside(&path), reporter),
+                Step::Delete(path) => self.warn_if_failed(self.tree.delete(&path), reporter),
                 Step::WriteLog(path, content) => {
                     let log = WrittenFile { path, content, executable: false };
                     self.warn_if_failed(self.tree.write(&log), reporter);
@@ -457,6 +463,10 @@ impl Driver {
         if let Some(remote) = &mut self.remote {
             remote.shutdown();
             outcome.uploads = remote.transfer_counts();
+        }
+        let kept = self.tree.kept_in_trash().into_iter().map(|error| error.render());
+        for text in kept.chain(self.undeclared.appeared()) {
+            reporter.event(&BuildEvent::Message { level: Level::Warning, text });
         }
         self.flush(reporter);
         if self.disk_failed.is_none()

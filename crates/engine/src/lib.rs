@@ -12,4 +12,5 @@ pub mod preview;
 pub mod snapshot;
 pub mod state;
 pub mod tools;
+mod undeclared;
 pub mod world;

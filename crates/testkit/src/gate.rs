@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ impl Gate {
         let make = |suffix: &str| {
             let path = dir.join(format!("{name}.{suffix}"));
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("makes a fifo");
+            // Also for the actions of another user; the directory is private.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("it is ours");
             // Both ways, so that neither side ever waits for the other to open it.
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&path);

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,7 +21,12 @@ pub struct Workspace {
     root: PathBuf,
     binary: PathBuf,
     runs: Cell<usize>,
+    /// Whose processes its runs are, if not the test's own.
+    user: Cell<Option<u32>>,
 }
+
+/// A user and group without rights, as most systems have one.
+const NOBODY: u32 = 65534;
 
 /// A run to be.
 #[derive(Debug)]
@@ -41,7 +47,8 @@ impl Workspace {
         for dir in ["ws", "home", "tmp", "runs", "gates"] {
             fs::create_dir(base.join(dir)).expect("makes a directory");
         }
-        let workspace = Self { root: base.join("ws"), base, binary: binary.into(), runs: Cell::new(0) };
+        let workspace =
+            Self { root: base.join("ws"), base, binary: binary.into(), runs: Cell::new(0), user: Cell::new(None) };
         workspace.file("minibuild.toml", "")
     }
 
@@ -146,6 +153,22 @@ impl Workspace {
         Gate::new(&self.base.join("gates"), name)
     }
 
+    /// Gives all that is here to a user without privileges, whose runs all later ones are. Where the test has none itself
+    /// nothing is to be done; false, loudly, where that user may not run the binary.
+    pub fn give_up_privileges(&self) -> bool {
+        if !nix::unistd::geteuid().is_root() {
+            return true;
+        }
+        let may_run = Command::new(&self.binary).arg("--version").current_dir("/").uid(NOBODY).gid(NOBODY).output();
+        if !may_run.is_ok_and(|output| output.status.success()) {
+            crate::skipped(&format!("user {NOBODY} may not run {}", self.binary.display()));
+            return false;
+        }
+        give_to(&self.base, NOBODY);
+        self.user.set(Some(NOBODY));
+        true
+    }
+
     /// A run of the binary.
     pub fn invoke(&self, args: &[&str]) -> Invocation<'_> {
         Invocation {
@@ -239,6 +262,15 @@ pub fn write_program(path: &Path, text: &str) {
     assert!(shell.wait().expect("waits").success(), "cannot write {}", path.display());
 }
 
+/// Makes this user the owner of everything.
+fn give_to(path: &Path, user: u32) {
+    std::os::unix::fs::lchown(path, Some(user), Some(user)).expect("root may give things away");
+    if fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()) {
+        let entries = fs::read_dir(path).expect("it is a directory").flatten();
+        entries.for_each(|entry| give_to(&entry.path(), user));
+    }
+}
+
 /// Lets directories be removed that an action or a test made read-only.
 fn make_writable(dir: &Path) {
     let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o755));
@@ -284,10 +316,18 @@ impl Invocation<'_> {
         workspace.runs.set(number);
         let file = |kind: &str| workspace.base.join(format!("runs/{number}.{kind}"));
         let events = self.ask_for_events(file("events"));
+        if let (Some(events), Some(user)) = (&events, workspace.user.get()) {
+            fs::File::create(events).expect("makes a file");
+            give_to(events, user);
+        }
         fs::write(file("command"), format!("{:?} {:?}", self.args, self.env)).expect("writes");
         let open = |path: &Path| fs::File::create(path).expect("makes a file");
         let (stdout, stderr) = (file("stdout"), file("stderr"));
-        let child = Command::new(&workspace.binary)
+        let mut command = Command::new(&workspace.binary);
+        if let Some(user) = workspace.user.get() {
+            command.uid(user).gid(user);
+        }
+        let child = command
             .args(&self.args)
             .current_dir(&self.dir)
             .env_clear()

@@ -240,6 +240,8 @@ impl<R, K: Rules> Race<R, K> {
         match work {
             Work::Local => {
                 self.lying = Lying::OfLocal;
+                // A run clears the places first.
+                self.has_leftovers = false;
                 self.local = Local::Running { attempt, told: None };
                 steps.push(Step::RunLocal(attempt));
             }

@@ -129,6 +129,8 @@ pub fn outcome<K: Rules + Clone + Eq>(
             if first.branch == Branch::Remote || first.class == FailureClass::Infrastructure {
                 ensure(action.tree == Tree::EMPTY || *has_leftovers, "a failure leaves what is not its own")?;
             }
+            let is_kept = first.branch == Branch::Local && first.class == FailureClass::Command;
+            ensure(!is_kept || !*has_leftovers, "what is to be looked into would be deleted")?;
             let is_remote = |cell: &Cell| matches!(cell, Cell::Remote(_));
             ensure(!action.tree.cells.iter().any(is_remote) || *has_leftovers, "half a result was published")?;
             Ok(match (first.branch, second) {
@@ -162,7 +164,8 @@ fn won<K>(action: &Action<K>, winner: &Winner<Tag>, has_leftovers: bool) -> Resu
     let report = winner.report;
     ensure(report.is_local == (winner.branch == Branch::Local), "what is shown is not the winner's")?;
     ensure(report.truth == Truth::Good, "a result is used that is none")?;
-    ensure(!has_leftovers || action.aside_failed, "leftovers are told that are not there")?;
+    let may_have_leftovers = action.aside_failed && winner.branch == Branch::Remote;
+    ensure(!has_leftovers || may_have_leftovers, "leftovers are told that are not there")?;
     let expected = match winner.branch {
         Branch::Local => Tree::whole(Cell::Local(report.attempt)),
         Branch::Remote if winner.is_on_disk => Tree::whole(Cell::Remote(report.attempt)),

@@ -60,7 +60,8 @@ impl Ended<'_> {
     /// as what it made.
     pub fn is_settled(&self, action: ActionId) -> bool {
         let machine = &self.machine;
-        if machine.status_of(action) != Status::Done || machine.unrecorded.contains(&action) {
+        let is_odd = machine.unrecorded.contains(&action) || machine.littered.contains(&action);
+        if machine.status_of(action) != Status::Done || is_odd {
             return false;
         }
         let record = machine.state.action(&key_path(&machine.model, action));

@@ -3,14 +3,39 @@
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, Branch, Digest, ExecutionReport, ExecutionStatus, OutputMeta, Runner, TestStatus, not_started_code,
+    ActionId, Branch, CommandLine, Digest, ExecutionReport, ExecutionStatus, OutputMeta, Runner, TestStatus,
+    not_started_code,
 };
 use minibuild_dynamic::race::{FailureClass, SidedFailure};
 
 use super::race::Report;
 use super::{MAX_ATTEMPTS, Machine, Running, key_path};
 
+/// The failure of one side of an action of which the other has yet to be heard.
+pub(super) struct Earlier {
+    failure: SidedFailure<Report>,
+    /// What happened, as the end of a sentence.
+    why: String,
+    command: CommandLine,
+}
+
 impl Machine {
+    /// One side failed in a way that lets the other decide, which could not start at once: should it fail, too, both are
+    /// shown.
+    pub(super) fn keep_failure(
+        &mut self,
+        action: ActionId,
+        running: &Running,
+        failures: [Option<SidedFailure<Report>>; 2],
+    ) {
+        // What could not start has nothing to tell.
+        let mut told = failures.into_iter().flatten().filter(|failure| failure.class == FailureClass::Doubtful);
+        if let Some(failure) = told.next() {
+            let why = self.failure_text(action, running, failure.branch, &failure.report);
+            self.earlier_failures.insert(action, Earlier { failure, why, command: running.made.command.clone() });
+        }
+    }
+
     /// A branch that was needed could not start: the action runs here, or is looked at anew.
     pub(super) fn take_refused(&mut self, action: ActionId) {
         if self.stopping.is_some() {
@@ -43,14 +68,15 @@ impl Machine {
             }
             _ => {
                 let why = self.failure_text(action, &running, first.branch, &report);
-                let second = second.map(|second| {
-                    let why = self.failure_text(action, &running, second.branch, &second.report);
-                    (second, why, running.made.command.clone())
+                let second = second.map(|failure| {
+                    let why = self.failure_text(action, &running, failure.branch, &failure.report);
+                    Earlier { failure, why, command: running.made.command.clone() }
                 });
+                let second = second.or_else(|| self.earlier_failures.remove(&action));
                 self.take_failure(action, first.branch, running, report, &why);
-                if let Some((second, why, command)) = second {
-                    let side = if second.branch == Branch::Local { "here" } else { "remotely" };
-                    self.show(action, Some(format!("{side}, too: {why}")), command, *second.report);
+                if let Some(Earlier { failure, why, command }) = second {
+                    let side = if failure.branch == Branch::Local { "here" } else { "remotely" };
+                    self.show(action, Some(format!("{side}, too: {why}")), command, *failure.report);
                 }
             }
         }

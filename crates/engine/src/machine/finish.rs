@@ -29,7 +29,10 @@ impl Machine {
         let is_race = running.local.is_some() && running.remote.is_some();
         self.outcome.races.run += u64::from(is_race);
         match outcome {
-            Outcome::Won { winner, loser, .. } => {
+            Outcome::Won { winner, loser, has_leftovers } => {
+                if has_leftovers {
+                    self.delete_leftovers(action, &running.published);
+                }
                 let races = &mut self.outcome.races;
                 match winner.branch {
                     Branch::Local => races.local_won += u64::from(is_race),
@@ -42,13 +45,23 @@ impl Machine {
                 self.note_sides(action, &mut running, &winner);
                 self.take_win(action, running, winner);
             }
-            Outcome::Failed { first, .. }
-                if running.is_refused && first.class < FailureClass::Command && self.runs[row] <= MAX_ATTEMPTS =>
-            {
-                self.take_refused(action);
+            Outcome::Failed { first, second, has_leftovers } => {
+                if has_leftovers {
+                    self.delete_leftovers(action, &[]);
+                }
+                if running.is_refused && first.class < FailureClass::Command && self.runs[row] <= MAX_ATTEMPTS {
+                    self.keep_failure(action, &running, [Some(first), second]);
+                    self.take_refused(action);
+                } else {
+                    self.take_failures(action, running, first, second);
+                }
             }
-            Outcome::Failed { first, second, .. } => self.take_failures(action, running, first, second),
-            Outcome::Stopped { .. } => self.take_stopped(action),
+            Outcome::Stopped { has_leftovers, .. } => {
+                if has_leftovers {
+                    self.delete_leftovers(action, &[]);
+                }
+                self.take_stopped(action);
+            }
             Outcome::Bug(what) => {
                 self.outcome.internal = Some(format!("bug: {what}"));
                 self.fail_without_run(action, what);
@@ -105,6 +118,16 @@ impl Machine {
             made.reason = "a remote cache had its result".to_owned();
         }
         self.succeed(action, made, report, read, runner);
+    }
+
+    /// What a run left could not be moved away, as was told. It is deleted where it lies, but for places that have been
+    /// taken by what was published; should that fail, too, the next build looks again.
+    fn delete_leftovers(&mut self, action: ActionId, published: &[PublishedOutput]) {
+        self.littered.insert(action);
+        let model = Arc::clone(&self.model);
+        let places = model.action(action).outputs.iter().map(|&id| &model.artifact(id).path);
+        let left = places.filter(|path| published.iter().all(|output| output.path != **path));
+        self.steps.extend(left.cloned().map(Step::Delete));
     }
 
     /// What was staged lies in its places.
@@ -165,6 +188,7 @@ impl Machine {
     ) {
         let row = self.node(action);
         self.forced.remove(&action);
+        self.earlier_failures.remove(&action);
         let is_outdated = self.outdated.remove(&action);
         let result = self.result_of(action, &made, &report, read.filter(|_| !is_outdated), runner);
         let changed = match runner {

@@ -168,6 +168,10 @@ pub struct Machine {
     rehashing: FxHashMap<WsPath, Vec<ActionId>>,
     /// Actions for which that was done.
     rekeyed: FxHashSet<ActionId>,
+    /// What failed remotely of actions that are looked at again since they could not go on here at once.
+    earlier_failures: FxHashMap<ActionId, failures::Earlier>,
+    /// Actions at whose places something may lie that could not be moved away.
+    littered: FxHashSet<ActionId>,
     /// Actions that run with inputs that are known to be others by now.
     outdated: FxHashSet<ActionId>,
     /// Where files with these digests lie here, as far as it was ever asked; to be checked when used.
@@ -345,6 +349,8 @@ impl Machine {
             fallbacks_told: FxHashSet::default(),
             rehashing: FxHashMap::default(),
             rekeyed: FxHashSet::default(),
+            earlier_failures: FxHashMap::default(),
+            littered: FxHashSet::default(),
             outdated: FxHashSet::default(),
             digests_here: None,
             fetched_files: Share::default(),

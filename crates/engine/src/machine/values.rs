@@ -112,6 +112,8 @@ pub enum Step {
     Show(Box<Shown>),
     /// Move away what lies at an output's place and is not its content.
     Discard(WsPath),
+    /// Delete what lies at an output's place and could not be moved away.
+    Delete(WsPath),
     /// Write a test's log.
     WriteLog(WsPath, Vec<u8>),
     /// The build is over.

@@ -8,19 +8,19 @@ mod path;
 mod record;
 mod trace;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use minibuild_core::{ActionId, Branch, BuildEvent, Model, Runner};
+use minibuild_core::{ActionId, Branch, BranchOutcome, BuildEvent, Model, Runner};
 use minibuild_engine::moment::Moment;
 use serde_json::{Value, json};
 
 use self::record::{Ran, Record, Span, Waiting};
-use self::trace::{Slice, Trace};
+use self::trace::{Mark, Slice, Trace};
 
 /// Tracks, in the order in which they are shown.
 const PHASES: u32 = 1;
@@ -49,6 +49,8 @@ struct Wanted {
     phases: Vec<(&'static str, Duration)>,
     /// Outcome of runs by action id: runner, success and reason.
     completed: HashMap<String, (Runner, bool, String)>,
+    /// How the branches of actions ended, each time they did.
+    branches: HashMap<(String, Branch), VecDeque<BranchOutcome>>,
 }
 
 impl Profile {
@@ -64,6 +66,7 @@ impl Profile {
                     model: None,
                     phases: Vec::new(),
                     completed: HashMap::new(),
+                    branches: HashMap::new(),
                 };
                 Self { wanted: Some(wanted), error: None }
             }
@@ -92,10 +95,15 @@ impl Profile {
 
     /// Takes note of an event.
     pub fn event(&mut self, event: &BuildEvent) {
-        if let (Some(wanted), BuildEvent::ActionCompleted { action, success, runner, reason, .. }) =
-            (&mut self.wanted, event)
-        {
-            wanted.completed.insert(action.clone(), (*runner, *success, reason.clone()));
+        let Some(wanted) = &mut self.wanted else { return };
+        match event {
+            BuildEvent::ActionCompleted { action, success, runner, reason, .. } => {
+                wanted.completed.insert(action.clone(), (*runner, *success, reason.clone()));
+            }
+            BuildEvent::BranchFinished { action, branch, outcome, .. } => {
+                wanted.branches.entry((action.clone(), *branch)).or_default().push_back(*outcome);
+            }
+            _ => {}
         }
     }
 
@@ -120,11 +128,15 @@ fn cannot_write(path: &Path, error: &io::Error) -> String {
 }
 
 impl Wanted {
-    fn write(self, build_id: &str, now: Duration) -> io::Result<()> {
+    fn write(mut self, build_id: &str, now: Duration) -> io::Result<()> {
         let nothing = Arc::new(Model::default());
         let model = self.model.clone().unwrap_or(nothing);
+        for ran in &mut self.record.runs {
+            let outcomes = self.branches.get_mut(&(model.action_key_path(ran.action), ran.side));
+            ran.outcome = outcomes.and_then(VecDeque::pop_front);
+        }
         let mut times: HashMap<ActionId, Duration> = HashMap::new();
-        for ran in &self.record.runs {
+        for ran in self.record.runs.iter().filter(|ran| !has_lost(ran)) {
             times.insert(ran.action, ran.span.end.saturating_sub(ran.span.start));
         }
         let path = path::critical_path(&model, &times);
@@ -157,7 +169,7 @@ impl Wanted {
 
 fn slice<'a>(track: u32, name: &'a str, category: &'a str, span: Span, details: Value) -> Slice<'a> {
     let Span { start, end, lane } = span;
-    Slice { track, lane, name, category, start, end, is_critical: false, details }
+    Slice { track, lane, name, category, start, end, mark: Mark::None, details }
 }
 
 /// What is needed to draw actions.
@@ -200,7 +212,9 @@ impl Sheet<'_> {
     fn runs(&self, record: &Record, path: &[ActionId], out: &mut Out<'_>) -> io::Result<()> {
         let mut last: HashMap<ActionId, &Ran> = HashMap::new();
         for ran in &record.runs {
-            last.insert(ran.action, ran);
+            if !has_lost(ran) {
+                last.insert(ran.action, ran);
+            }
             let track = if ran.side == Branch::Local { HERE } else { THERE };
             self.run(ran, track, ran.span, out)?;
             self.stages(ran, out)?;
@@ -212,11 +226,19 @@ impl Sheet<'_> {
     }
 
     fn run(&self, ran: &Ran, track: u32, span: Span, out: &mut Out<'_>) -> io::Result<()> {
-        let label = self.model.label_of(ran.action).to_string();
+        let mut label = self.model.label_of(ran.action).to_string();
         let mnemonic = &self.model.action(ran.action).mnemonic;
-        let is_critical = self.critical.contains(&ran.action);
+        let mark = match has_lost(ran) {
+            true => Mark::Lost,
+            false if self.critical.contains(&ran.action) => Mark::Critical,
+            false => Mark::None,
+        };
+        if mark == Mark::Lost {
+            // Not every viewer has the colours.
+            label.push_str(" (lost)");
+        }
         let run = slice(track, &label, mnemonic, span, self.details(ran));
-        out.slice(Slice { is_critical, ..run })
+        out.slice(Slice { mark, ..run })
     }
 
     fn details(&self, ran: &Ran) -> Value {
@@ -226,6 +248,10 @@ impl Sheet<'_> {
             details["runner"] = json!(runner);
             details["success"] = json!(success);
             details["reason"] = json!(reason);
+        }
+        if let Some(outcome) = ran.outcome {
+            details["branch"] = json!(ran.side);
+            details["outcome"] = json!(outcome);
         }
         let waits = self.waits.get(&ran.action).copied().unwrap_or_default();
         for what in Waiting::ALL {
@@ -271,6 +297,11 @@ impl Sheet<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the action's other branch won a race against it.
+fn has_lost(ran: &Ran) -> bool {
+    ran.outcome == Some(BranchOutcome::Lost)
 }
 
 /// The stages of a remote run with their times.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use minibuild_core::{ActionId, Branch, FetchId, RemoteStage, RunId};
+use minibuild_core::{ActionId, Branch, BranchOutcome, FetchId, RemoteStage, RunId};
 use minibuild_engine::moment::{Moment, Wait};
 
 use super::lanes::Lanes;
@@ -85,6 +85,8 @@ pub struct Ran {
     pub side: Branch,
     /// When.
     pub span: Span,
+    /// How it ended, where that was told.
+    pub outcome: Option<BranchOutcome>,
     /// What the remote side did one after the other; `None` is running the command.
     pub stages: Vec<(Option<Waiting>, Duration)>,
 }
@@ -195,7 +197,8 @@ impl Record {
         let is_remote = side == Branch::Remote;
         let lane = if is_remote { self.there.take() } else { self.here.take() };
         let span = Span { start: now, end: now, lane };
-        self.open_runs.insert((run, is_remote), Ran { action: run.action, side, span, stages: Vec::new() });
+        let ran = Ran { action: run.action, side, span, outcome: None, stages: Vec::new() };
+        self.open_runs.insert((run, is_remote), ran);
     }
 
     fn stage(&mut self, now: Duration, run: RunId, stage: RemoteStage) {

@@ -39,10 +39,21 @@ pub struct Slice<'a> {
     pub start: Duration,
     /// Likewise.
     pub end: Duration,
-    /// Whether it stands out.
-    pub is_critical: bool,
+    /// How it stands out.
+    pub mark: Mark,
     /// An object, or null.
     pub details: Value,
+}
+
+/// What a slice is drawn as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Like most.
+    None,
+    /// What the build waited for.
+    Critical,
+    /// Work for nothing.
+    Lost,
 }
 
 /// Writes a trace.
@@ -119,7 +130,11 @@ impl<W: Write> Trace<W> {
             dur: Some(micros(slice.end).saturating_sub(micros(slice.start))),
             pid: slice.track,
             tid: slice.lane,
-            cname: slice.is_critical.then_some("terrible"),
+            cname: match slice.mark {
+                Mark::None => None,
+                Mark::Critical => Some("terrible"),
+                Mark::Lost => Some("grey"),
+            },
             args: slice.details,
         })
     }

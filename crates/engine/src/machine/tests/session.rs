@@ -379,7 +379,7 @@ impl<'a> Session<'a> {
                 self.events.push(event);
             }
             Step::Show(shown) => self.shown.push(*shown),
-            Step::Discard(path) => self.fake.remove_output(&path),
+            Step::Discard(path) | Step::Delete(path) => self.fake.remove_output(&path),
             Step::WriteLog(..) => {}
             Step::Finish(outcome) => {
                 let remote = &self.fake.remote;

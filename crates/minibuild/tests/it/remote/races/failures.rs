@@ -114,3 +114,21 @@ fn d37_server_dies_mid_race() {
     let run = remote.race(&ws, &["//..."]).ok();
     assert_eq!(runners(&run), [("//:c", "remote")], "the server is used again");
 }
+
+#[test]
+fn d24_both_fail_one_after_the_other() {
+    // What `b` reads is on the server only: once it failed there, its input is brought here and it is tried here.
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let made = genrule("a", &[], &["a"], "echo a > $OUT");
+    ws.write("BUILD.toml", &made);
+    remote.build(&ws, &["//:a", "--download=minimal"]).ok();
+    let both = |here: &str| sides(here, "echo log there; kill -9 $$");
+    ws.write("BUILD.toml", made.clone() + &genrule("b", &[":a"], &["b"], &both("echo log here; exit 3")));
+    let run = remote.race(&ws, &["//:b", "--download=minimal"]).code(1);
+    let run = run.says(&["exit code 3", "log here", "remotely, too: exit code 137", "log there"]);
+    assert!(run.stderr.find("exit code 3") < run.stderr.find("exit code 137"), "{}", run.stderr);
+    // What failed there is not shown where this side decides otherwise.
+    ws.write("BUILD.toml", made + &genrule("b", &[":a"], &["b"], &both("echo log here; cat $SRC > $OUT")));
+    let run = remote.race(&ws, &["//:b", "--download=minimal"]).ok().says(&["log here"]).says_nothing_of("log there");
+    assert_eq!(runners(&run), [("//:b", "local")]);
+}

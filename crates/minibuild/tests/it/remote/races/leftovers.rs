@@ -2,7 +2,8 @@
 
 use minibuild_testkit::{Workspace, difference};
 
-use super::{Remote, branches, races, runners, sides};
+use super::{Build, Remote, branches, races, runners, sides};
+use crate::bad_actions::SmallDisk;
 use crate::{genrule, with_targets};
 
 /// An action with a tree: what it does here until it is stopped, and what it makes remotely.
@@ -14,8 +15,12 @@ const MADE: &str =
     "mkdir -p $OUT_DIR/sub/deep; echo x > $OUT_DIR/x; echo y > $OUT_DIR/sub/deep/y; ln -s ../x $OUT_DIR/sub/l";
 
 /// Races the tree: remote wins once this machine has come as far as it will. The tree is remote's afterwards.
-fn remote_wins(here: &str) -> Workspace {
-    let (remote, ws) = (Remote::new(), with_targets(""));
+pub(super) fn remote_wins(here: &str) -> Workspace {
+    remote_wins_in(with_targets(""), here)
+}
+
+pub(super) fn remote_wins_in(ws: Workspace, here: &str) -> Workspace {
+    let remote = Remote::new();
     let (mut gate, mut there) = (ws.gate("here"), ws.gate("there"));
     ws.write("BUILD.toml", tree(&format!("{here}; {}; sleep 1000", gate.pass()), &format!("{}; {MADE}", there.pass())));
     let build = remote.start_race(&ws, &["//..."]);
@@ -44,12 +49,13 @@ fn d09_tree_artifact_transient_files() {
     remote_wins("echo t > $OUT_DIR/x.tmp; mkdir $OUT_DIR/work; echo t > $OUT_DIR/work/t; echo half > $OUT_DIR/x");
 }
 
+/// Read-only directories, symlinks that lead nowhere and out, a file where a directory will be.
+pub(super) const ODD: &str = "mkdir -p $OUT_DIR/ro/deeper; echo f > $OUT_DIR/ro/f; chmod 0555 $OUT_DIR/ro/deeper $OUT_DIR/ro; \
+     ln -s /nowhere $OUT_DIR/x; ln -s .. $OUT_DIR/up; echo file > $OUT_DIR/sub";
+
 #[test]
 fn d10_trees_of_all_kinds() {
-    remote_wins(
-        "mkdir -p $OUT_DIR/ro/deeper; echo f > $OUT_DIR/ro/f; chmod 0555 $OUT_DIR/ro/deeper $OUT_DIR/ro; \
-         ln -s /nowhere $OUT_DIR/x; ln -s .. $OUT_DIR/up; echo file > $OUT_DIR/sub",
-    );
+    remote_wins(ODD);
     remote_wins("rmdir $OUT_DIR; echo 'a file where a directory will be' > $OUT_DIR");
     remote_wins("rmdir $OUT_DIR; ln -s . $OUT_DIR");
     remote_wins("rmdir $OUT_DIR");
@@ -117,6 +123,72 @@ fn d16_set_aside_fails() {
     assert!(warnings.iter().any(|text| text.contains("cannot be set aside")), "{warnings:?}");
     assert_eq!((races(&run), ws.output("a").as_str()), ((1, 0, 1), "whole\n"));
     remote.race(&ws, &["//..."]).ok_without_running();
+}
+
+#[test]
+fn d16_what_cannot_be_set_aside_is_deleted_where_it_lies() {
+    for half in [
+        "echo half > $OUT_DIR/x",
+        "rmdir $OUT_DIR; echo half > $OUT_DIR",
+        "mkdir -p $OUT_DIR/a/b; chmod 0555 $OUT_DIR/a",
+    ] {
+        let (remote, ws) = (Remote::new(), with_targets(""));
+        let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
+        let here_text = format!("{half}; rm -rf minibuild-out/.state/trash; {}; sleep 1000", here.pass());
+        ws.write("BUILD.toml", tree(&here_text, &format!("{}; {MADE}", there.pass())));
+        // Nothing is wanted here, so nothing takes the place of what was left.
+        let build = remote.start_race(&ws, &["//...", "--download=minimal"]);
+        here.arrival();
+        there.arrival();
+        there.open();
+        let run = build.wait().ok();
+        let warnings = run.messages("warning");
+        assert!(matches!(&warnings[..], [text] if text.contains("cannot be set aside")), "{warnings:?}");
+        assert_eq!(races(&run), (1, 0, 1));
+        assert!(!ws.has_output("d"), "{half}: what the loser left is there");
+        remote.race(&ws, &["//..."]).ok_without_running();
+        assert_is_remotes(&ws);
+    }
+}
+
+/// Whether the thread of this process that deletes what was set aside waits for more.
+fn has_deleted(build: &Build) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", build.pid())).expect("it runs").flatten();
+    let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    stats.into_iter().any(|stat| stat.contains("(trash) S "))
+}
+
+#[test]
+fn d16_what_was_set_aside_cannot_be_deleted() {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let (mut here, mut there, mut other) = (ws.gate("here"), ws.gate("there"), ws.gate("other"));
+    let held = genrule("held", &[], &["held"], &format!("{}; : > $OUT", other.pass())) + "tags = [\"no-remote\"]\n";
+    let race = tree(&format!("{}; sleep 1000", here.pass()), &format!("{}; {MADE}", there.pass()));
+    ws.write("BUILD.toml", race + &held);
+    let build = remote.start_race(&ws, &["//...", "--jobs=2"]);
+    for gate in [&mut here, &mut there, &mut other] {
+        gate.arrival();
+    }
+    // A mount point can be moved with what it lies in, and not be removed.
+    let Some(disk) = SmallDisk::mount_at(ws.bin("d/mount"), "1m") else {
+        build.kill();
+        return remote.stop();
+    };
+    there.open();
+    build.wait_until("the result is published, and the trash seen to", || ws.has_output("d/x") && has_deleted(&build));
+    other.open();
+    let run = build.wait().ok();
+    for mount in std::fs::read_dir(ws.path("minibuild-out/.state/trash")).expect("it is there").flatten() {
+        let done = std::process::Command::new("umount").arg(mount.path().join("mount")).status();
+        assert!(done.is_ok_and(|status| status.success()));
+    }
+    // It is no longer where it was mounted.
+    std::mem::forget(disk);
+    let warnings = run.messages("warning");
+    let told = |text: &&str| text.contains("cannot delete `minibuild-out/.state/trash/") && text.contains("busy");
+    assert!(warnings.iter().any(told), "{warnings:?}");
+    assert_eq!(races(&run), (1, 0, 1));
+    assert_is_remotes(&ws);
 }
 
 #[test]

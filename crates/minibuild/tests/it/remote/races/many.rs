@@ -1,6 +1,6 @@
 //! Many races in one build: nobody gives up for another, nothing waits for ever, and each tree is one side's.
 
-use super::{Remote, races, sides};
+use super::{Remote, races, runners, sides};
 use crate::{genrule, with_targets};
 
 #[test]
@@ -22,6 +22,33 @@ fn d09_sixty_trees_with_transient_files() {
             let found = std::fs::read_dir(ws.bin(&format!("d{n}"))).expect("a tree");
             let names: Vec<_> = found.map(|entry| entry.expect("an entry").file_name()).collect();
             assert_eq!(names, ["x"], "{policy}: d{n}");
+        }
+    }
+}
+
+#[test]
+fn d08_both_ready_in_the_same_tick() {
+    // The protocol itself is explored elsewhere; here the two ends of real runs fall together as often as chance has it.
+    const MANY: usize = 60;
+    let rounds = if std::env::var_os("MINIBUILD_LONG").is_some() { 170 } else { 2 };
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    for round in 0..rounds {
+        let target = |n: usize| {
+            let work = |side: &str| {
+                format!("echo t > $OUT_DIR/{side}.tmp; sleep 0.0{}; echo {side} > $OUT_DIR/x; rm $OUT_DIR/*.tmp", n % 7)
+            };
+            let command = format!(": {round}; {}", sides(&work("local"), &work("remote")));
+            format!("[[genrule]]\nname = \"d{n}\"\nout_dirs = [\"d{n}\"]\ncmd = {command:?}\n")
+        };
+        ws.write("BUILD.toml", (0..MANY).map(target).collect::<String>());
+        let run = remote.race(&ws, &["//...", "--jobs=2", "--remote-jobs=2"]).ok();
+        assert_eq!(runners(&run).len(), MANY);
+        for (label, runner) in runners(&run) {
+            let tree = label.trim_start_matches("//:");
+            let found = std::fs::read_dir(ws.bin(tree)).expect("a tree");
+            let names: Vec<_> = found.map(|entry| entry.expect("an entry").file_name()).collect();
+            assert_eq!(names, ["x"], "{label}");
+            assert_eq!(ws.output(&format!("{tree}/x")).trim(), runner, "{label}: it is the winner's");
         }
     }
 }

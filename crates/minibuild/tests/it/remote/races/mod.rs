@@ -4,9 +4,14 @@
 //! either side where a test wants it, so that who wins is never a matter of luck.
 
 mod chosen;
+mod endings;
 mod failures;
+mod inputs;
+mod interrupts;
 mod leftovers;
 mod many;
+mod undeclared;
+mod unprivileged;
 mod winners;
 
 use minibuild_testkit::{Event, Run, Running as Build, Workspace};

@@ -1,6 +1,6 @@
 //! Who wins, and what is then kept, shown and counted.
 
-use minibuild_testkit::{Signal, Workspace};
+use minibuild_testkit::Workspace;
 
 use super::{Remote, branches, downloaded, races, runners, sides};
 use crate::{genrule, with_targets};
@@ -62,6 +62,37 @@ fn d05_remote_wins_before_local() {
 }
 
 #[test]
+fn the_losers_part_is_marked_in_the_profile() {
+    let (remote, ws) = (Remote::new(), workspace());
+    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
+    let (here_text, there_text) = (here.pass(), format!("{}; echo a > $OUT", there.pass()));
+    ws.write("BUILD.toml", one(&here_text, &there_text));
+    let path = ws.outside().join("profile.json");
+    let build = remote.start_race(&ws, &["//...", &format!("--profile={}", path.display())]);
+    here.arrival();
+    there.arrival();
+    there.open();
+    build.wait().ok();
+    let text = std::fs::read_to_string(path).expect("the profile is there");
+    let whole: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let rows = whole["traceEvents"].as_array().expect("a list");
+    let slices = |track: &str| {
+        let named = rows.iter().find(|row| row["name"] == "process_name" && row["args"]["name"] == track);
+        let number = &named.unwrap_or_else(|| panic!("no track `{track}`"))["pid"];
+        let runs = rows.iter().filter(|row| row["ph"] == "X" && row["pid"] == *number && row["cat"] == "Genrule");
+        let told =
+            runs.map(|row| (row["name"].to_string(), row["cname"].to_string(), row["args"]["outcome"].to_string()));
+        told.collect::<Vec<_>>()
+    };
+    let row = |name: &str, colour: &str, outcome: &str| {
+        [(name, colour, outcome)].map(|(a, b, c)| (format!("{a:?}"), format!("{b:?}"), format!("{c:?}")))
+    };
+    assert_eq!(slices("local"), row("//:a (lost)", "grey", "lost"));
+    assert_eq!(slices("remote"), row("//:a", "terrible", "won"));
+    assert_eq!(slices("critical path"), row("//:a", "terrible", "won"));
+}
+
+#[test]
 fn d07_local_finishes_while_remote_downloads() {
     let hang = |method: &str| format!("[[fault]]\nkind = \"hang\"\nmethod = {method:?}\n");
     let (remote, ws) = (Remote::with(&(hang("BatchReadBlobs") + &hang("Read"))), workspace());
@@ -90,32 +121,6 @@ fn d17b_remote_download_fails_before_the_claim() {
     here.open();
     let run = build.wait().ok();
     assert_eq!((races(&run), ws.output("a").as_str()), ((1, 1, 0), "here\n"));
-}
-
-#[test]
-fn d26_interrupt_during_a_race() {
-    let (remote, ws) = (Remote::new(), workspace());
-    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
-    ws.write(
-        "BUILD.toml",
-        one(&format!("echo half > $OUT; {}; echo a > $OUT", here.pass()), &format!("{}; echo a > $OUT", there.pass())),
-    );
-    let build = remote.start_race(&ws, &["//..."]);
-    here.arrival();
-    there.arrival();
-    build.signal(Signal::SIGINT);
-    let run = build.wait().code(8);
-    let mut ends = branches(&run);
-    ends.sort_unstable();
-    assert_eq!(ends, [("local", "stopped"), ("remote", "stopped")]);
-    remote.stop();
-    ws.nothing_is_left_running();
-    assert!(!ws.has_output("a"), "half an output is left");
-    remote.restart("");
-    here.open();
-    there.open();
-    remote.race(&ws, &["//..."]).ok();
-    assert_eq!(ws.output("a"), "a\n");
 }
 
 #[test]

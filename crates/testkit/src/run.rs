@@ -101,6 +101,13 @@ impl Running {
         self.wait_for(&path, text)
     }
 
+    /// Waits until it has told an event whose line holds `text`.
+    #[track_caller]
+    pub fn wait_for_event(&self, text: &str) {
+        let path = self.files.events.clone().expect("this run writes events");
+        self.wait_for(&path, text);
+    }
+
     #[track_caller]
     fn wait_for(&self, path: &PathBuf, text: &str) -> String {
         let read = || fs::read_to_string(path).unwrap_or_default();

@@ -42,7 +42,8 @@ fn actions(names: &[&str], here: &str) -> String {
 #[test]
 fn d06_remote_cache_hit_beats_local() {
     let remote = Remote::new();
-    let rules = actions(&["a", "b", "c", "d"], "sleep 0.5");
+    // Long beside any answer of a busy machine.
+    let rules = actions(&["a", "b"], "sleep 3");
     remote.knows(&rules, &["1", "2"]);
     let ws = with_targets(&rules).file("src", "0");
     ws.build(&["//..."]).ok();
@@ -51,9 +52,9 @@ fn d06_remote_cache_hit_beats_local() {
     remote.adapt(&ws, &["//..."]).ok();
     ws.write("src", "2");
     let run = remote.adapt(&ws, &["//..."]).ok();
-    assert_eq!(run.counts().remote_cache, 4, "{:?}", runners(&run));
+    assert_eq!(run.counts().remote_cache, 2, "{:?}", runners(&run));
     assert_eq!(local_starts(&run), Vec::<&str>::new(), "the answer takes far less than a run here");
-    assert_eq!(ws.output("d"), "2");
+    assert_eq!(ws.output("b"), "2");
 }
 
 #[test]

@@ -117,14 +117,21 @@ fn d37_server_dies_mid_race() {
 
 #[test]
 fn d24_both_fail_one_after_the_other() {
-    // What `b` reads is on the server only: once it failed there, its input is brought here and it is tried here.
+    // What `b` reads is on the server only, and is brought here for the other try.
     let (remote, ws) = (Remote::new(), with_targets(""));
+    let mut here = ws.gate("here");
     let made = genrule("a", &[], &["a"], "echo a > $OUT");
     ws.write("BUILD.toml", &made);
     remote.build(&ws, &["//:a", "--download=minimal"]).ok();
     let both = |here: &str| sides(here, "echo log there; kill -9 $$");
-    ws.write("BUILD.toml", made.clone() + &genrule("b", &[":a"], &["b"], &both("echo log here; exit 3")));
-    let run = remote.race(&ws, &["//:b", "--download=minimal"]).code(1);
+    ws.write(
+        "BUILD.toml",
+        made.clone() + &genrule("b", &[":a"], &["b"], &both(&format!("{}; echo log here; exit 3", here.pass()))),
+    );
+    let build = remote.start_race(&ws, &["//:b", "--download=minimal"]);
+    build.wait_for_event(r#""branch":"remote","outcome":"failed""#);
+    here.open();
+    let run = build.wait().code(1);
     let run = run.says(&["exit code 3", "log here", "remotely, too: exit code 137", "log there"]);
     assert!(run.stderr.find("exit code 3") < run.stderr.find("exit code 137"), "{}", run.stderr);
     // What failed there is not shown where this side decides otherwise.

@@ -19,6 +19,7 @@ use crate::DiskError;
 use crate::beneath;
 use crate::remove::{make_writable, remove_at};
 use crate::staging::Staging;
+use crate::stat::{Seen, look_at};
 use crate::trash::Trash;
 
 /// Below these a file or link in the way of a directory is removed: nothing there is the user's.
@@ -176,6 +177,15 @@ impl OutTree {
         Ok(found)
     }
 
+    /// Looks at what lies at `path`. Symlinks on the way are followed: good for telling whether it is what it was, not more.
+    ///
+    /// # Errors
+    /// Those of `fstatat`.
+    pub fn look(&self, path: &WsPath) -> Result<Seen, DiskError> {
+        let relative = self.below_out(path)?;
+        look_at(&self.out, relative).map_err(|e| DiskError::new("look at", path.as_str(), e))
+    }
+
     /// The content of the regular file at `path`, `None` where there is nothing.
     ///
     /// # Errors
@@ -256,6 +266,11 @@ impl OutTree {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "it is not below `minibuild-out`");
             DiskError::new("change", path.as_str(), error)
         })
+    }
+
+    /// See [`beneath::open_at_once`].
+    pub(crate) fn open_at_once(&self, path: &WsPath, flags: OFlags) -> Result<Option<OwnedFd>, DiskError> {
+        Ok(beneath::open_at_once(&self.out, self.below_out(path)?, flags))
     }
 
     fn open_dir(&self, dir: &str) -> Result<OwnedFd, DiskError> {

@@ -195,8 +195,13 @@ impl Build<'_> {
             lock: Some(lock),
         };
         let sender = sender.clone();
-        // The receiver outlives the executor; a report after the end interests nobody.
-        Ok(LocalExecutor::new(config, Arc::new(move |event| drop(sender.send(Event::Executor(event))))))
+        // A step told the start already: the loop need not wake for it. The receiver outlives the executor; a report after
+        // the end interests nobody.
+        let sink = move |event| match event {
+            ExecutorEvent::Started(_) => {}
+            event => drop(sender.send(Event::Executor(event))),
+        };
+        Ok(LocalExecutor::new(config, Arc::new(sink)))
     }
 
     /// Removes outputs that no target of a loaded package declares any more.

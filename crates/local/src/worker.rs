@@ -19,7 +19,7 @@ use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree, Seen, stat_bat
 
 use crate::executor::EventSink;
 use crate::helper::Helper;
-use crate::protocol::{End, FromSlot, Outcome, RunCommand, ToSlot, read_frame, write_frame};
+use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, write_frame};
 
 /// What all slots share.
 pub(crate) struct Common {
@@ -105,12 +105,15 @@ pub(crate) struct Worker {
     tmp: WsPath,
     seat: Option<Seat>,
     tmp_is_clean: bool,
+    /// How the empty directory for temporary files looked, where a change of it cannot go unseen.
+    tmp_when_empty: Option<Seen>,
     seq: u64,
 }
 
 /// A helper with the files it writes to.
 struct Seat {
     helper: Helper,
+    messages: FrameReader,
     stdout: File,
     stderr: File,
 }
@@ -128,7 +131,7 @@ impl Worker {
         let path = |text: String| WsPath::new(&text).expect("constant segments and a number");
         let dir = path(format!("{STATE_ROOT}/tmp/slot{number}"));
         let tmp = path(format!("{dir}/tmp"));
-        Self { common, state, dir, tmp, seat: None, tmp_is_clean: false, seq: 0 }
+        Self { common, state, dir, tmp, seat: None, tmp_is_clean: false, tmp_when_empty: None, seq: 0 }
     }
 
     /// Carries out one run and reports it.
@@ -216,7 +219,7 @@ impl Worker {
             Helper::start(&common.program, &common.args, common.tree.workspace(), &dir, lock).map_err(|e| {
                 Lost::Failed(format!("cannot start the helper process `{}`: {e}", common.program.display()))
             })?;
-        self.seat = Some(Seat { helper, stdout, stderr });
+        self.seat = Some(Seat { helper, messages: FrameReader::default(), stdout, stderr });
         Ok(())
     }
 
@@ -250,9 +253,10 @@ impl Worker {
     }
 
     /// Until the run has ended; `None` where the helper is gone.
-    fn listen(&self, socket: &UnixStream, run: RunId, expected: u64) -> Option<Outcome> {
+    fn listen(&mut self, mut socket: &UnixStream, run: RunId, expected: u64) -> Option<Outcome> {
+        let messages = &mut self.seat.as_mut()?.messages;
         loop {
-            match read_frame(&mut &*socket) {
+            match messages.read(&mut socket) {
                 Ok(Some(FromSlot::Notice { seq, text })) if seq == expected => {
                     (self.common.sink)(ExecutorEvent::Notice(run, text));
                 }
@@ -360,8 +364,19 @@ impl Worker {
         pairs.filter(|((_, then), now)| !is_same(*now, *then)).map(|((path, _), _)| path.clone()).collect()
     }
 
-    fn clear_tmp(&self) -> Result<(), Lost> {
-        self.common.tree.empty_dir(&self.tmp).map(drop).map_err(|e| Lost::Failed(e.render()))
+    /// Most commands leave nothing behind, which one look at the directory tells.
+    fn clear_tmp(&mut self) -> Result<(), Lost> {
+        let tree = &self.common.tree;
+        if self.tmp_when_empty.is_some() && tree.look(&self.tmp).ok() == self.tmp_when_empty {
+            return Ok(());
+        }
+        let now = self.common.clock.now();
+        self.tmp_when_empty = None;
+        tree.empty_dir(&self.tmp).map_err(|e| Lost::Failed(e.render()))?;
+        if let (Ok(now), Ok(seen)) = (now, tree.look(&self.tmp)) {
+            self.tmp_when_empty = now.stamp(seen.fingerprint).trusted.then_some(seen);
+        }
+        Ok(())
     }
 }
 

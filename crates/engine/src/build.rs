@@ -189,7 +189,8 @@ impl Build<'_> {
         let config = LocalConfig {
             tree: self.tree.clone(),
             clock: self.clock.clone(),
-            slots: self.goals.jobs,
+            slots: self.goals.jobs + self.goals.ahead,
+            places: self.goals.jobs,
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
             lock: Some(lock),
@@ -302,6 +303,7 @@ impl Driver {
                 if let Some(outcome) = self.perform(steps, reporter) {
                     return self.finish(outcome, reporter, at_end.take());
                 }
+                self.executor.go_on();
             }
             let machine = &self.machine;
             let received = self.remote.as_ref().map_or(0, |remote| remote.received());

@@ -124,6 +124,10 @@ impl Slot {
                         while self.messages.read::<ToSlot>(&mut self.socket)?.is_some() {}
                     }
                 }
+                Some(ToSlot::Skip { seq, reason }) => {
+                    let outcome = self.outcome(End::Stopped(reason), Vec::new(), RunCost::default())?;
+                    self.send(&FromSlot::Ended { seq, outcome });
+                }
                 // For a run that has ended meanwhile.
                 Some(ToSlot::Stop { .. }) => {}
                 None => return self.bury_the_rest(),
@@ -285,7 +289,7 @@ impl Run {
             }
             Ok(Some(ToSlot::Stop { .. })) => {}
             // A second command cannot come while one runs: the stream cannot be trusted any more.
-            Ok(Some(ToSlot::Run(_)) | None) | Err(_) => {
+            Ok(Some(ToSlot::Run(_) | ToSlot::Skip { .. }) | None) | Err(_) => {
                 self.closed = true;
                 self.course.abandon(Instant::now());
             }

@@ -312,6 +312,10 @@ impl OutTree {
     /// Removes `name` from `dir`, a directory that is not empty by way of the trash.
     fn clear(&self, dir: BorrowedFd<'_>, path: &WsPath, name: &str) -> Result<(), DiskError> {
         let fail = |e: Errno| DiskError::new("remove", path.as_str(), e);
+        // Mostly there is nothing, and a look does not wait for others that change the directory, as a removal does.
+        if rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_err_and(|error| error == Errno::NOENT) {
+            return Ok(());
+        }
         match retry_writable(dir, || rustix::fs::unlinkat(dir, name, AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {

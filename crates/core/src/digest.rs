@@ -103,7 +103,9 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.hex(), self.size)
+        let hex = self.hex_bytes();
+        f.write_str(std::str::from_utf8(&hex).unwrap_or_default())?;
+        write!(f, "/{}", self.size)
     }
 }
 

@@ -1,13 +1,46 @@
 //! Labels of targets.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// The name of a target in the whole workspace: `//package:name`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// One text, since there are several labels for each target of a large workspace. Neither part can hold a colon, so texts
+/// are equal where the parts are.
+#[derive(Clone)]
 pub struct Label {
-    package: Arc<str>,
-    name: Arc<str>,
+    /// `package:name`.
+    text: Arc<str>,
+    /// Bytes of the package.
+    package: usize,
+}
+
+impl PartialEq for Label {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Label {}
+
+impl Hash for Label {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl Ord for Label {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.package(), self.name()).cmp(&(other.package(), other.name()))
+    }
+}
+
+impl PartialOrd for Label {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// Why a text is no label.
@@ -38,13 +71,22 @@ impl Label {
     /// # Errors
     /// A [`LabelError`] naming the part that is not allowed.
     pub fn new(package: &str, name: &str) -> Result<Self, LabelError> {
+        Self::check(package, name)?;
+        let mut text = String::with_capacity(package.len() + 1 + name.len());
+        text.push_str(package);
+        text.push(':');
+        text.push_str(name);
+        Ok(Self { text: Arc::from(text), package: package.len() })
+    }
+
+    fn check(package: &str, name: &str) -> Result<(), LabelError> {
         if !Self::is_package(package) {
             return Err(LabelError::Package(package.to_owned()));
         }
         if !Self::is_name(name) {
             return Err(LabelError::Name(name.to_owned()));
         }
-        Ok(Self { package: Arc::from(package), name: Arc::from(name) })
+        Ok(())
     }
 
     /// Reads `//pkg:name`, `//pkg` (= `//pkg:last segment`) or `:name`, the last relative to `current` package.
@@ -57,7 +99,10 @@ impl Label {
         }
         let Some(rest) = text.strip_prefix("//") else { return Err(LabelError::NotALabel(text.to_owned())) };
         match rest.split_once(':') {
-            Some((package, name)) => Self::new(package, name),
+            Some((package, name)) => {
+                Self::check(package, name)?;
+                Ok(Self { text: Arc::from(rest), package: package.len() })
+            }
             None if rest.is_empty() => Err(LabelError::NotALabel(text.to_owned())),
             None => Self::new(rest, rest.rsplit_once('/').map_or(rest, |(_, last)| last)),
         }
@@ -75,18 +120,19 @@ impl Label {
 
     /// The package path, `""` at the root.
     pub fn package(&self) -> &str {
-        &self.package
+        &self.text[..self.package]
     }
 
     /// The name within the package.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.text[self.package + 1..]
     }
 }
 
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "//{}:{}", self.package, self.name)
+        f.write_str("//")?;
+        f.write_str(&self.text)
     }
 }
 
@@ -105,6 +151,18 @@ impl serde::Serialize for Label {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_ordered_by_package_then_name() {
+        let mut labels: Vec<Label> = ["//a.b:a", "//a:z", "//a/b:c", "//a:a", "//:z", "//a-b:b"]
+            .iter()
+            .map(|text| Label::parse(text, "").expect("valid"))
+            .collect();
+        labels.sort();
+        let texts: Vec<String> = labels.iter().map(Label::to_string).collect();
+        assert_eq!(texts, ["//:z", "//a:a", "//a:z", "//a-b:b", "//a.b:a", "//a/b:c"]);
+        assert_eq!(Label::new("a/b", "b"), Label::parse("//a/b", ""));
+    }
 
     #[test]
     fn forms_of_labels() {

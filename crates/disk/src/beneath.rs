@@ -24,6 +24,13 @@ pub(crate) fn open_dir(base: impl AsFd, path: &str) -> Result<OwnedFd> {
     }
 }
 
+/// Opens what lies at `path` with `flags`, no segment a symlink, not even the last. `None` where that takes more than one
+/// call or does not work: there are other ways, which say why.
+pub(crate) fn open_at_once(base: impl AsFd, path: &str, flags: OFlags) -> Option<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(base.as_fd(), path, flags, resolve)?.ok()
+}
+
 /// Whether `path`, symlinks followed, leads to something that exists and never leaves `base` on the way.
 /// `XDEV` tells that it does leave.
 pub(crate) fn resolves_beneath(base: BorrowedFd<'_>, path: &[u8]) -> Result<()> {

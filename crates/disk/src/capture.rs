@@ -13,11 +13,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::clock::{FileClock, FsInstant};
-use crate::hash::hash_open_file;
+use crate::hash::{hash_open_file, hash_seen_file};
 use crate::out_tree::{DirCache, OutTree};
 use crate::private_copy::replace_with_copy;
 use crate::remove::make_writable;
-use crate::stat::look_at;
+use crate::stat::{fingerprint_of, look_at};
 use crate::{DiskError, tree};
 
 /// Why outputs could not be captured.
@@ -93,6 +93,11 @@ impl OutTree {
         problems: &mut Vec<OutputProblem>,
     ) -> Result<FoundOutput, Fault> {
         let path = &output.path;
+        if output.kind == ArtifactKind::File
+            && let Some((content, stamp)) = self.capture_plain(path, now)?
+        {
+            return Ok(FoundOutput { meta: OutputMeta { path: path.clone(), content }, stamps: vec![stamp] });
+        }
         let (parent, name) = self.split(path)?;
         let dir = match self.open_dir_cached(cache, parent) {
             Ok(dir) => dir,
@@ -107,6 +112,21 @@ impl OutTree {
             ArtifactKind::File | ArtifactKind::Source => self.capture_file(dir, path, name, now)?,
         };
         Ok(FoundOutput { meta: OutputMeta { path: path.clone(), content }, stamps })
+    }
+
+    /// The common case with few calls: a regular file with one name, which can be read. `None` where it is not that.
+    fn capture_plain(&self, path: &WsPath, now: FsInstant) -> Result<Option<(Content, Stamp)>, Fault> {
+        let reading = |e: io::Error| Fault::reading(path.as_str(), e);
+        let Some(mut file) = self.open_at_once(path, OPEN_OUTPUT)?.map(File::from) else { return Ok(None) };
+        let mut stat = rustix::fs::fstat(&file).map_err(|e| reading(e.into()))?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_nlink > 1 {
+            return Ok(None);
+        }
+        if make_read_only(&file, stat.st_mode, path.as_str())? {
+            stat = rustix::fs::fstat(&file).map_err(|e| reading(e.into()))?;
+        }
+        let hashed = hash_seen_file(&mut file, fingerprint_of(&stat), self.function(), now).map_err(reading)?;
+        Ok(Some((Content::File { digest: hashed.digest, executable: hashed.executable() }, hashed.stamp)))
     }
 
     fn capture_file(
@@ -183,11 +203,18 @@ pub(crate) fn publish_file(dir: BorrowedFd<'_>, path: &str, name: &str, file: Fi
     if stat.st_nlink > 1 {
         return replace_with_copy(dir, name, file).map_err(|e| DiskError::new("copy", path, e).into());
     }
-    let mode = published_mode(stat.st_mode);
-    if stat.st_mode & 0o7777 != mode.as_raw_mode() {
-        rustix::fs::fchmod(&file, mode).map_err(|e| DiskError::new("make read-only", path, e))?;
-    }
+    make_read_only(&file, stat.st_mode, path)?;
     Ok(file)
+}
+
+/// Gives an open output the mode of a published one; whether it had another.
+fn make_read_only(file: &File, mode: u32, path: &str) -> Result<bool, DiskError> {
+    let published = published_mode(mode);
+    let has_other = mode & 0o7777 != published.as_raw_mode();
+    if has_other {
+        rustix::fs::fchmod(file, published).map_err(|e| DiskError::new("make read-only", path, e))?;
+    }
+    Ok(has_other)
 }
 
 fn published_mode(mode: u32) -> Mode {

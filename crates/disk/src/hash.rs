@@ -57,7 +57,17 @@ pub fn hash_file(
 
 /// Hashes an open file from its beginning.
 pub(crate) fn hash_open_file(file: &mut File, function: DigestFunction, now: FsInstant) -> io::Result<HashedFile> {
-    let mut before = regular(file)?;
+    let before = regular(file)?;
+    hash_seen_file(file, before, function, now)
+}
+
+/// The same for a regular file that was looked at just before.
+pub(crate) fn hash_seen_file(
+    file: &mut File,
+    mut before: Fingerprint,
+    function: DigestFunction,
+    now: FsInstant,
+) -> io::Result<HashedFile> {
     for attempt in 0.. {
         if attempt > 0 {
             file.rewind()?;

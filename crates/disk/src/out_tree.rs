@@ -19,6 +19,7 @@ use crate::DiskError;
 use crate::beneath;
 use crate::remove::{make_writable, remove_at};
 use crate::staging::Staging;
+use crate::stat::{Seen, look_at};
 use crate::trash::Trash;
 
 /// Below these a file or link in the way of a directory is removed: nothing there is the user's.
@@ -220,6 +221,15 @@ impl OutTree {
         Ok(found)
     }
 
+    /// Looks at what lies at `path`. Symlinks on the way are followed: good for telling whether it is what it was, not more.
+    ///
+    /// # Errors
+    /// Those of `fstatat`.
+    pub fn look(&self, path: &WsPath) -> Result<Seen, DiskError> {
+        let relative = self.below_out(path)?;
+        look_at(&self.out, relative).map_err(|e| DiskError::new("look at", path.as_str(), e))
+    }
+
     /// The content of the regular file at `path`, `None` where there is nothing.
     ///
     /// # Errors
@@ -309,6 +319,11 @@ impl OutTree {
         })
     }
 
+    /// See [`beneath::open_at_once`].
+    pub(crate) fn open_at_once(&self, path: &WsPath, flags: OFlags) -> Result<Option<OwnedFd>, DiskError> {
+        Ok(beneath::open_at_once(&self.out, self.below_out(path)?, flags))
+    }
+
     fn open_dir(&self, dir: &str) -> Result<OwnedFd, DiskError> {
         beneath::open_dir(&self.out, dir).map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/{dir}"), e))
     }
@@ -348,6 +363,10 @@ impl OutTree {
     /// Removes `name` from `dir`, a directory that is not empty by way of the trash.
     fn clear(&self, dir: BorrowedFd<'_>, path: &WsPath, name: &str) -> Result<(), DiskError> {
         let fail = |e: Errno| DiskError::new("remove", path.as_str(), e);
+        // Mostly there is nothing, and a look does not wait for others that change the directory, as a removal does.
+        if rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_err_and(|error| error == Errno::NOENT) {
+            return Ok(());
+        }
         match retry_writable(dir, || rustix::fs::unlinkat(dir, name, AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {

@@ -65,6 +65,10 @@ pub fn stat_batch<P: AsRef<str> + Sync>(root: &Path, paths: &[P], threads: usize
     if paths.is_empty() {
         return answers;
     }
+    if let [path] = paths {
+        answers[0] = look_at(rustix::fs::CWD, root.join(path.as_ref())).ok();
+        return answers;
+    }
     let Ok(root) = open_path(rustix::fs::CWD, root) else { return answers };
     if threads < 2 || paths.len() <= CHUNK {
         stat_chunk(&root, paths, &mut answers);
@@ -141,20 +145,33 @@ fn stat_chunk<P: AsRef<str>>(root: &OwnedFd, paths: &[P], answers: &mut [Option<
     }
 }
 
-/// The directory looked into last: paths of one directory mostly follow each other.
+/// The directory looked into last: paths of one directory mostly follow each other. It is opened when that is sure to pay.
 #[derive(Default)]
-struct Cursor<'p>(Option<(&'p str, Option<OwnedFd>)>);
+struct Cursor<'p> {
+    parent: Option<&'p str>,
+    /// Looks into it so far, from the root.
+    looks: usize,
+    /// Set once it was to be opened.
+    opened: Option<Option<OwnedFd>>,
+}
 
 impl<'p> Cursor<'p> {
+    /// Opening and closing a directory costs about as much as so many walks to it.
+    const WORTH_OPENING: usize = 3;
+
     fn look(&mut self, root: &OwnedFd, path: &'p str) -> Option<Seen> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         if parent.is_empty() {
             return look_at(root, if path.is_empty() { "." } else { path }).ok();
         }
-        if self.0.as_ref().is_none_or(|(dir, _)| *dir != parent) {
-            self.0 = Some((parent, open_path(root, parent).ok()));
+        if self.parent != Some(parent) {
+            *self = Self { parent: Some(parent), looks: 0, opened: None };
         }
-        let (_, dir) = self.0.as_ref()?;
+        if self.opened.is_none() && self.looks < Self::WORTH_OPENING {
+            self.looks += 1;
+            return look_at(root, path).ok();
+        }
+        let dir = self.opened.get_or_insert_with(|| open_path(root, parent).ok());
         look_at(dir.as_ref()?, name).ok()
     }
 }

@@ -132,6 +132,7 @@ fn goals(model: &Model, as_one: bool) -> Goals {
         wishes: Default::default(),
         runs_nothing: false,
         jobs: 8,
+        ahead: 0,
         pools: Default::default(),
         memory: u64::MAX,
         keep_going: false,

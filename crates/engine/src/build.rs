@@ -192,14 +192,20 @@ impl Build<'_> {
         let config = LocalConfig {
             tree: self.tree.clone(),
             clock: self.clock.clone(),
-            slots: self.goals.jobs,
+            slots: self.goals.jobs + self.goals.ahead,
+            places: self.goals.jobs,
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
             lock: Some(lock),
         };
         let sender = sender.clone();
-        // The receiver outlives the executor; a report after the end interests nobody.
-        Ok(LocalExecutor::new(config, Arc::new(move |event| drop(sender.send(Event::Executor(event))))))
+        // A step told the start already: the loop need not wake for it. The receiver outlives the executor; a report after
+        // the end interests nobody.
+        let sink = move |event| match event {
+            ExecutorEvent::Started(_) => {}
+            event => drop(sender.send(Event::Executor(event))),
+        };
+        Ok(LocalExecutor::new(config, Arc::new(sink)))
     }
 
     /// Removes outputs that no target of a loaded package declares any more.
@@ -301,6 +307,7 @@ impl Driver {
                 if let Some(outcome) = self.perform(steps, reporter) {
                     return self.finish(outcome, reporter, at_end.take());
                 }
+                self.executor.go_on();
             }
             let machine = &self.machine;
             let received = self.remote.as_ref().map_or(0, |remote| remote.received());

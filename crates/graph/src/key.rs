@@ -150,7 +150,8 @@ impl<'a> Facts<'a> {
 
     /// One fact a line: kind, name and value separated by tabs, see the module `manifest`.
     pub fn manifest(&self) -> String {
-        let mut text = String::new();
+        // About what a command with a few inputs takes.
+        let mut text = String::with_capacity(1024);
         let mut line = |kind: &str, name: &str, value: &str| crate::manifest::write_line(&mut text, kind, name, value);
         for (index, argument) in self.command.argv.iter().enumerate() {
             line("arg", &index.to_string(), argument);

@@ -22,17 +22,31 @@ pub struct Change {
 
 /// Appends a line; tabs, line ends and backslashes inside are escaped.
 pub(crate) fn write_line(text: &mut String, kind: &str, name: &str, value: &str) {
-    let _ = writeln!(text, "{kind}\t{}\t{}", escape(name), escape(value));
+    text.push_str(kind);
+    text.push('\t');
+    push_escaped(text, name);
+    text.push('\t');
+    push_escaped(text, value);
+    text.push('\n');
 }
 
-fn escape(text: &str) -> String {
-    if !text.contains(['\\', '\t', '\n', '\r']) {
-        return text.to_owned();
+fn push_escaped(text: &mut String, plain: &str) {
+    let is_special = |byte: u8| matches!(byte, b'\\' | b'\t' | b'\n' | b'\r');
+    if !plain.bytes().any(is_special) {
+        return text.push_str(plain);
     }
-    text.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r")
+    for c in plain.chars() {
+        match c {
+            '\\' => text.push_str("\\\\"),
+            '\t' => text.push_str("\\t"),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            other => text.push(other),
+        }
+    }
 }
 
-/// Undoes [`escape`].
+/// Undoes [`push_escaped`].
 fn unescape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -279,7 +293,10 @@ mod tests {
     #[test]
     fn escaping_is_undone() {
         for text in ["", "a", "a\tb\nc\rd\\e", "\\t", "\\\\n\n"] {
-            assert_eq!(unescape(&escape(text)), text);
+            let mut escaped = String::new();
+            push_escaped(&mut escaped, text);
+            assert!(!escaped.contains(['\t', '\n', '\r']), "{escaped}");
+            assert_eq!(unescape(&escaped), text);
         }
         assert_eq!(unescape("a\\"), "a\\");
     }

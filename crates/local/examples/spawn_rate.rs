@@ -75,6 +75,7 @@ impl Bench {
             tree: Arc::new(OutTree::open(&root).expect("output tree")),
             clock: Arc::new(FsClock::open(&root.join("minibuild-out/.state")).expect("clock")),
             slots,
+            places: slots,
             helper: helper.to_owned(),
             helper_args: vec!["__slot".into()],
             lock: None,

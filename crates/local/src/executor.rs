@@ -15,6 +15,7 @@ use minibuild_core::{ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent,
 use minibuild_disk::{FileClock, OutTree};
 
 use crate::helper;
+use crate::turns::Turns;
 use crate::worker::{Common, SlotState, Worker, empty_report};
 
 /// Takes the events of all runs; called from the slots' threads.
@@ -28,6 +29,9 @@ pub struct LocalConfig {
     pub clock: Arc<dyn FileClock>,
     /// How many runs there are at most at once.
     pub slots: usize,
+    /// How many of their commands run at once. With fewer places than slots a run is prepared, and another one's outputs are
+    /// captured, while commands run.
+    pub places: usize,
     /// The program of the helpers: `/proc/self/exe` for the binary itself.
     pub helper: PathBuf,
     /// Its first arguments: `__slot`.
@@ -53,10 +57,25 @@ impl LocalExecutor {
     pub fn new(config: LocalConfig, sink: EventSink) -> Self {
         // An argument with NUL cannot come from a command line; without it the helper refuses to start.
         let args = config.helper_args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect();
-        let common =
-            Common { tree: config.tree, clock: config.clock, program: config.helper, args, lock: config.lock, sink };
+        let turns = Turns::new(config.places, Arc::clone(&sink));
+        let LocalConfig { tree, clock, helper: program, lock, .. } = config;
+        let common = Common { tree, clock, program, args, lock, sink, turns };
         let slots = std::iter::repeat_with(Slot::default).take(config.slots).collect();
         Self { common: Arc::new(common), slots }
+    }
+
+    /// All that was reported is taken note of: commands that wait may start in places of those that came to a bad end. To
+    /// be called after what must not start any more was stopped; a start says the same.
+    pub fn go_on(&self) {
+        self.common.turns.go_on();
+    }
+
+    fn stop_where(&self, run: Option<RunId>, reason: StopReason) {
+        for (number, slot) in self.slots.iter().enumerate() {
+            if slot.state.stop(run, reason) {
+                self.common.turns.withdraw(number, reason);
+            }
+        }
     }
 
     fn refuse(&self, run: RunId, why: &str) {
@@ -68,6 +87,7 @@ impl LocalExecutor {
 
 impl Executor for LocalExecutor {
     fn start(&mut self, request: ExecutionRequest) {
+        self.go_on();
         let run = request.run;
         // The first free slot: those with a warm helper come first.
         let Some(number) = self.slots.iter().position(|slot| slot.state.occupy(run)) else {
@@ -80,15 +100,11 @@ impl Executor for LocalExecutor {
     }
 
     fn stop(&mut self, run: RunId, reason: StopReason) {
-        for slot in &self.slots {
-            slot.state.stop(Some(run), reason);
-        }
+        self.stop_where(Some(run), reason);
     }
 
     fn shutdown(&mut self) {
-        for slot in &self.slots {
-            slot.state.stop(None, StopReason::Kill);
-        }
+        self.stop_where(None, StopReason::Kill);
         let threads: Vec<_> = self.slots.iter_mut().filter_map(|slot| slot.thread.take()).collect();
         let (senders, threads): (Vec<_>, Vec<_>) = threads.into_iter().unzip();
         drop(senders);

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use crate::procs;
-use crate::spawn::{Standing, spawn};
+use crate::spawn::{Standing, Starter};
 
 /// Pids of all helpers of this process that were not waited for. Whatever other child is found in a session that
 /// is not ours was left by a helper that died.
@@ -58,7 +58,7 @@ impl Helper {
         nix::sys::prctl::set_child_subreaper(true)?;
         let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
         let stdio = [Some(theirs.as_fd()), Some(lock.unwrap_or(null.as_fd())), None];
-        let pid = spawn(&program, &argv, &[], stdio, Standing::NewSession)?;
+        let pid = Starter::new(stdio, Standing::NewSession, &SigSet::all())?.start(&program, &argv, &[])?;
         helpers().insert(pid.as_raw());
         Ok(Self { pid, socket: Arc::new(ours) })
     }

@@ -14,6 +14,7 @@ mod runner;
 mod slot;
 mod spawn;
 mod supervision;
+mod turns;
 mod worker;
 
 pub use executor::{EventSink, LocalConfig, LocalExecutor};

@@ -3,6 +3,7 @@
 //! It does not know what either side does with a message.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
 use minibuild_core::{RunCost, StopReason};
 use serde::de::DeserializeOwned;
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum ToSlot {
     /// Run this command; sent only while none runs.
     Run(RunCommand),
+    /// Report this run as stopped for that reason: it is not to be started. Sent instead of [`ToSlot::Run`].
+    Skip { seq: u64, reason: StopReason },
     /// End the run with this number, if it is still on.
     Stop { seq: u64, reason: StopReason },
 }
@@ -69,32 +72,83 @@ const MAX_FRAME: u32 = 1 << 30;
 
 /// Sends one message.
 pub(crate) fn write_frame(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    to.write_all(&frame(message)?)
+}
+
+/// The bytes of one message.
+pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; 4];
     frame = postcard::to_extend(message, frame).map_err(io::Error::other)?;
     let length = u32::try_from(frame.len() - 4).ok().filter(|length| *length <= MAX_FRAME);
     let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "message too long"))?;
     frame[..4].copy_from_slice(&length.to_le_bytes());
-    to.write_all(&frame)
+    Ok(frame)
 }
 
-/// Waits for one message; `None` where the other side is gone.
-pub(crate) fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
-    let mut length = [0; 4];
-    match from.read_exact(&mut length) {
-        Err(error) if is_gone(&error) => return Ok(None),
-        other => other?,
+/// Takes frames off a socket. What is there is read in one call: a frame that has come whole costs one.
+#[derive(Default)]
+pub(crate) struct FrameReader {
+    buffer: Vec<u8>,
+    /// Where in the buffer the next frame begins.
+    start: usize,
+}
+
+impl FrameReader {
+    /// Bytes asked for at a time; most frames are shorter.
+    const PIECE: usize = 4096;
+    /// Nothing larger is reserved on the word of four bytes.
+    const LARGEST_PIECE: usize = 1 << 20;
+
+    /// Whether bytes of a frame were read already, so that the socket may stay silent although there is a message.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.start < self.buffer.len()
     }
-    let length = u32::from_le_bytes(length);
-    if length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "frame too long"));
+
+    /// Waits for one message; `None` where the other side is gone.
+    pub(crate) fn read<T: DeserializeOwned>(&mut self, from: &mut impl Read) -> io::Result<Option<T>> {
+        loop {
+            let missing = match self.split()? {
+                Ok(body) => {
+                    let message = postcard::from_bytes(&self.buffer[body.clone()]);
+                    self.start = body.end;
+                    return message.map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
+                }
+                Err(missing) => missing,
+            };
+            if !self.fill(missing, from)? {
+                return Ok(None);
+            }
+        }
     }
-    // Room for a common frame in one read, yet nothing huge on the word of four bytes.
-    let mut body = Vec::with_capacity((length as usize).min(1 << 20));
-    let got = from.take(length.into()).read_to_end(&mut body)?;
-    if got < length as usize {
-        return Ok(None);
+
+    /// Where the body of the next frame lies, or how many bytes are missing at least.
+    fn split(&self) -> io::Result<Result<Range<usize>, usize>> {
+        let here = &self.buffer[self.start..];
+        let Some((length, body)) = here.split_first_chunk::<4>() else { return Ok(Err(4 - here.len())) };
+        let length = u32::from_le_bytes(*length);
+        if length > MAX_FRAME {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "frame too long"));
+        }
+        let (length, begin) = (length as usize, self.start + 4);
+        Ok(if body.len() < length { Err(length - body.len()) } else { Ok(begin..begin + length) })
     }
-    postcard::from_bytes(&body).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+
+    /// Reads what is there; false where nothing comes any more.
+    fn fill(&mut self, missing: usize, from: &mut impl Read) -> io::Result<bool> {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let filled = self.buffer.len();
+        self.buffer.resize(filled + missing.clamp(Self::PIECE, Self::LARGEST_PIECE), 0);
+        let got = loop {
+            match from.read(&mut self.buffer[filled..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_gone(&error) => break Ok(0),
+                got => break got,
+            }
+        };
+        self.buffer.truncate(filled + *got.as_ref().unwrap_or(&0));
+        got.map(|got| got > 0)
+    }
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -113,25 +167,43 @@ mod tests {
             .prop_map(|(seq, argv, env, (timeout_ms, cwd))| RunCommand { seq, argv, env, timeout_ms, cwd })
     }
 
+    /// A socket that gives a few bytes at a time.
+    struct Dribble<'a> {
+        bytes: &'a [u8],
+        piece: usize,
+    }
+
+    impl Read for Dribble<'_> {
+        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+            let some = to.len().min(self.piece);
+            self.bytes.read(&mut to[..some])
+        }
+    }
+
     proptest! {
         #[test]
-        fn messages_come_back_as_they_were_sent(commands in proptest::collection::vec(command(), 0..4)) {
+        fn messages_come_back_as_they_were_sent(
+            commands in proptest::collection::vec(command(), 0..4),
+            piece in prop_oneof![Just(1), 1_usize..40, Just(usize::MAX)],
+        ) {
             let mut bytes = Vec::new();
             let sent: Vec<ToSlot> = commands.into_iter().map(ToSlot::Run).collect();
             for message in &sent {
                 write_frame(&mut bytes, message).expect("written");
             }
-            let mut from = &bytes[..];
+            let mut reader = FrameReader::default();
+            let mut from = Dribble { bytes: &bytes, piece };
             for message in &sent {
-                let received = read_frame::<ToSlot>(&mut from).expect("read");
+                let received = reader.read::<ToSlot>(&mut from).expect("read");
                 prop_assert_eq!(received.as_ref(), Some(message));
             }
-            prop_assert!(read_frame::<ToSlot>(&mut from).expect("end").is_none());
+            prop_assert!(!reader.has_begun());
+            prop_assert!(reader.read::<ToSlot>(&mut from).expect("end").is_none());
         }
 
         #[test]
         fn any_bytes_are_an_answer_not_a_panic(bytes: Vec<u8>) {
-            let _ = read_frame::<FromSlot>(&mut &bytes[..]);
+            let _ = FrameReader::default().read::<FromSlot>(&mut &bytes[..]);
         }
     }
 
@@ -140,7 +212,7 @@ mod tests {
         let mut bytes = Vec::new();
         write_frame(&mut bytes, &ToSlot::Stop { seq: 7, reason: StopReason::Kill }).expect("written");
         for length in 0..bytes.len() {
-            assert!(read_frame::<ToSlot>(&mut &bytes[..length]).expect("no error").is_none());
+            assert!(FrameReader::default().read::<ToSlot>(&mut &bytes[..length]).expect("no error").is_none());
         }
     }
 }

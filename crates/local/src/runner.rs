@@ -18,7 +18,7 @@ use std::time::Duration;
 use minibuild_core::{RunCost, StopReason};
 
 use crate::helper::Helper;
-use crate::protocol::{End, FromSlot, Outcome, RunCommand, ToSlot, read_frame, write_frame};
+use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, write_frame};
 use crate::worker::new_log;
 
 /// What a runner is made of.
@@ -134,6 +134,7 @@ pub struct CommandRunner {
 
 struct Seat {
     helper: Helper,
+    messages: FrameReader,
     stdout: File,
     stderr: File,
 }
@@ -191,7 +192,7 @@ impl CommandRunner {
         let (stdout, stderr) = (new_log(&dir.join("out"))?, new_log(&dir.join("err"))?);
         let lock = self.config.lock.as_ref().map(|lock| lock.as_fd());
         let helper = Helper::start(&self.config.helper, &self.args, dir, dir, lock)?;
-        self.seat = Some(Seat { helper, stdout, stderr });
+        self.seat = Some(Seat { helper, messages: FrameReader::default(), stdout, stderr });
         Ok(())
     }
 
@@ -215,7 +216,7 @@ impl CommandRunner {
             Ok(()) => {}
         }
         stopper.connect(Some((Arc::clone(&socket), seq)));
-        let outcome = listen(&socket, seq);
+        let outcome = self.seat.as_mut().and_then(|seat| listen(&socket, &mut seat.messages, seq));
         stopper.connect(None);
         outcome.ok_or_else(|| self.bury())
     }
@@ -257,9 +258,9 @@ impl Drop for CommandRunner {
 }
 
 /// Until the run has ended; `None` where the helper is gone.
-fn listen(socket: &UnixStream, expected: u64) -> Option<Outcome> {
+fn listen(mut socket: &UnixStream, messages: &mut FrameReader, expected: u64) -> Option<Outcome> {
     loop {
-        match read_frame(&mut &*socket) {
+        match messages.read(&mut socket) {
             Ok(Some(FromSlot::Notice { .. })) => {}
             Ok(Some(FromSlot::Ended { seq, outcome })) if seq == expected => return Some(outcome),
             Ok(Some(FromSlot::Ended { .. }) | None) | Err(_) => return None,

@@ -25,8 +25,8 @@ use nix::unistd::{Pid, getpid};
 use rustix::process::Signal as RawSignal;
 
 use crate::procs;
-use crate::protocol::{End, FromSlot, Outcome, RunCommand, ToSlot, read_frame, write_frame};
-use crate::spawn::{Standing, find_program, spawn, spawn_error};
+use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, write_frame};
+use crate::spawn::{Standing, Starter, find_program, spawn_error};
 use crate::supervision::{Act, Cause, Supervision};
 
 /// Descriptors from here up are the helper's own.
@@ -52,12 +52,19 @@ pub fn slot_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What a terminal, a shell or a full pipe says to this process does not count: the main process decides when it ends.
+const IGNORED: [Signal; 5] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE];
+
 struct Slot {
     socket: UnixStream,
+    messages: FrameReader,
     child_ended: SignalFd,
     null: File,
     stdout: File,
     stderr: File,
+    /// The last command wrote nothing there, and nothing of it is left that could.
+    logs_are_empty: bool,
+    starter: Starter,
     pid: Pid,
 }
 
@@ -67,8 +74,7 @@ impl Slot {
         // Fails where the main process made the session already.
         let _ = nix::unistd::setsid();
         nix::sys::prctl::set_child_subreaper(true)?;
-        // The main process decides when this one ends; what it is told by a terminal or a shell does not count.
-        for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
+        for ignored in IGNORED {
             // SAFETY: ignoring a signal installs no handler that could run.
             unsafe { signal(ignored, SigHandler::SigIgn) }?;
         }
@@ -88,19 +94,26 @@ impl Slot {
         nix::unistd::dup2_stdin(&null)?;
         nix::unistd::dup2_stdout(&null)?;
         enter(root)?;
+        let (stdout, stderr) = (open_log(&slot_dir.join("out"))?, open_log(&slot_dir.join("err"))?);
+        let stdio = [Some(null.as_fd()), Some(stdout.as_fd()), Some(stderr.as_fd())];
+        // This process was started with all others at their defaults.
+        let starter = Starter::new(stdio, Standing::NewGroup, &IGNORED.into_iter().collect())?;
         Ok(Self {
             socket: UnixStream::from(socket),
+            messages: FrameReader::default(),
             child_ended: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             null,
-            stdout: open_log(&slot_dir.join("out"))?,
-            stderr: open_log(&slot_dir.join("err"))?,
+            stdout,
+            stderr,
+            logs_are_empty: false,
+            starter,
             pid: getpid(),
         })
     }
 
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            match read_frame(&mut self.socket)? {
+            match self.messages.read(&mut self.socket)? {
                 Some(ToSlot::Run(command)) => {
                     let seq = command.seq;
                     let outcome = self.run(command)?;
@@ -108,8 +121,12 @@ impl Slot {
                     self.send(&FromSlot::Ended { seq, outcome });
                     if stuck {
                         // Nothing more is expected but the end of the socket.
-                        while read_frame::<ToSlot>(&mut self.socket)?.is_some() {}
+                        while self.messages.read::<ToSlot>(&mut self.socket)?.is_some() {}
                     }
+                }
+                Some(ToSlot::Skip { seq, reason }) => {
+                    let outcome = self.outcome(End::Stopped(reason), Vec::new(), RunCost::default())?;
+                    self.send(&FromSlot::Ended { seq, outcome });
                 }
                 // For a run that has ended meanwhile.
                 Some(ToSlot::Stop { .. }) => {}
@@ -124,10 +141,8 @@ impl Slot {
     }
 
     fn run(&mut self, command: RunCommand) -> io::Result<Outcome> {
-        for log in [&self.stdout, &self.stderr] {
-            if log.metadata()?.len() > 0 {
-                log.set_len(0)?;
-            }
+        if !self.logs_are_empty {
+            self.empty_logs()?;
         }
         let started = Instant::now();
         let leader = match self.start(&command) {
@@ -150,8 +165,18 @@ impl Slot {
         self.outcome(end, run.killed, run.cost)
     }
 
-    fn outcome(&self, end: End, killed: Vec<String>, cost: RunCost) -> io::Result<Outcome> {
-        let (stdout_len, stderr_len) = (self.stdout.metadata()?.len(), self.stderr.metadata()?.len());
+    fn empty_logs(&self) -> io::Result<()> {
+        for log in [&self.stdout, &self.stderr] {
+            if length(log)? > 0 {
+                log.set_len(0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(&mut self, end: End, killed: Vec<String>, cost: RunCost) -> io::Result<Outcome> {
+        let (stdout_len, stderr_len) = (length(&self.stdout)?, length(&self.stderr)?);
+        self.logs_are_empty = stdout_len == 0 && stderr_len == 0;
         Ok(Outcome { end, killed, cost, stdout_len, stderr_len })
     }
 
@@ -163,8 +188,7 @@ impl Slot {
         let program = find_program(command.argv.first().map_or("", |name| name), path)?;
         let argv = c_strings(command.argv.iter().cloned(), "an argument")?;
         let env = c_strings(command.env.iter().map(|(name, value)| format!("{name}={value}")), "a variable")?;
-        let stdio = [Some(self.null.as_fd()), Some(self.stdout.as_fd()), Some(self.stderr.as_fd())];
-        spawn(&program, &argv, &env, stdio, Standing::NewGroup).map_err(|error| {
+        self.starter.start(&program, &argv, &env).map_err(|error| {
             let bytes = argv.iter().chain(&env).map(|text| text.as_bytes_with_nul().len()).sum();
             spawn_error(&program, bytes, error)
         })
@@ -204,8 +228,10 @@ struct Run {
 impl Run {
     /// Watches until nothing is left, or killing is given up.
     fn supervise(&mut self, slot: &mut Slot) -> io::Result<End> {
+        // A command that was just started is not done yet; the end of it would be told.
+        let mut may_have_ended = self.closed;
         loop {
-            if self.reap()? {
+            if std::mem::replace(&mut may_have_ended, true) && self.reap()? {
                 return Ok(self.end.take().unwrap_or_else(|| End::Broken("the command vanished".into())));
             }
             let now = Instant::now();
@@ -256,14 +282,14 @@ impl Run {
     }
 
     fn read_message(&mut self, slot: &mut Slot) {
-        match read_frame(&mut slot.socket) {
+        match slot.messages.read(&mut slot.socket) {
             Ok(Some(ToSlot::Stop { seq, reason })) if seq == self.seq => {
                 let act = self.course.stop(reason, Instant::now());
                 self.act(act, slot);
             }
             Ok(Some(ToSlot::Stop { .. })) => {}
             // A second command cannot come while one runs: the stream cannot be trusted any more.
-            Ok(Some(ToSlot::Run(_)) | None) | Err(_) => {
+            Ok(Some(ToSlot::Run(_) | ToSlot::Skip { .. }) | None) | Err(_) => {
                 self.closed = true;
                 self.course.abandon(Instant::now());
             }
@@ -325,6 +351,9 @@ impl Run {
 
 /// Waits for a message (true), a child's end, or the deadline.
 fn wait_for_news(slot: &Slot, deadline: Option<Instant>, with_socket: bool) -> io::Result<bool> {
+    if with_socket && slot.messages.has_begun() {
+        return Ok(true);
+    }
     let timeout = match deadline {
         None => PollTimeout::NONE,
         Some(at) => {
@@ -342,8 +371,8 @@ fn wait_for_news(slot: &Slot, deadline: Option<Instant>, with_socket: bool) -> i
     }
     let (child_ended, message) = (fds[0].any().unwrap_or(true), fds[1].any().unwrap_or(true));
     if child_ended {
-        // One pending signal stands for any number of ended children.
-        while slot.child_ended.read_signal()?.is_some() {}
+        // One pending signal stands for any number of ended children; what comes after this is told by the next look.
+        slot.child_ended.read_signal()?;
     }
     Ok(message && with_socket)
 }
@@ -361,6 +390,10 @@ fn wait_any() -> nix::Result<Option<(i32, i32, nix::libc::rusage)>> {
         0 => Ok(None),
         pid => Ok(Some((pid, status, usage))),
     }
+}
+
+fn length(log: &File) -> io::Result<u64> {
+    Ok(u64::try_from(rustix::fs::fstat(log)?.st_size).unwrap_or_default())
 }
 
 fn was_killed(status: i32) -> bool {

@@ -25,31 +25,39 @@ pub(crate) enum Standing {
 /// Descriptors a new process gets as its standard ones; `None` leaves it this process's own.
 pub(crate) type Stdio<'a> = [Option<BorrowedFd<'a>>; 3];
 
-/// Starts `program` (a path). Signals are as they were for a process nobody changed them for.
-pub(crate) fn spawn(
-    program: &CStr,
-    argv: &[CString],
-    env: &[CString],
-    stdio: Stdio<'_>,
-    standing: Standing,
-) -> nix::Result<Pid> {
-    let mut actions = PosixSpawnFileActions::init()?;
-    for (number, fd) in (0..).zip(stdio) {
-        if let Some(fd) = fd {
-            actions.add_dup2(fd.as_raw_fd(), number)?;
+/// What is the same for many starts, made once: each descriptor and each signal costs calls to set up.
+pub(crate) struct Starter {
+    actions: PosixSpawnFileActions,
+    attr: PosixSpawnAttr,
+}
+
+impl Starter {
+    /// For processes that get `stdio`, whose descriptors have to stay open, and no signal mask. Signals in `reset` are as they
+    /// were for a process nobody changed them for: those that are ignored here.
+    pub(crate) fn new(stdio: Stdio<'_>, standing: Standing, reset: &SigSet) -> nix::Result<Self> {
+        let mut actions = PosixSpawnFileActions::init()?;
+        for (number, fd) in (0..).zip(stdio) {
+            if let Some(fd) = fd {
+                actions.add_dup2(fd.as_raw_fd(), number)?;
+            }
         }
+        let mut attr = PosixSpawnAttr::init()?;
+        let place = match standing {
+            Standing::NewGroup => PosixSpawnFlags::POSIX_SPAWN_SETPGROUP,
+            // Known to glibc and musl, but not to nix.
+            Standing::NewSession => PosixSpawnFlags::from_bits_retain(i32::from(nix::libc::POSIX_SPAWN_SETSID)),
+        };
+        attr.set_flags(place | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
+        attr.set_pgroup(Pid::from_raw(0))?;
+        attr.set_sigdefault(reset)?;
+        attr.set_sigmask(&SigSet::empty())?;
+        Ok(Self { actions, attr })
     }
-    let mut attr = PosixSpawnAttr::init()?;
-    let place = match standing {
-        Standing::NewGroup => PosixSpawnFlags::POSIX_SPAWN_SETPGROUP,
-        // Known to glibc and musl, but not to nix.
-        Standing::NewSession => PosixSpawnFlags::from_bits_retain(i32::from(nix::libc::POSIX_SPAWN_SETSID)),
-    };
-    attr.set_flags(place | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
-    attr.set_pgroup(Pid::from_raw(0))?;
-    attr.set_sigdefault(&SigSet::all())?;
-    attr.set_sigmask(&SigSet::empty())?;
-    posix_spawn(program, &actions, &attr, argv, env)
+
+    /// Starts `program` (a path).
+    pub(crate) fn start(&self, program: &CStr, argv: &[CString], env: &[CString]) -> nix::Result<Pid> {
+        posix_spawn(program, &self.actions, &self.attr, argv, env)
+    }
 }
 
 /// Where the program of a command lies: as it is if it has a slash, else the first match in `PATH`.

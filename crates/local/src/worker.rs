@@ -19,7 +19,8 @@ use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree, Seen, stat_bat
 
 use crate::executor::EventSink;
 use crate::helper::Helper;
-use crate::protocol::{End, FromSlot, Outcome, RunCommand, ToSlot, read_frame, write_frame};
+use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, frame, write_frame};
+use crate::turns::{Handover, Turns};
 
 /// What all slots share.
 pub(crate) struct Common {
@@ -29,6 +30,7 @@ pub(crate) struct Common {
     pub(crate) args: Vec<CString>,
     pub(crate) lock: Option<OwnedFd>,
     pub(crate) sink: EventSink,
+    pub(crate) turns: Turns,
 }
 
 /// What is going on in a slot, seen by its thread and by whoever starts and stops runs.
@@ -58,17 +60,18 @@ impl SlotState {
         true
     }
 
-    /// Asks for the end of `run` (or of whatever runs); ignored where it is not here or a more urgent one came.
-    pub(crate) fn stop(&self, run: Option<RunId>, reason: StopReason) {
+    /// Asks for the end of `run` (or of whatever runs). False where it is not here or a more urgent one came.
+    pub(crate) fn stop(&self, run: Option<RunId>, reason: StopReason) -> bool {
         let mut current = self.lock();
         if current.run.is_none() || run.is_some_and(|run| current.run != Some(run)) || current.stop >= Some(reason) {
-            return;
+            return false;
         }
         current.stop = Some(reason);
         current.send_stop();
+        true
     }
 
-    fn stop_asked(&self) -> Option<StopReason> {
+    pub(crate) fn stop_asked(&self) -> Option<StopReason> {
         self.lock().stop
     }
 
@@ -77,7 +80,7 @@ impl SlotState {
     }
 
     /// From now on stops go to the helper, those that came earlier too.
-    fn connect(&self, socket: &Arc<UnixStream>, seq: u64) {
+    pub(crate) fn connect(&self, socket: &Arc<UnixStream>, seq: u64) {
         let mut current = self.lock();
         current.line = Some((Arc::clone(socket), seq));
         current.send_stop();
@@ -101,16 +104,20 @@ impl Current {
 pub(crate) struct Worker {
     common: Arc<Common>,
     state: Arc<SlotState>,
+    number: usize,
     dir: WsPath,
     tmp: WsPath,
     seat: Option<Seat>,
     tmp_is_clean: bool,
+    /// How the empty directory for temporary files looked, where a change of it cannot go unseen.
+    tmp_when_empty: Option<Seen>,
     seq: u64,
 }
 
 /// A helper with the files it writes to.
 struct Seat {
     helper: Helper,
+    messages: FrameReader,
     stdout: File,
     stderr: File,
 }
@@ -128,7 +135,7 @@ impl Worker {
         let path = |text: String| WsPath::new(&text).expect("constant segments and a number");
         let dir = path(format!("{STATE_ROOT}/tmp/slot{number}"));
         let tmp = path(format!("{dir}/tmp"));
-        Self { common, state, dir, tmp, seat: None, tmp_is_clean: false, seq: 0 }
+        Self { common, state, number, dir, tmp, seat: None, tmp_is_clean: false, tmp_when_empty: None, seq: 0 }
     }
 
     /// Carries out one run and reports it.
@@ -216,7 +223,7 @@ impl Worker {
             Helper::start(&common.program, &common.args, common.tree.workspace(), &dir, lock).map_err(|e| {
                 Lost::Failed(format!("cannot start the helper process `{}`: {e}", common.program.display()))
             })?;
-        self.seat = Some(Seat { helper, stdout, stderr });
+        self.seat = Some(Seat { helper, messages: FrameReader::default(), stdout, stderr });
         Ok(())
     }
 
@@ -226,16 +233,14 @@ impl Worker {
         self.seq += 1;
         let seq = self.seq;
         let socket = Arc::clone(seat.helper.socket());
-        let message = ToSlot::Run(self.run_command(request, seq));
-        if let Err(error) = write_frame(&mut &*socket, &message) {
-            if error.kind() == io::ErrorKind::InvalidInput {
-                return Err(Lost::Failed(format!("cannot hand the command to its helper: {error}")));
-            }
-            return Err(self.helper_died());
-        }
-        self.state.connect(&socket, seq);
-        (self.common.sink)(ExecutorEvent::Started(request.run));
+        let frame = frame(&ToSlot::Run(self.run_command(request, seq)))
+            .map_err(|error| Lost::Failed(format!("cannot hand the command to its helper: {error}")))?;
+        let state = Arc::clone(&self.state);
+        let command = Handover { run: request.run, seq, socket: Arc::clone(&socket), state, frame };
+        self.common.turns.take(self.number, command).map_err(Lost::Stopped)?;
         let outcome = self.listen(&socket, request.run, seq);
+        let succeeded = outcome.as_ref().is_some_and(|outcome| outcome.end == End::Exited(0));
+        self.common.turns.leave(self.number, succeeded);
         self.state.disconnect();
         match outcome {
             Some(outcome) if matches!(outcome.end, End::Stuck(_)) => {
@@ -250,9 +255,10 @@ impl Worker {
     }
 
     /// Until the run has ended; `None` where the helper is gone.
-    fn listen(&self, socket: &UnixStream, run: RunId, expected: u64) -> Option<Outcome> {
+    fn listen(&mut self, mut socket: &UnixStream, run: RunId, expected: u64) -> Option<Outcome> {
+        let messages = &mut self.seat.as_mut()?.messages;
         loop {
-            match read_frame(&mut &*socket) {
+            match messages.read(&mut socket) {
                 Ok(Some(FromSlot::Notice { seq, text })) if seq == expected => {
                     (self.common.sink)(ExecutorEvent::Notice(run, text));
                 }
@@ -360,8 +366,19 @@ impl Worker {
         pairs.filter(|((_, then), now)| !is_same(*now, *then)).map(|((path, _), _)| path.clone()).collect()
     }
 
-    fn clear_tmp(&self) -> Result<(), Lost> {
-        self.common.tree.empty_dir(&self.tmp).map(drop).map_err(|e| Lost::Failed(e.render()))
+    /// Most commands leave nothing behind, which one look at the directory tells.
+    fn clear_tmp(&mut self) -> Result<(), Lost> {
+        let tree = &self.common.tree;
+        if self.tmp_when_empty.is_some() && tree.look(&self.tmp).ok() == self.tmp_when_empty {
+            return Ok(());
+        }
+        let now = self.common.clock.now();
+        self.tmp_when_empty = None;
+        tree.empty_dir(&self.tmp).map_err(|e| Lost::Failed(e.render()))?;
+        if let (Ok(now), Ok(seen)) = (now, tree.look(&self.tmp)) {
+            self.tmp_when_empty = now.stamp(seen.fingerprint).trusted.then_some(seen);
+        }
+        Ok(())
     }
 }
 

@@ -176,6 +176,7 @@ fn goals(
         wishes: Wishes::new(mode, &settings.download_regex).map_err(|e| format!("ERROR: {e}"))?,
         runs_nothing: false,
         jobs: 1,
+        ahead: 0,
         pools: settings.pools.clone(),
         memory: u64::MAX,
         keep_going: true,

@@ -318,12 +318,17 @@ impl Session<'_> {
     }
 
     fn goals(&self, targets: Vec<Goal>, settings: &Settings, function: DigestFunction) -> Result<Goals, Refusal> {
+        let remote =
+            remote_side::goals(settings, function).map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?;
+        let jobs = settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize);
         Ok(Goals {
             root: self.workspace.root.display().to_string(),
             targets,
             wishes: self.wishes(settings)?,
             runs_nothing: self.kind == Kind::Fetch,
-            jobs: settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize),
+            jobs,
+            // Where actions have two sides one that waits here could run there; a profile shows when commands ran.
+            ahead: if jobs < 2 || remote.is_some() || self.flags.profile.is_some() { 0 } else { 2 + jobs / 8 },
             pools: settings.pools.clone(),
             memory: workspace::memory(),
             keep_going: settings.keep_going,
@@ -331,8 +336,7 @@ impl Session<'_> {
             all_events: self.flags.events_detail.is_some(),
             strategies: remote_side::strategies(settings),
             dynamic: remote_side::dynamic(settings),
-            remote: remote_side::goals(settings, function)
-                .map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?,
+            remote,
         })
     }
 

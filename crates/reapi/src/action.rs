@@ -35,7 +35,7 @@ impl CommandMessage<'_> {
     /// Canonical bytes. Outputs are given both as `output_paths` (2.1) and in the fields it replaced, for servers
     /// of 2.0.
     pub fn encode(&self) -> Vec<u8> {
-        let mut message = Message::default();
+        let mut message = Message::with_capacity(512);
         for argument in &self.arguments {
             message.repeated_text(1, argument);
         }
@@ -76,7 +76,7 @@ pub struct ActionMessage<'a> {
 impl ActionMessage<'_> {
     /// Canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut message = Message::default();
+        let mut message = Message::with_capacity(256);
         message.digest(1, &self.command);
         message.digest(2, &self.input_root);
         if let Some(timeout) = self.timeout {

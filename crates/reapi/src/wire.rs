@@ -12,6 +12,11 @@ const VARINT: u64 = 0;
 const LENGTH_DELIMITED: u64 = 2;
 
 impl Message {
+    /// An empty message with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes) }
+    }
+
     /// The finished message.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
@@ -65,10 +70,20 @@ impl Message {
 
     /// A message field, present even if empty.
     pub fn message(&mut self, field: u64, write: impl FnOnce(&mut Message)) {
-        // Room for a name and a digest: nearly all there is.
-        let mut inner = Message { bytes: Vec::with_capacity(128) };
-        write(&mut inner);
-        self.repeated_text(field, inner.bytes);
+        self.varint(field << 3 | LENGTH_DELIMITED);
+        let begin = self.bytes.len();
+        // Nearly all are so short that their length takes one byte.
+        self.bytes.push(0);
+        write(self);
+        let length = self.bytes.len() - begin - 1;
+        match u8::try_from(length) {
+            Ok(short @ ..0x80) => self.bytes[begin] = short,
+            _ => {
+                let mut prefix = Message::default();
+                prefix.varint(length as u64);
+                self.bytes.splice(begin..=begin, prefix.bytes);
+            }
+        }
     }
 
     /// A `Digest` field: hash 1, size_bytes 2.
@@ -97,6 +112,22 @@ mod tests {
             let mut message = Message::default();
             message.varint(value);
             assert_eq!(varint_len(value), message.as_bytes().len() as u64, "{value}");
+        }
+    }
+
+    #[test]
+    fn messages_have_their_length_in_front_whatever_it_is() {
+        for length in [0_usize, 1, 127, 128, 300, 20_000] {
+            let mut message = Message::default();
+            message.int(1, 7);
+            message.message(2, |outer| outer.message(3, |inner| inner.bytes.resize(inner.bytes.len() + length, b'x')));
+            let wrap = |field: u64, body: &[u8]| {
+                let mut text = Message::default();
+                text.repeated_text(field, body);
+                text.into_bytes()
+            };
+            let expected = [&[8, 7][..], &wrap(2, &wrap(3, &vec![b'x'; length]))].concat();
+            assert_eq!(message.into_bytes(), expected, "{length}");
         }
     }
 

@@ -14,6 +14,15 @@ pub struct ModelBuilder {
     pub model: Model,
     by_path: FxHashMap<WsPath, ArtifactId>,
     tools: FxHashMap<HostTool, HostToolId>,
+    /// Some path means something to a shell.
+    has_unsafe_path: bool,
+    longest_path: usize,
+}
+
+/// Whether a byte of a path means nothing to the shell; those of characters beyond ASCII never do.
+pub fn is_shell_safe(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | 0x80..)
+        || matches!(byte, b'_' | b'-' | b'+' | b'=' | b':' | b',' | b'.' | b'/' | b'@' | b'%' | b'^')
 }
 
 impl ModelBuilder {
@@ -30,7 +39,10 @@ impl ModelBuilder {
     pub fn source(&mut self, path: WsPath) -> ArtifactId {
         match self.by_path.entry(path) {
             Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(free) => add(&mut self.model, free, ArtifactKind::Source, None),
+            Entry::Vacant(free) => {
+                (self.has_unsafe_path, self.longest_path) = note(free.key(), self.has_unsafe_path, self.longest_path);
+                add(&mut self.model, free, ArtifactKind::Source, None)
+            }
         }
     }
 
@@ -46,8 +58,17 @@ impl ModelBuilder {
     pub fn output(&mut self, path: WsPath, kind: ArtifactKind, producer: ActionId) -> Result<ArtifactId, ArtifactId> {
         match self.by_path.entry(path) {
             Entry::Occupied(taken) => Err(*taken.get()),
-            Entry::Vacant(free) => Ok(add(&mut self.model, free, kind, Some(producer))),
+            Entry::Vacant(free) => {
+                (self.has_unsafe_path, self.longest_path) = note(free.key(), self.has_unsafe_path, self.longest_path);
+                Ok(add(&mut self.model, free, kind, Some(producer)))
+            }
         }
+    }
+
+    /// Whether so many artifacts can for certain be listed in a text that a shell takes apart, of at most so many bytes. Spares
+    /// looking at all their paths.
+    pub fn can_list(&self, count: usize, bytes: usize) -> bool {
+        !self.has_unsafe_path && count.saturating_mul(self.longest_path + 1) <= bytes
     }
 
     /// The id the next action will get: outputs are declared before their action is added.
@@ -80,6 +101,11 @@ impl ModelBuilder {
             HostToolId::new(model.host_tools.len() - 1)
         })
     }
+}
+
+fn note(path: &WsPath, has_unsafe_path: bool, longest: usize) -> (bool, usize) {
+    let text = path.as_str();
+    (has_unsafe_path || !text.bytes().all(is_shell_safe), longest.max(text.len()))
 }
 
 fn add(

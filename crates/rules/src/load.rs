@@ -159,7 +159,7 @@ impl Loader<'_> {
         let cx =
             PackageCx { fs: self.fs, rules: &rules, vars: &vars, var_names: &names, ignored: &config.settings.ignore };
         let packages = self.packages(cx, &patterns, &|target| tools_of(target, &rules, &set, &tools));
-        let (graph, order, tool_vars) = self.graph(&packages, &rules, &set, &tools);
+        let (mut graph, order, tool_vars) = self.graph(&packages, &rules, &set, &tools);
         let borders = |dir: &str| package::is_build_file(self.fs, dir) && !is_ignored(dir, &config.settings.ignore);
         let setup = Setup {
             rules: &rules,
@@ -176,6 +176,11 @@ impl Loader<'_> {
         let (requested, errors) = requested(&graph, &expander, &patterns);
         let recipes = std::mem::take(&mut expander.recipes);
         let model = std::mem::take(&mut expander.builder.model);
+        let scraps = (std::mem::take(&mut expander.builder), std::mem::take(&mut expander.provided));
+        drop(expander);
+        let names = std::mem::take(&mut graph.deps);
+        drop(graph);
+        give_back((scraps, names, packages), model.targets.len());
         self.diags.list.extend(errors);
         if !self.diags.has_errors() && (recipes.len() != model.actions.len() || recipes.iter().any(Option::is_none)) {
             self.diags.push(Diagnostic::error("bug: an action has no recipe"));
@@ -467,6 +472,14 @@ fn read_package(cx: PackageCx<'_>, dir: &str, file: usize) -> ReadPackage {
         Err(error) => read.diags.push(Diagnostic::error(format!("cannot read `{}`: {error}", read.path))),
     }
     read
+}
+
+/// Frees what is of no use any more; of many targets these are a million small pieces, which nobody has to wait for.
+fn give_back(scraps: impl Send + 'static, targets: usize) {
+    const WORTH_A_THREAD: usize = 1000;
+    if targets >= WORTH_A_THREAD {
+        std::thread::spawn(move || drop(scraps));
+    }
 }
 
 fn is_absent(error: &std::io::Error) -> bool {

@@ -74,9 +74,8 @@ impl Machine {
             self.queue(action);
             return false;
         }
-        let command = self.command_of(action);
         let inputs = self.flat_inputs(action);
-        match self.find_result(action, &command, &inputs) {
+        match self.find_result(action, &inputs) {
             Ok(Knowledge::Result(found)) => self.use_known_result(action, &found),
             Ok(Knowledge::Nothing(key)) => {
                 let asks = self.is_worth_asking(action, key);
@@ -106,21 +105,17 @@ impl Machine {
     }
 
     /// The known result whose key, or pruned key, is that of the action now; it becomes the newest one.
-    pub(super) fn find_result(
-        &mut self,
-        action: ActionId,
-        command: &CommandLine,
-        inputs: &FlatInputs,
-    ) -> Result<Knowledge, String> {
+    pub(super) fn find_result(&mut self, action: ActionId, inputs: &FlatInputs) -> Result<Knowledge, String> {
         let model = Arc::clone(&self.model);
         let name = Name::of(&model, action);
         let is_stale_test = self.is_test(action) && self.goals.fresh_tests;
         let Some(record) = self.state.action(&name.path).filter(|r| !r.results.is_empty() && !is_stale_test) else {
             self.check_inputs(inputs)?;
             let asks = self.may_look_up(action);
-            let key = if asks { Some(self.key(action, command, inputs)?.action) } else { None };
+            let key = if asks { Some(self.key(action, &self.command_of(action), inputs)?.action) } else { None };
             return Ok(Knowledge::Nothing(key));
         };
+        let command = &self.command_of(action);
         let key = self.key(action, command, inputs)?;
         if let Some(index) = record.results.iter().position(|r| r.key == key.action && self.is_complete(action, r)) {
             let found = record.results[index].clone();

@@ -19,6 +19,8 @@ pub struct Goals {
     pub runs_nothing: bool,
     /// Actions that run here at once.
     pub jobs: usize,
+    /// Started beyond those: they are prepared, and wait for a place where their executor knows of one.
+    pub ahead: usize,
     /// Named pools and their places, for actions that run here.
     pub pools: BTreeMap<String, u32>,
     /// Bytes of memory that actions which run here may take together, as they say.

@@ -138,8 +138,7 @@ impl Machine {
                 _ => {}
             }
         }
-        let command = self.command_of(action);
-        match self.find_result(action, &command, inputs) {
+        match self.find_result(action, inputs) {
             Ok(Knowledge::Result(found)) => {
                 self.take_known_result(action, &found);
                 match self.wanted_but_nowhere(action) {
@@ -148,6 +147,7 @@ impl Machine {
                 }
             }
             Ok(Knowledge::Nothing(_)) => {
+                let command = self.command_of(action);
                 let manifest = self.facts(action, &command, inputs).map(|facts| facts.manifest());
                 match manifest {
                     Ok(manifest) => self.runs(action, self.why_run(action, &manifest)),

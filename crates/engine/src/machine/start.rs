@@ -127,7 +127,7 @@ impl Machine {
     }
 
     fn has_place_here(&self) -> bool {
-        self.stopping.is_none() && self.running_here < self.goals.jobs && !self.exclusive_running
+        self.stopping.is_none() && self.running_here < self.goals.jobs + self.goals.ahead && !self.exclusive_running
     }
 
     /// Whether the action may start here beside what runs.

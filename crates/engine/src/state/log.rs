@@ -5,7 +5,8 @@
 //! mean.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use minibuild_core::Fingerprint;
@@ -136,7 +137,6 @@ impl Log {
     /// # Errors
     /// Those of the operating system.
     pub fn read_from(&self, from: u64, mut record: impl FnMut(u64, &[u8])) -> io::Result<u64> {
-        use std::os::unix::fs::FileExt as _;
         let from = from.max(HEADER as u64);
         let written = self.len - self.buffer.len() as u64;
         let mut bytes = vec![0; usize::try_from(written.saturating_sub(from)).unwrap_or_default()];
@@ -174,8 +174,7 @@ impl Log {
             return Ok(());
         }
         let start = self.len - self.buffer.len() as u64;
-        self.file.seek(SeekFrom::Start(start))?;
-        if let Err(error) = self.file.write_all(&self.buffer) {
+        if let Err(error) = self.file.write_all_at(&self.buffer, start) {
             // Best effort: a torn end is recognised anyway.
             let _ = self.file.set_len(start);
             self.buffer.clear();
@@ -193,7 +192,6 @@ impl Log {
 
     /// The payload at `offset`, as given by [`Self::append`] or [`Self::open`]. `None` if it does not check.
     pub fn read_at(&self, offset: u64) -> Option<Vec<u8>> {
-        use std::os::unix::fs::FileExt as _;
         let written = self.len - self.buffer.len() as u64;
         if offset > written {
             let at = usize::try_from(offset - written).ok()?;

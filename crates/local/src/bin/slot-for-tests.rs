@@ -37,6 +37,7 @@ mod main_process {
             tree: Arc::new(OutTree::open(root).expect("output tree")),
             clock: Arc::new(FsClock::open(&root.join("minibuild-out/.state")).expect("clock")),
             slots: 1,
+            places: 1,
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
             lock: Some(lock.into()),

@@ -65,6 +65,16 @@ impl Workspace {
     }
 
     pub fn at(root: PathBuf, keep: Option<tempfile::TempDir>, slots: usize, lock: Option<OwnedFd>) -> Self {
+        Self::with_places(root, keep, (slots, slots), lock)
+    }
+
+    /// So many slots, and places for commands.
+    pub fn with_places(
+        root: PathBuf,
+        keep: Option<tempfile::TempDir>,
+        (slots, places): (usize, usize),
+        lock: Option<OwnedFd>,
+    ) -> Self {
         let tree = OutTree::open(&root).expect("output tree");
         let clock = FsClock::open(&root.join("minibuild-out/.state")).expect("clock");
         let (sender, events) = channel();
@@ -73,6 +83,7 @@ impl Workspace {
             tree: Arc::new(tree),
             clock: Arc::new(clock),
             slots,
+            places,
             helper: env!("CARGO_BIN_EXE_slot-for-tests").into(),
             helper_args: vec!["__slot".into()],
             lock,

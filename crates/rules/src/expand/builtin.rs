@@ -5,6 +5,7 @@ use minibuild_core::{Action, ActionId, ActionKind, ArtifactId, HostToolId, Input
 use super::Expander;
 use super::inputs::{InputList, Texts};
 use crate::attr::LocText;
+use crate::builder::is_shell_safe;
 use crate::command::{CommandRecipe, Program, RecipeSlot, RspRecipe, mentions, render, source_paths};
 use crate::diag::Diagnostic;
 use crate::provide::{Common, Provided, Runnable};
@@ -253,6 +254,11 @@ impl<'a> Expander<'a, '_> {
             if !used {
                 continue;
             }
+            let is_plain = |input: &Input| matches!(input, Input::Artifact(_));
+            let count = if field == "srcs" { recipe.srcs.len() } else { recipe.outs.len() };
+            if (field != "srcs" || recipe.srcs.iter().all(is_plain)) && self.builder.can_list(count, MAX_LIST_BYTES) {
+                continue;
+            }
             let span = self.value(target, field).map_or(target.header, |(_, span)| *span);
             let model = &self.builder.model;
             let paths = match field {
@@ -304,10 +310,4 @@ impl<'a> Expander<'a, '_> {
         ids.dedup();
         ids.into_boxed_slice()
     }
-}
-
-/// Whether a byte of a path means nothing to the shell; those of characters beyond ASCII never do.
-fn is_shell_safe(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | 0x80..)
-        || matches!(byte, b'_' | b'-' | b'+' | b'=' | b':' | b',' | b'.' | b'/' | b'@' | b'%' | b'^')
 }

@@ -122,6 +122,7 @@ impl Ask {
             wishes: self.wishes(),
             runs_nothing: false,
             jobs: self.jobs,
+            ahead: 0,
             pools: POOLS.into_iter().map(|(name, places)| (name.to_owned(), places)).collect(),
             memory: MEMORY,
             keep_going: self.keep_going,

@@ -15,7 +15,7 @@ use minibuild_core::{
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts, Node};
-use minibuild_local::{LocalConfig, LocalExecutor};
+use minibuild_local::{Jobserver, LocalConfig, LocalExecutor};
 use rustc_hash::FxHashMap;
 
 use crate::lock::WorkspaceLock;
@@ -53,6 +53,8 @@ pub struct Build<'a> {
     pub env: &'a std::collections::BTreeMap<String, String>,
     /// Whether symlinks that leave the workspace count as what they lead to.
     pub follow_external: bool,
+    /// `MAKEFLAGS`, which may name the jobserver of a `make` above.
+    pub makeflags: Option<String>,
     /// Identifies the boot of the machine.
     pub boot_id: &'a str,
     /// Threads that look at files.
@@ -142,7 +144,8 @@ impl Build<'_> {
             let _ = machine.state().flush();
             return Ok(Outcome { interrupted: true, ..Default::default() });
         }
-        let executor = self.executor(sender)?;
+        let jobserver = self.jobserver(reporter);
+        let executor = self.executor(sender, jobserver)?;
         let undeclared = Undeclared::new(self.model, self.tree.clone());
         let (tree, clock, began, remote, at_end) = (self.tree, self.clock, self.began, self.remote, self.at_end);
         let sender = sender.clone();
@@ -184,7 +187,24 @@ impl Build<'_> {
         parts.machine(state).map(|(machine, _)| machine)
     }
 
-    fn executor(&self, sender: &Sender<Event>) -> Result<LocalExecutor, BuildError> {
+    /// That of a `make` above, or one of its own.
+    fn jobserver(&self, reporter: &mut dyn Reporter) -> Option<Jobserver> {
+        let jobs = self.goals.jobs;
+        if let Some(joined) = self.makeflags.as_deref().and_then(|flags| Jobserver::join(flags, jobs)) {
+            return Some(joined);
+        }
+        let path = self.state_dir.join("jobserver");
+        let warn = |why| {
+            let text = format!(
+                "cannot make `{}`: {why}; `make` and its like do not know how many jobs there may be",
+                path.display()
+            );
+            reporter.event(&BuildEvent::Message { level: Level::Warning, text });
+        };
+        Jobserver::serve(&path, jobs).map_err(warn).ok()
+    }
+
+    fn executor(&self, sender: &Sender<Event>, jobserver: Option<Jobserver>) -> Result<LocalExecutor, BuildError> {
         let lock = self
             .lock
             .share()
@@ -197,6 +217,7 @@ impl Build<'_> {
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
             lock: Some(lock),
+            jobserver,
         };
         let sender = sender.clone();
         // A step told the start already: the loop need not wake for it. The receiver outlives the executor; a report after

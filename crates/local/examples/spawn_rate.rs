@@ -76,6 +76,7 @@ impl Bench {
             clock: Arc::new(FsClock::open(&root.join("minibuild-out/.state")).expect("clock")),
             slots,
             places: slots,
+            jobserver: None,
             helper: helper.to_owned(),
             helper_args: vec!["__slot".into()],
             lock: None,

@@ -15,6 +15,7 @@ use minibuild_core::{ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent,
 use minibuild_disk::{FileClock, OutTree};
 
 use crate::helper;
+use crate::jobserver::Jobserver;
 use crate::turns::Turns;
 use crate::worker::{Common, SlotState, Worker, empty_report};
 
@@ -38,6 +39,8 @@ pub struct LocalConfig {
     pub helper_args: Vec<OsString>,
     /// A descriptor that holds the workspace lock; helpers and commands inherit it.
     pub lock: Option<OwnedFd>,
+    /// What commands and what they start share processors by.
+    pub jobserver: Option<Jobserver>,
 }
 
 /// Runs commands on this machine.
@@ -57,7 +60,7 @@ impl LocalExecutor {
     pub fn new(config: LocalConfig, sink: EventSink) -> Self {
         // An argument with NUL cannot come from a command line; without it the helper refuses to start.
         let args = config.helper_args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect();
-        let turns = Turns::new(config.places, Arc::clone(&sink));
+        let turns = Turns::new(config.places, config.jobserver, Arc::clone(&sink));
         let LocalConfig { tree, clock, helper: program, lock, .. } = config;
         let common = Common { tree, clock, program, args, lock, sink, turns };
         let slots = std::iter::repeat_with(Slot::default).take(config.slots).collect();

@@ -19,6 +19,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
 
+use crate::jobserver::Jobserver;
 use crate::procs;
 use crate::spawn::{Standing, Starter};
 
@@ -40,19 +41,23 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts `program args.. root slot_dir` with the socket and the lock as its standard input and output.
+    /// Starts `program args.. root slot_dir [jobserver..]` with the socket and the lock as its standard input and output.
     pub(crate) fn start(
         program: &Path,
         args: &[CString],
         root: &Path,
         slot_dir: &Path,
         lock: Option<BorrowedFd<'_>>,
+        jobserver: Option<&Jobserver>,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let mut argv = vec![c"minibuild".to_owned()];
         argv.extend_from_slice(args);
         argv.extend([c_string(root.as_os_str())?, c_string(slot_dir.as_os_str())?]);
+        for arg in jobserver.iter().flat_map(|jobserver| jobserver.describe()) {
+            argv.push(c_string(OsStr::new(&arg))?);
+        }
         let program = c_string(program.as_os_str())?;
         // Orphans of a helper that dies come to us, so that they can be killed.
         nix::sys::prctl::set_child_subreaper(true)?;

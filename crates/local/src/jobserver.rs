@@ -177,7 +177,7 @@ mod tests {
             let server = Jobserver::serve(&dir.path().join("js"), jobs).expect("served");
             let size = jobs.saturating_sub(1);
             assert_eq!(count(&server), size);
-            drop(server.take());
+            let _ = server.take();
             server.refill();
             assert_eq!(count(&server), size, "a lost one");
             (0..5).for_each(|_| server.give_back(TOKEN));

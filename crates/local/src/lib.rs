@@ -18,5 +18,6 @@ mod turns;
 mod worker;
 
 pub use executor::{EventSink, LocalConfig, LocalExecutor};
+pub use jobserver::Jobserver;
 pub use runner::{CommandEnd, CommandReport, CommandRunner, CommandSpec, RunnerConfig, Stopper};
 pub use slot::slot_main;

@@ -191,7 +191,7 @@ impl CommandRunner {
         // New files: a helper that was given up may still have processes that write to the old ones.
         let (stdout, stderr) = (new_log(&dir.join("out"))?, new_log(&dir.join("err"))?);
         let lock = self.config.lock.as_ref().map(|lock| lock.as_fd());
-        let helper = Helper::start(&self.config.helper, &self.args, dir, dir, lock)?;
+        let helper = Helper::start(&self.config.helper, &self.args, dir, dir, lock, None)?;
         self.seat = Some(Seat { helper, messages: FrameReader::default(), stdout, stderr });
         Ok(())
     }

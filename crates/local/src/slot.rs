@@ -24,6 +24,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid};
 use rustix::process::Signal as RawSignal;
 
+use crate::jobserver::Seat;
 use crate::procs;
 use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, write_frame};
 use crate::spawn::{Standing, Starter, find_program, spawn_error};
@@ -38,11 +39,11 @@ const FIRST_OWN_FD: i32 = 3;
 /// To be called before anything else in a process started for this: it rearranges descriptors and signals.
 pub fn slot_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
-    let [root, slot_dir] = &args[..] else {
+    let [root, slot_dir, jobserver @ ..] = &args[..] else {
         eprintln!("minibuild slot: expected a workspace root and a slot directory");
         return ExitCode::from(37);
     };
-    let served = Slot::new(Path::new(root), Path::new(slot_dir)).and_then(|mut slot| slot.serve());
+    let served = Slot::new(Path::new(root), Path::new(slot_dir), jobserver).and_then(|mut slot| slot.serve());
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -65,12 +66,19 @@ struct Slot {
     /// The last command wrote nothing there, and nothing of it is left that could.
     logs_are_empty: bool,
     starter: Starter,
+    jobserver: Option<Seat>,
     pid: Pid,
 }
 
 impl Slot {
-    fn new(root: &Path, slot_dir: &Path) -> io::Result<Self> {
+    fn new(root: &Path, slot_dir: &Path, jobserver: &[OsString]) -> io::Result<Self> {
         close_foreign_descriptors();
+        let jobserver: Option<Vec<&str>> = jobserver.iter().map(|arg| arg.to_str()).collect();
+        let jobserver = match jobserver.as_deref() {
+            // One that went away meanwhile is one that commands do without.
+            Some([read, write, kind, jobs]) => Seat::open(read, write, kind, jobs).ok(),
+            _ => None,
+        };
         // Fails where the main process made the session already.
         let _ = nix::unistd::setsid();
         nix::sys::prctl::set_child_subreaper(true)?;
@@ -107,6 +115,7 @@ impl Slot {
             stderr,
             logs_are_empty: false,
             starter,
+            jobserver,
             pid: getpid(),
         })
     }
@@ -187,7 +196,11 @@ impl Slot {
         let path = command.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| &**value);
         let program = find_program(command.argv.first().map_or("", |name| name), path)?;
         let argv = c_strings(command.argv.iter().cloned(), "an argument")?;
-        let env = c_strings(command.env.iter().map(|(name, value)| format!("{name}={value}")), "a variable")?;
+        let given = command.env.iter().map(|(name, value)| format!("{name}={value}"));
+        let is_own = |(name, _): &(String, String)| name == "MAKEFLAGS";
+        let makeflags = self.jobserver.as_ref().filter(|_| !command.env.iter().any(is_own));
+        let makeflags = makeflags.map(|jobserver| format!("MAKEFLAGS={}", jobserver.makeflags()));
+        let env = c_strings(given.chain(makeflags), "a variable")?;
         self.starter.start(&program, &argv, &env).map_err(|error| {
             let bytes = argv.iter().chain(&env).map(|text| text.as_bytes_with_nul().len()).sum();
             spawn_error(&program, bytes, error)

@@ -220,9 +220,10 @@ impl Worker {
         let common = &self.common;
         let lock = common.lock.as_ref().map(|lock| lock.as_fd());
         let helper =
-            Helper::start(&common.program, &common.args, common.tree.workspace(), &dir, lock).map_err(|e| {
-                Lost::Failed(format!("cannot start the helper process `{}`: {e}", common.program.display()))
-            })?;
+            Helper::start(&common.program, &common.args, common.tree.workspace(), &dir, lock, common.turns.jobserver())
+                .map_err(|e| {
+                    Lost::Failed(format!("cannot start the helper process `{}`: {e}", common.program.display()))
+                })?;
         self.seat = Some(Seat { helper, messages: FrameReader::default(), stdout, stderr });
         Ok(())
     }

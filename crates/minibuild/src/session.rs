@@ -450,6 +450,7 @@ impl Session<'_> {
             host: HostFacts { os: facts.os, isa: facts.arch, salt: settings.salt.clone(), function },
             env: &settings.env,
             follow_external: settings.external_links == ExternalLinks::Follow,
+            makeflags: std::env::var("MAKEFLAGS").ok(),
             boot_id: &workspace::boot_id(),
             threads: workspace::cores(),
             interrupted: place.line.interrupted.clone(),

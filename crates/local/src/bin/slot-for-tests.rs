@@ -38,6 +38,7 @@ mod main_process {
             clock: Arc::new(FsClock::open(&root.join("minibuild-out/.state")).expect("clock")),
             slots: 1,
             places: 1,
+            jobserver: None,
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
             lock: Some(lock.into()),

@@ -84,6 +84,7 @@ impl Workspace {
             clock: Arc::new(clock),
             slots,
             places,
+            jobserver: None,
             helper: env!("CARGO_BIN_EXE_slot-for-tests").into(),
             helper_args: vec!["__slot".into()],
             lock,

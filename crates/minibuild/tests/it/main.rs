@@ -16,6 +16,7 @@ mod events;
 mod exit_codes;
 mod explain;
 mod interrupts;
+mod jobserver;
 mod locking;
 mod outputs;
 mod profile;

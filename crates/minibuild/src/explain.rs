@@ -181,6 +181,7 @@ fn goals(
         strategies: remote_side::strategies(settings),
         dynamic: remote_side::dynamic(settings),
         remote: remote_side::goals(settings, function).map_err(|e| format!("ERROR: {e}"))?,
+        stores: Default::default(),
     })
 }
 

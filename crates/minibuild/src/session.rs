@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, WsPath,
+    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StoreSide, WsPath,
 };
 use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
@@ -25,6 +25,7 @@ use minibuild_rules::{
     ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load,
     load_settings, render,
 };
+use minibuild_store::Stores;
 use rustc_hash::FxHashMap;
 
 use crate::args::BuildFlags;
@@ -33,7 +34,7 @@ use crate::event_log::EventLog;
 use crate::profile::Profile;
 use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
-use crate::{exit, fast_path, preview, redact, remote_side, signals, tell};
+use crate::{exit, fast_path, preview, redact, remote_side, signals, stores, tell};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +203,6 @@ impl Session<'_> {
         let request = self.load_request(input);
         let loaded = load(&tell::files_of(&self.workspace), &request).map_err(|failure| self.refuse(&failure, None))?;
         let settings = &loaded.settings;
-        check_settings(settings)?;
         let mut console = Console::new(settings, &self.workspace.root.display().to_string(), self.flags.explain);
         console.clear();
         tell::warn(&loaded);
@@ -249,7 +249,6 @@ impl Session<'_> {
         let clock = Arc::new(FsClock::open(&state_dir)?);
         let files = DiskFs::new(&root, clock.now()?);
         let (settings, ..) = load_settings(&files, &input).map_err(|failure| self.refuse(&failure, None))?;
-        check_settings(&settings)?;
         let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
         let lock = self.lock(&state_dir, &console, &line.receiver)?;
         profile.phase("start", self.began.elapsed());
@@ -333,6 +332,7 @@ impl Session<'_> {
             dynamic: remote_side::dynamic(settings),
             remote: remote_side::goals(settings, function)
                 .map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?,
+            stores: stores::goals(settings),
         })
     }
 
@@ -428,15 +428,18 @@ impl Session<'_> {
         let function = choice.function;
         let goals = self.goals(parts.targets, settings, function)?;
         let tree = Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function));
+        let stores = stores::open(settings, &tree, place.clock, place.line);
         let remote = goals
             .remote
             .is_some()
-            .then(|| self.open_remote(settings, choice, &tree, place.clock, place.line))
+            .then(|| self.open_remote(settings, choice, &tree, place.clock, place.line, &stores))
             .transpose()?;
+        let has_stores = goals.stores.any();
         let build = Build {
             tree,
             clock: place.clock.clone(),
             remote,
+            store: has_stores.then(|| Box::new(stores) as Box<dyn StoreSide>),
             state_dir: &self.workspace.root.join(minibuild_core::STATE_ROOT),
             lock: place.lock,
             model: parts.model,
@@ -464,13 +467,15 @@ impl Session<'_> {
         tree: &Arc<OutTree>,
         clock: &Arc<FsClock>,
         line: &Line,
+        stores: &Stores,
     ) -> Result<Box<dyn RemoteSide>, Refusal> {
-        let sender = line.sender.clone();
+        let (sender, stores) = (line.sender.clone(), stores.clone());
         let parts = remote_side::Parts {
             build_id: self.build_id.clone(),
             function,
             tree: tree.clone(),
             clock: clock.clone(),
+            keeper: Arc::new(move |staged, content| stores.adopt(staged, content)),
             // The loop outlives the client; an event after its end interests nobody.
             sink: Arc::new(move |event| drop(sender.send(Event::Remote(event)))),
         };
@@ -509,14 +514,6 @@ fn told_of_file(code: u8, error: Option<&str>) -> u8 {
     };
     eprintln!("{tag}: {error}");
     code
-}
-
-/// What this version does not have.
-fn check_settings(settings: &Settings) -> Result<(), Refusal> {
-    match settings.disk_cache {
-        Some(_) => Err(Refusal::bad_input("ERROR: this version has no disk cache yet, but one is configured")),
-        None => Ok(()),
-    }
 }
 
 fn flatten(model: &Model, inputs: &[Input]) -> Vec<ArtifactId> {

@@ -374,7 +374,7 @@ impl Machine {
     /// neither is believed.
     fn recover_bytes(&mut self, producer: ActionId) {
         let key = self.newest_key(producer).filter(|_| !self.lost.contains(&producer));
-        if !self.check_existence(producer, key) && !self.look_up(producer, key) {
+        if !self.ask_for_bytes(producer, key) {
             self.want_bytes(producer, "its outputs are not on disk and are needed");
         }
     }
@@ -406,6 +406,7 @@ impl Machine {
 
     /// Its outputs are about to be removed and made anew.
     pub(super) fn forget_outputs(&mut self, action: ActionId) {
+        self.keep_outputs(action);
         let model = Arc::clone(&self.model);
         for &id in &model.action(action).outputs {
             self.bytes.set_here(id, None);

@@ -130,6 +130,7 @@ impl Ask {
             strategies: Strategies { default: self.strategy, ..Default::default() },
             dynamic: self.dynamic,
             remote: self.remote.clone(),
+            stores: Default::default(),
         }
     }
 }
@@ -406,7 +407,10 @@ impl<'a> Session<'a> {
             }
             Step::StopStaging(run) => self.fake.stop_staging(run),
             Step::Publish { run, staged } => self.fake.publish(run, staged),
-            Step::Unstage(run) => self.fake.unstage(run),
+            Step::Unstage(run) | Step::KeepStaged(run) => self.fake.unstage(run),
+            Step::CheckStores(_) | Step::LookUpHere(_) | Step::Store(_) | Step::Keep(_) => {
+                unreachable!("there is no store")
+            }
             Step::SetAside(run, paths) => self.set_aside.push((run, paths)),
             Step::Rehash(path) => {
                 self.check_request();

@@ -318,7 +318,7 @@ impl Driver {
                     self.tell(Some(Moment::Waits(action, wait)), reporter);
                 }
                 if let Some(outcome) = self.perform(steps, reporter) {
-                    return self.finish(outcome, reporter, at_end.take());
+                    return self.finish(outcome, events, reporter, at_end.take());
                 }
             }
             let machine = &self.machine;
@@ -530,7 +530,13 @@ impl Driver {
         }
     }
 
-    fn finish(mut self, mut outcome: Outcome, reporter: &mut dyn Reporter, at_end: Option<AtEnd<'_>>) -> Outcome {
+    fn finish(
+        mut self,
+        mut outcome: Outcome,
+        events: &Receiver<Event>,
+        reporter: &mut dyn Reporter,
+        at_end: Option<AtEnd<'_>>,
+    ) -> Outcome {
         self.executor.shutdown();
         if let Some(remote) = &mut self.remote {
             remote.shutdown();
@@ -538,6 +544,12 @@ impl Driver {
         }
         if let Some(store) = &mut self.store {
             store.shutdown(outcome.interrupted);
+            // What it came upon last. Nothing else is of interest any more.
+            for event in events.try_iter() {
+                if let Event::Store(StoreEvent::Message { level, text }) = event {
+                    reporter.event(&BuildEvent::Message { level, text });
+                }
+            }
         }
         self.flush(reporter);
         if self.disk_failed.is_none()

@@ -88,20 +88,22 @@ impl Budget {
         if session.dir.is_none() {
             self.begin(&mut session)?;
         }
-        if let Some(limit) = self.limit {
-            let mut account = self.account();
-            let is_granted = self.grant(&mut account, bytes, limit);
-            if is_granted {
-                // Before the bound says so: a listing from here on counts it.
-                let reserved = session.reserved + bytes;
-                session.set_reserved(reserved)?;
+        let mut account = self.account();
+        let is_granted = match self.limit {
+            Some(limit) => self.grant(&mut account, bytes, limit),
+            None => {
+                // Others may have one.
+                account.bytes = account.bytes.and_then(|used| used.checked_add(bytes));
+                true
             }
-            self.write_account(account)?;
-            if !is_granted {
-                return Ok(None);
-            }
+        };
+        if is_granted {
+            // Before the bound says so: a listing from here on counts it.
+            let reserved = session.reserved + bytes;
+            session.set_reserved(reserved)?;
         }
-        Ok(Some(Reservation { budget: self, bytes }))
+        self.write_account(account)?;
+        Ok(is_granted.then_some(Reservation { budget: self, bytes }))
     }
 
     /// Whether so many bytes may be added, after a collection where that helps.
@@ -250,12 +252,10 @@ impl Drop for Budget {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        if self.budget.limit.is_some() {
-            let mut session = self.budget.session();
-            let left = session.reserved.saturating_sub(self.bytes);
-            // One that stays too long is given back with the session.
-            let _ = session.set_reserved(left);
-        }
+        let mut session = self.budget.session();
+        let left = session.reserved.saturating_sub(self.bytes);
+        // One that stays too long is given back with the session.
+        let _ = session.set_reserved(left);
     }
 }
 
@@ -412,6 +412,19 @@ mod tests {
         put(root.path(), "ancient", 100_000);
         assert!(budget.reserve(3 * 4096).expect("works").is_none());
         assert_eq!(left(), 3);
+    }
+
+    #[test]
+    fn who_has_no_limit_counts_for_those_who_have() {
+        let root = tempfile::tempdir().expect("temp dir");
+        let limited = open(root.path(), 10_000);
+        drop(limited.reserve(1_000).expect("works").expect("room"));
+        let dir = OwnedFd::from(File::open(root.path()).expect("opens"));
+        let free = Budget::open(dir, None, Rights::private()).expect("opens");
+        let room = free.reserve(50_000).expect("works").expect("there is always room");
+        assert_eq!(limited.account().bytes, Some(51_000));
+        assert!(limited.reserve(1_000).expect("works").is_none(), "it is not written yet");
+        drop(room);
     }
 
     #[test]

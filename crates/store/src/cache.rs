@@ -31,6 +31,8 @@ pub(crate) struct DiskCache {
     workspace: PathBuf,
     opened: OnceLock<Option<Opened>>,
     is_told: AtomicBool,
+    /// It could not be written to, and is not any more.
+    is_broken: AtomicBool,
     is_full_told: AtomicBool,
     sink: StoreSink,
 }
@@ -58,6 +60,7 @@ impl DiskCache {
             workspace,
             opened: OnceLock::new(),
             is_told: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
             is_full_told: AtomicBool::new(false),
             sink,
         }
@@ -98,11 +101,17 @@ impl DiskCache {
     /// Stores a result: blobs first.
     pub fn store(&self, request: &UploadRequest) {
         let Some(Opened { budget: Some(budget), blobs, entries }) = self.open() else { return };
+        if self.is_broken.load(Ordering::Relaxed) {
+            return;
+        }
         let Some(stored) = entry::encode(request, self.function) else { return };
         match self.try_store(&request.who.key, &stored, (budget, blobs, entries)) {
             Ok(true) => {}
             Ok(false) => self.tell_full(),
-            Err(error) => self.tell(&format!("cannot be written to: {error}")),
+            Err(error) => {
+                self.is_broken.store(true, Ordering::Relaxed);
+                self.tell(&format!("cannot be written to: {error}"));
+            }
         }
     }
 

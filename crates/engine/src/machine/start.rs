@@ -343,7 +343,7 @@ impl Machine {
     /// Inputs whose producers are not done, or whose bytes are not where the action would need them.
     fn missing_inputs(&self, inputs: &FlatInputs, side: Branch) -> Vec<ArtifactId> {
         let is_missing = |&id: &ArtifactId| {
-            let is_there = self.bytes.here(id).is_some() || side == Branch::Remote && self.bytes.is_there(id);
+            let is_there = self.bytes.here(id).is_some() || side == Branch::Remote && self.is_held_remotely(id);
             self.model.artifact(id).producer.is_some_and(|p| !is_there || self.status_of(p) != Status::Done)
         };
         inputs.artifacts.iter().copied().filter(is_missing).collect()

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ActionKind, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport, Kept, RunId, Runner,
+    ActionId, ActionKind, ArtifactId, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport, Kept, RunId, Runner,
     StoreCheck, StoreEvent, UploadRequest, WsPath,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -48,6 +48,22 @@ impl Machine {
     pub(super) fn is_stored(&self, content: &Content) -> bool {
         // What needs no blob needs no store either.
         self.goals.stores.any() && content.blobs().iter().all(|blob| self.stored.blobs.contains(blob))
+    }
+
+    /// Whether the remote store is believed to have the bytes, and not only one of this machine.
+    pub(super) fn is_held_remotely(&self, id: ArtifactId) -> bool {
+        if !self.bytes.is_there(id) || self.stored.blobs.is_empty() {
+            return self.bytes.is_there(id);
+        }
+        let Some(content) = &self.known[id.index()] else { return false };
+        let is_kept = content.blobs().iter().any(|blob| self.stored.blobs.contains(blob));
+        !is_kept || self.is_present(id, content) || self.is_newest_held(id)
+    }
+
+    fn is_newest_held(&self, id: ArtifactId) -> bool {
+        let Some(producer) = self.model.artifact(id).producer else { return false };
+        let newest = self.state.action(&key_path(&self.model, producer)).and_then(|record| record.results.first());
+        newest.zip(self.store).is_some_and(|(newest, store)| newest.held_by.contains(&store))
     }
 
     /// Asks whether a store has those outputs of a known result that are not here; false if that is known, or there is

@@ -4,6 +4,7 @@ mod bench;
 mod checks;
 mod fake;
 mod fake_remote;
+mod fake_store;
 mod histories;
 mod input_root;
 mod interleavings;

@@ -1,12 +1,12 @@
 //! One build of the machine in the fake world, event by event. What must hold after each of them is in `checks`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, RunId, Runner, Stamp,
+    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, RunId, Runner, Stamp, StoreEvent,
     StopReason, TargetId, WsPath,
 };
 use minibuild_download::{Mode, Wishes};
@@ -17,7 +17,7 @@ use super::fake::{End, Fake};
 use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
 use crate::machine::{
-    Dynamic, Event, Foreseen, Goal, Goals, Machine, Outcome, RacePolicy, RemoteGoals, Shown, SourceFact, Step,
+    Dynamic, Event, Foreseen, Goal, Goals, Machine, Outcome, RacePolicy, RemoteGoals, Shown, SourceFact, Step, StoreGoals,
     Stopping, Strategies, Strategy, Uploads, Wanted, World,
 };
 use crate::state::{FileRecord, Origin, State};
@@ -39,6 +39,7 @@ pub struct Ask {
     pub strategy: Strategy,
     pub dynamic: Dynamic,
     pub remote: Option<RemoteGoals>,
+    pub stores: StoreGoals,
 }
 
 /// Asks for these targets with their bytes, one job at a time.
@@ -54,6 +55,7 @@ pub fn ask(targets: &[usize]) -> Ask {
         strategy: Strategy::Local,
         dynamic: Dynamic::default(),
         remote: None,
+        stores: StoreGoals::default(),
     }
 }
 
@@ -74,6 +76,11 @@ impl Ask {
     /// All bytes are asked for.
     pub fn all(self) -> Self {
         Self { all_bytes: true, ..self }
+    }
+
+    /// Both stores of this machine are there.
+    pub fn keeping(self) -> Self {
+        Self { stores: StoreGoals { local: true, disk_cache: true }, ..self }
     }
 
     /// There is a remote side.
@@ -130,7 +137,7 @@ impl Ask {
             strategies: Strategies { default: self.strategy, ..Default::default() },
             dynamic: self.dynamic,
             remote: self.remote.clone(),
-            stores: Default::default(),
+            stores: self.stores,
         }
     }
 }
@@ -183,6 +190,7 @@ pub struct Session<'a> {
     pub keeps_state: bool,
     now: u64,
     set_aside: Vec<(RunId, Vec<WsPath>)>,
+    answers: VecDeque<StoreEvent>,
 }
 
 impl<'a> Session<'a> {
@@ -232,6 +240,7 @@ impl<'a> Session<'a> {
             keeps_state: true,
             now: 0,
             set_aside: Vec::new(),
+            answers: VecDeque::new(),
         };
         session.handle(Event::Begin);
         session
@@ -348,6 +357,9 @@ impl<'a> Session<'a> {
             self.fake.set_aside(run, &paths);
             return self.handle(Event::SetAside { run, problem: None });
         }
+        if let Some(answer) = self.answers.pop_front() {
+            return self.handle(Event::Store(answer));
+        }
         self.check_always();
         if self.outcome.is_some() {
             self.check_end();
@@ -408,8 +420,18 @@ impl<'a> Session<'a> {
             Step::StopStaging(run) => self.fake.stop_staging(run),
             Step::Publish { run, staged } => self.fake.publish(run, staged),
             Step::Unstage(run) | Step::KeepStaged(run) => self.fake.unstage(run),
-            Step::CheckStores(_) | Step::LookUpHere(_) | Step::Store(_) | Step::Keep(_) => {
-                unreachable!("there is no store")
+            Step::CheckStores(check) => {
+                self.check_request();
+                self.answers.push_back(self.fake.check_stores(check));
+            }
+            Step::LookUpHere(lookup) => {
+                self.check_request();
+                self.answers.push_back(self.fake.look_up_here(&lookup));
+            }
+            Step::Store(request) => self.fake.store(*request),
+            Step::Keep(kept) => {
+                assert!(self.ask.stores.local, "there is no store");
+                self.fake.keep(&kept);
             }
             Step::SetAside(run, paths) => self.set_aside.push((run, paths)),
             Step::Rehash(path) => {
@@ -418,7 +440,10 @@ impl<'a> Session<'a> {
                 assert!(self.fake.remote.rehashes.insert(id), "`{path}` is being read again");
             }
             Step::Hurry(id, urgency) => {
-                let fetch = self.fake.remote.fetches.get_mut(&id).expect("only what is on its way hurries");
+                let Some(fetch) = self.fake.remote.fetches.get_mut(&id) else {
+                    // A store has answered already.
+                    return assert!(!self.answers.is_empty(), "only what is on its way hurries");
+                };
                 assert!(fetch.urgency < urgency, "`{}` is as urgent already", fetch.path);
                 fetch.urgency = urgency;
             }
@@ -435,7 +460,7 @@ impl<'a> Session<'a> {
     }
 
     fn check_request(&self) {
-        assert!(self.ask.remote.is_some(), "there is no remote side");
+        assert!(self.ask.remote.is_some() || self.ask.stores.any(), "there is no other side");
         assert_eq!(self.was_stopped, None, "something is asked after a stop");
     }
 
@@ -446,6 +471,11 @@ impl<'a> Session<'a> {
             self.check_request();
             self.check_fetch(id, &request);
             self.fetched.push(request.path.to_string());
+        }
+        if self.ask.stores.any()
+            && let Some(event) = self.fake.fetch_here(&request)
+        {
+            return self.answers.push_back(event);
         }
         let known = self.machine.known[id.index()].clone();
         self.fake.fetch(request, known.as_ref(), is_remains);

@@ -13,4 +13,5 @@ mod plan;
 mod rules;
 mod rules_races;
 mod rules_remote;
+mod rules_store;
 mod session;

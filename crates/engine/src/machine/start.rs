@@ -55,6 +55,8 @@ impl Machine {
     pub(super) fn reopen(&mut self, action: ActionId) {
         self.set_status(action, Status::Reopened);
         self.reopened.push(action);
+        // Whoever starts others may be the cause: then it is looked at before that ends.
+        self.enqueued += 1;
     }
 
     /// Starts what may start.

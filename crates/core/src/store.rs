@@ -83,6 +83,8 @@ pub trait StoreSide: Send {
     fn stop_fetches(&self);
     /// Stores a local result in the disk cache, some time before the end.
     fn store(&self, request: UploadRequest);
+    /// What the disk cache has under `known`, if anything, it is to have under `key`, too.
+    fn store_same(&self, known: Digest, key: Digest);
     /// Moves an output away that is about to be replaced or removed, to have it later; it is away if this says true.
     fn keep(&self, output: &Kept) -> bool;
     /// Ends threads; what waits to be stored still is, unless `is_hurried`.

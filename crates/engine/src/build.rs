@@ -390,6 +390,7 @@ impl Driver {
                 Step::CheckStores(check) => self.store(|store| store.check(check)),
                 Step::LookUpHere(lookup) => self.store(|store| store.look_up(*lookup)),
                 Step::Store(request) => self.store(|store| store.store(*request)),
+                Step::StoreSame { known, key } => self.store(|store| store.store_same(known, key)),
                 Step::Keep(kept) => self.keep(&kept, reporter),
                 Step::KeepStaged(run) => self.remote(|remote| remote.keep_staged(run)),
                 Step::Hurry(id, urgency) => drop(self.remote.as_ref().map(|remote| remote.hurry(id, urgency))),

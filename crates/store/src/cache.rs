@@ -105,7 +105,26 @@ impl DiskCache {
             return;
         }
         let Some(stored) = entry::encode(request, self.function) else { return };
-        match self.try_store(&request.who.key, &stored, (budget, blobs, entries)) {
+        self.take_stored(self.try_store(&request.who.key, &stored, (budget, blobs, entries)));
+    }
+
+    /// Has what is known under one key under another, too.
+    pub fn store_same(&self, known: &Digest, key: &Digest) {
+        let Some(Opened { budget: Some(budget), entries, .. }) = self.open() else { return };
+        if self.is_broken.load(Ordering::Relaxed) || entries.read_any(key, LARGEST_ENTRY).is_some() {
+            return;
+        }
+        let Some(entry) = entries.read_any(known, LARGEST_ENTRY) else { return };
+        let copy = || {
+            let Some(_room) = budget.reserve(on_disk(entry.len() as u64))? else { return Ok(false) };
+            write(budget, entries, key, &entry).map(|()| true)
+        };
+        self.take_stored(copy());
+    }
+
+    /// Takes note of how storing something went.
+    fn take_stored(&self, stored: io::Result<bool>) {
+        match stored {
             Ok(true) => {}
             Ok(false) => self.tell_full(),
             Err(error) => {

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use minibuild_core::{CacheLookup, FetchRequest, StoreCheck, UploadRequest};
+use minibuild_core::{CacheLookup, Digest, FetchRequest, StoreCheck, UploadRequest};
 
 /// Something to be done on a thread.
 pub(crate) enum Job {
@@ -15,6 +15,10 @@ pub(crate) enum Job {
     Check(StoreCheck),
     Fetch(FetchRequest),
     Store(Box<UploadRequest>),
+    StoreSame {
+        known: Digest,
+        key: Digest,
+    },
 }
 
 /// Jobs of some threads.
@@ -58,7 +62,7 @@ impl Queue {
         let mut state = self.state();
         match job {
             Job::TakeApart => state.is_apart_wanted = true,
-            Job::Store(_) => state.background.push_back(job),
+            Job::Store(_) | Job::StoreSame { .. } => state.background.push_back(job),
             _ => state.urgent.push_back(job),
         }
         let is_wanted = state.idle == 0 && state.threads < most;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use minibuild_core::{
-    CacheAnswer, CacheLookup, Content, FetchId, FetchOutcome, FetchRequest, Kept, RunId, StoreCheck, StoreEvent,
+    CacheAnswer, CacheLookup, Content, Digest, FetchId, FetchOutcome, FetchRequest, Kept, RunId, StoreCheck, StoreEvent,
     StoreSide, StoreSink, UploadRequest,
 };
 use minibuild_disk::{FileClock, OutTree, Staged};
@@ -133,6 +133,12 @@ impl StoreSide for Stores {
         }
     }
 
+    fn store_same(&self, known: Digest, key: Digest) {
+        if self.0.cache.is_some() {
+            self.push(Job::StoreSame { known, key });
+        }
+    }
+
     fn keep(&self, output: &Kept) -> bool {
         let is_away = self.0.local.keep(output);
         if is_away && matches!(output.content, Content::Directory(_)) {
@@ -173,7 +179,7 @@ impl Shared {
             Job::LookUp(lookup) => Ticket::LookUp(lookup.run),
             Job::Check(check) => Ticket::Check(check.run),
             Job::Fetch(request) => Ticket::Fetch(request.id),
-            Job::TakeApart | Job::Store(_) => Ticket::Nothing,
+            Job::TakeApart | Job::Store(_) | Job::StoreSame { .. } => Ticket::Nothing,
         };
         if std::panic::catch_unwind(AssertUnwindSafe(|| self.act(job))).is_err() {
             let event = match ticket {
@@ -209,6 +215,11 @@ impl Shared {
             Job::Store(request) => {
                 if let Some(cache) = &self.cache {
                     cache.store(&request);
+                }
+            }
+            Job::StoreSame { known, key } => {
+                if let Some(cache) = &self.cache {
+                    cache.store_same(&known, &key);
                 }
             }
         }

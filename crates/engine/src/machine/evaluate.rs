@@ -139,8 +139,9 @@ impl Machine {
         for (index, result) in record.results.iter().enumerate() {
             let Some(pruned) = &result.pruned else { continue };
             if self.is_complete(action, result) && self.pruned_key(action, command, inputs, pruned)? == pruned.key {
-                let found = ResultRecord { key: key.action, ..result.clone() };
+                let (known, found) = (result.key, ResultRecord { key: key.action, ..result.clone() });
                 self.state.record_same_result(&name.path, index, found.clone());
+                self.store_same(action, known, key.action);
                 return Ok(Knowledge::Result(found));
             }
         }

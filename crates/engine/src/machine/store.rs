@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ActionKind, ArtifactId, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport, Kept, RunId, Runner,
+    ActionId, ArtifactId, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport, Kept, RunId, Runner,
     StoreCheck, StoreEvent, UploadRequest, WsPath,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -69,7 +69,7 @@ impl Machine {
     /// Asks whether a store has those outputs of a known result that are not here; false if that is known, or there is
     /// none. The action is looked at again with the answer.
     pub(super) fn check_stores(&mut self, action: ActionId, key: Option<Digest>) -> bool {
-        let may_ask = self.stopping.is_none() && self.goals.stores.any() && !self.is_written_here(action);
+        let may_ask = self.stopping.is_none() && self.goals.stores.any();
         let Some(key) = key.filter(|key| may_ask && self.stored.asked.get(&action) != Some(key)) else { return false };
         let model = Arc::clone(&self.model);
         let absent = model.action(action).outputs.iter().filter(|&&id| self.bytes.here(id).is_none());
@@ -108,11 +108,6 @@ impl Machine {
         }
     }
 
-    /// Whether minibuild writes the file itself, which is quicker than to bring it from anywhere.
-    fn is_written_here(&self, action: ActionId) -> bool {
-        self.model.action(action).kind == ActionKind::Write
-    }
-
     /// What lies at places of outputs and is about to go, as far as a recorded result may want it back.
     pub(super) fn keep_outputs(&mut self, action: ActionId) {
         if !self.goals.stores.local || self.world.outputs.is_empty() {
@@ -143,8 +138,14 @@ impl Machine {
     }
 
     fn is_cached_here(&self, action: ActionId) -> bool {
-        let row = self.model.action(action);
-        self.goals.stores.disk_cache && row.kind != ActionKind::Write && !row.tags.no_cache
+        self.goals.stores.disk_cache && !self.model.action(action).tags.no_cache
+    }
+
+    /// The result under one key is known to be that of another, too: whoever only has the cache has to find it there.
+    pub(super) fn store_same(&mut self, action: ActionId, known: Digest, key: Digest) {
+        if self.may_look_up_here(action) {
+            self.steps.push(Step::StoreSame { known, key });
+        }
     }
 
     /// Asks the disk cache; false if there is none to ask, or it was asked for this key.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DigestFunction, DownloadCounts,
+    ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, Digest, DigestFunction, DownloadCounts,
     ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, Kept, RaceCounts,
     RemoteEvent, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, StoreCheck, StoreEvent, TestStatus, UploadCounts,
     UploadRequest, Urgency, WsPath,
@@ -81,6 +81,13 @@ pub enum Step {
     LookUpHere(Box<CacheLookup>),
     /// Store a local result in the disk cache.
     Store(Box<UploadRequest>),
+    /// Have the disk cache know the result under one key under another, too.
+    StoreSame {
+        /// Under which it has it, perhaps.
+        known: Digest,
+        /// The other.
+        key: Digest,
+    },
     /// Move away what lies at an output's place, to have it later.
     Keep(Box<Kept>),
     /// Hand a request to the remote executor.

@@ -51,6 +51,12 @@ impl Fake {
         self.stores.results.insert(request.who.key, Cached { outputs, depfile });
     }
 
+    pub fn store_same(&mut self, known: Digest, key: Digest) {
+        if let Some(cached) = self.stores.results.get(&known).cloned() {
+            self.stores.results.insert(key, cached);
+        }
+    }
+
     /// Puts an output in its place if all of it is here; else it is the remote side's, if that ever had it, or lost.
     pub fn fetch_here(&mut self, request: &FetchRequest) -> Option<StoreEvent> {
         let id = request.id;

@@ -1,9 +1,9 @@
 //! One test for each rule of stores on this machine.
 
-use minibuild_core::Runner;
+use minibuild_core::{ActionId, Runner};
 
 use super::bench::{Bench, chain};
-use super::plan::{In::Source, action};
+use super::plan::{In::Source, Spec, action, source_path};
 use super::session::{ask, cache, remote};
 use crate::machine::{StoreGoals, Strategy};
 
@@ -85,6 +85,20 @@ fn a_result_whose_blobs_are_gone_is_none() {
     bench.check_out_again();
     bench.fake.stores.blobs.clear();
     assert_eq!(bench.build(&ask(&[1]).keeping()), [0, 1]);
+}
+
+#[test]
+fn a_result_that_only_unread_inputs_set_apart_is_in_the_cache_under_both_keys() {
+    let spec = Spec { discoverable: vec![Source(1), Source(2), Source(3)], ..action(&[Source(0)]) };
+    let mut bench = Bench::new(4, vec![spec]);
+    bench.build(&ask(&[0]).keeping());
+    let read = bench.fake.depfile_names(ActionId::new(0));
+    let unread = (1..4).find(|&source| !read.contains(&source_path(source))).expect("one is left out");
+    bench.edit(unread, "other");
+    assert_eq!(bench.build(&ask(&[0]).keeping()), [0; 0]);
+    bench.check_out_again();
+    let session = bench.built(&ask(&[0]).keeping());
+    assert_eq!((session.started.len(), session.outcome().counts.disk_cache), (0, 1));
 }
 
 #[test]

@@ -429,6 +429,7 @@ impl<'a> Session<'a> {
                 self.answers.push_back(self.fake.look_up_here(&lookup));
             }
             Step::Store(request) => self.fake.store(*request),
+            Step::StoreSame { known, key } => self.fake.store_same(known, key),
             Step::Keep(kept) => {
                 assert!(self.ask.stores.local, "there is no store");
                 self.fake.keep(&kept);

@@ -103,7 +103,7 @@ impl Budget {
             session.set_reserved(reserved)?;
         }
         self.write_account(account)?;
-        Ok(is_granted.then_some(Reservation { budget: self, bytes }))
+        Ok(is_granted.then(|| Reservation { budget: self, bytes }))
     }
 
     /// Whether so many bytes may be added, after a collection where that helps.

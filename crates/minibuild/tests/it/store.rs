@@ -20,13 +20,19 @@ const RULES: &str = r#"
     mnemonic = "Say"
     outs = { text = "{name}.txt" }
     args = ["/bin/sh", "-c", "echo {vars.greeting} > {out.text}"]
+    [rule.note]
+    doc = "Has minibuild write it."
+    outputs = ["{write.text}"]
+    [rule.note.action.write]
+    outs = { text = "{name}.note" }
+    write = ["{vars.greeting}"]
 "#;
 
 const SETTINGS: &str =
     "[workspace]\nrules = [\"say.toml\"]\n[config.loud.vars]\ngreeting = \"LOUD\"\n[config.odd.vars]\ngreeting = \"odd\"\n";
 
 fn switched() -> Workspace {
-    let targets = "[[say]]\nname = \"hello\"\n".to_owned()
+    let targets = "[[say]]\nname = \"hello\"\n[[note]]\nname = \"note\"\n".to_owned()
         + &genrule("copy", &[":hello"], &["copy", "same"], "cat $SRC > $OUT; cp $OUT ${OUT%copy}same")
         + &genrule("program", &[":hello"], &["program"], "(echo '#!/bin/sh'; echo \"echo $(cat $SRC)\") > $OUT; chmod +x $OUT")
         + "[[genrule]]\nname = \"tree\"\nsrcs = [\":hello\"]\nout_dirs = [\"t\"]\n"

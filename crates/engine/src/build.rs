@@ -10,8 +10,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model,
-    FetchId, FetchOutcome, FetchRequest, Kept, RemoteEvent, RemoteSide, RunId, StoreEvent, StoreSide, WrittenFile, WsPath,
+    ArtifactId, Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
+    FetchOutcome, FetchRequest, Kept, Level, Model, RemoteEvent, RemoteSide, RunId, StoreEvent, StoreSide, WrittenFile,
+    WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts, Node};

@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StoreSide, WsPath,
+    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StoreSide,
+    WsPath,
 };
 use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};

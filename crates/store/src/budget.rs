@@ -114,7 +114,8 @@ impl Budget {
             account.bytes = Some(all);
             return true;
         }
-        let is_known_to_be_full = account.bytes.is_some() && now < account.full_until && account.full_until <= now + FULL_FOR;
+        let is_known_to_be_full =
+            account.bytes.is_some() && now < account.full_until && account.full_until <= now + FULL_FOR;
         if is_known_to_be_full {
             return false;
         }

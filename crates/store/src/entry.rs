@@ -213,7 +213,10 @@ fn inline(result: &ActionResult, path: &WsPath, read: impl Fn(&Digest) -> Option
 fn wall(result: &proto::ActionResult) -> Duration {
     let end = result.execution_metadata.as_ref().and_then(|metadata| metadata.execution_completed_timestamp);
     let duration = |end: protobuf::Timestamp| {
-        Some(Duration::new(u64::try_from(end.seconds).ok()?, u32::try_from(end.nanos).ok().filter(|n| *n < 1_000_000_000)?))
+        Some(Duration::new(
+            u64::try_from(end.seconds).ok()?,
+            u32::try_from(end.nanos).ok().filter(|n| *n < 1_000_000_000)?,
+        ))
     };
     end.and_then(duration).unwrap_or_default()
 }

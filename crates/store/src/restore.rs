@@ -66,9 +66,7 @@ impl Places<'_> {
                 copied += one(digest);
                 (self.file(digest, *executable, &request.here)?, None)
             }
-            Content::Directory(tree) => {
-                (self.directory(tree, &request.here, &mut copied)?, Some(&**tree))
-            }
+            Content::Directory(tree) => (self.directory(tree, &request.here, &mut copied)?, Some(&**tree)),
         };
         let stamps = self.tree.publish(staged, &request.path, tree, self.clock)?;
         Ok(FetchOutcome::Done { stamps, copied })

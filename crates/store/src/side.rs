@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use minibuild_core::{
-    CacheAnswer, CacheLookup, Content, Digest, FetchId, FetchOutcome, FetchRequest, Kept, RunId, StoreCheck, StoreEvent,
-    StoreSide, StoreSink, UploadRequest,
+    CacheAnswer, CacheLookup, Content, Digest, FetchId, FetchOutcome, FetchRequest, Kept, RunId, StoreCheck,
+    StoreEvent, StoreSide, StoreSink, UploadRequest,
 };
 use minibuild_disk::{FileClock, OutTree, Staged};
 
@@ -196,8 +196,7 @@ impl Shared {
     }
 
     fn act(&self, job: Job) {
-        let places =
-            Places { tree: &self.tree, clock: &*self.clock, local: &self.local, cache: self.cache.as_ref() };
+        let places = Places { tree: &self.tree, clock: &*self.clock, local: &self.local, cache: self.cache.as_ref() };
         match job {
             Job::TakeApart => self.local.take_apart(),
             Job::LookUp(lookup) => {
@@ -222,6 +221,163 @@ impl Shared {
                     cache.store_same(&known, &key);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use minibuild_core::{
+        ActionId, Digest, DigestFunction, Fingerprint, Requester, TreeEntry, TreeMeta, TreeNode, Urgency, WsPath,
+    };
+    use minibuild_disk::{FsClock, look_at};
+
+    use super::*;
+
+    const F: DigestFunction = DigestFunction::Sha256;
+
+    struct Fixture {
+        root: tempfile::TempDir,
+        stores: Stores,
+        events: Receiver<StoreEvent>,
+    }
+
+    fn fixture(local_size: u64) -> Fixture {
+        let root = tempfile::tempdir().expect("temp dir");
+        let tree = Arc::new(OutTree::open(root.path()).expect("opens"));
+        let clock = Arc::new(FsClock::open(&root.path().join("minibuild-out/.state")).expect("a clock"));
+        let (sender, events) = channel();
+        let sink: StoreSink = Arc::new(move |event| drop(sender.send(event)));
+        let stores = Stores::new(StoresConfig { tree, clock, local_size, cache: None, threads: 2, sink });
+        Fixture { root, stores, events }
+    }
+
+    fn path(text: &str) -> WsPath {
+        WsPath::new(text).expect("a path")
+    }
+
+    fn file(text: &str) -> Content {
+        Content::File { digest: F.digest(text.as_bytes()), executable: false }
+    }
+
+    fn tree() -> Content {
+        let node = |text: &str| TreeNode::File { digest: F.digest(text.as_bytes()), executable: true };
+        let entries = vec![
+            TreeEntry { path: path("d/f"), node: node("in tree") },
+            TreeEntry { path: path("d/none"), node: node("") },
+            TreeEntry { path: path("e"), node: TreeNode::EmptyDirectory },
+            TreeEntry { path: path("l"), node: TreeNode::Symlink { target: "d/f".into() } },
+            TreeEntry { path: path("same"), node: node("in tree") },
+        ];
+        let root = minibuild_reapi::tree_root(&entries);
+        Content::Directory(TreeMeta { root, size: 14, entries }.into())
+    }
+
+    impl Fixture {
+        fn fetch(&self, to: &str, content: Content) -> FetchOutcome {
+            let who = Requester { label: String::new(), mnemonic: String::new(), key: F.empty() };
+            let producer = ActionId::new(0);
+            let (id, urgency, here) = (FetchId(7), Urgency::Input, Vec::new());
+            self.stores.fetch(FetchRequest { id, producer, path: path(to), content, urgency, here, who });
+            match self.events.recv().expect("answers") {
+                StoreEvent::Fetched { id: FetchId(7), outcome } => outcome,
+                StoreEvent::NotHere(request) => {
+                    FetchOutcome::Lost { digests: request.content.blobs(), why: String::new() }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn missing(&self, digests: Vec<Digest>) -> Vec<Digest> {
+            let run = RunId { action: ActionId::new(0), attempt: 0 };
+            self.stores.check(StoreCheck { run, digests });
+            match self.events.recv().expect("answers") {
+                StoreEvent::Checked { missing, .. } => missing,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// Makes an output as an action would, and moves it away.
+        fn keep(&self, text: &str) -> bool {
+            let at = self.root.path().join("minibuild-out/bin/a");
+            fs::write(&at, text).expect("writes");
+            let fingerprint = look_at(rustix::fs::CWD, &at).expect("is there").fingerprint;
+            self.stores.keep(&Kept { path: path("minibuild-out/bin/a"), content: file(text), fingerprint })
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_comes_back_as_often_as_it_is_wanted() {
+        let mut it = fixture(1 << 20);
+        assert!(matches!(it.fetch("minibuild-out/bin/x", file("one")), FetchOutcome::Lost { .. }), "nothing is kept");
+        assert!(it.keep("one"));
+        assert!(!it.root.path().join("minibuild-out/bin/a").exists());
+        assert_eq!(it.missing(vec![F.digest(b"one"), F.digest(b"two"), F.empty()]), [F.digest(b"two")]);
+        for name in ["b", "deep/c"] {
+            let FetchOutcome::Done { stamps, copied } = it.fetch(&format!("minibuild-out/bin/{name}"), file("one"))
+            else {
+                panic!("it is here")
+            };
+            assert_eq!((stamps.len(), copied.files, copied.bytes), (1, 1, 3));
+            let meta = fs::metadata(it.root.path().join("minibuild-out/bin").join(name)).expect("is there");
+            assert_eq!(meta.permissions().mode() & 0o777, 0o444);
+        }
+        it.stores.shutdown(false);
+        assert_eq!(
+            fs::read_to_string(it.root.path().join("minibuild-out/.state/store/size")).expect("reads"),
+            "4096\n"
+        );
+    }
+
+    #[test]
+    fn a_tree_comes_back_from_its_files() {
+        let it = fixture(1 << 20);
+        let at = it.root.path().join("minibuild-out/bin/t");
+        let make = || {
+            fs::create_dir_all(at.join("d")).expect("mkdir");
+            fs::create_dir_all(at.join("e")).expect("mkdir");
+            fs::write(at.join("d/f"), "in tree").expect("writes");
+            fs::write(at.join("d/none"), "").expect("writes");
+            fs::write(at.join("same"), "in tree").expect("writes");
+            std::os::unix::fs::symlink("d/f", at.join("l")).expect("links");
+        };
+        make();
+        let kept = Kept { path: path("minibuild-out/bin/t"), content: tree(), fingerprint: Fingerprint::default() };
+        assert!(it.stores.keep(&kept) && !at.exists());
+        let FetchOutcome::Done { stamps, copied } = it.fetch("minibuild-out/bin/t", tree()) else {
+            panic!("it is here")
+        };
+        assert_eq!((stamps.len(), copied.files, copied.bytes), (4, 3, 14));
+        assert_eq!(fs::read_to_string(at.join("l")).expect("reads"), "in tree");
+        assert!(at.join("e").is_dir());
+        let incoming = it.root.path().join("minibuild-out/.state/store/incoming");
+        assert_eq!(fs::read_dir(incoming).expect("lists").count(), 0);
+    }
+
+    #[test]
+    fn what_was_staged_is_taken_over() {
+        let mut it = fixture(1 << 20);
+        let tree = OutTree::open(it.root.path()).expect("opens");
+        let staged = tree.stage_file().expect("stages");
+        std::io::Write::write_all(&mut staged.file(), b"brought").expect("writes");
+        it.stores.adopt(staged.finish(false).expect("finishes"), &file("brought"));
+        assert_eq!(it.missing(vec![F.digest(b"brought")]), []);
+        assert!(matches!(it.fetch("minibuild-out/bin/x", file("brought")), FetchOutcome::Done { .. }));
+        it.stores.shutdown(false);
+        let staging = it.root.path().join("minibuild-out/.state/staging");
+        assert_eq!(fs::read_dir(staging).expect("lists").count(), 0);
+    }
+
+    #[test]
+    fn a_store_without_room_keeps_nothing() {
+        for size in [0, 2] {
+            let it = fixture(size);
+            assert!(!it.keep("three"), "{size}");
+            assert!(it.root.path().join("minibuild-out/bin/a").exists());
         }
     }
 }

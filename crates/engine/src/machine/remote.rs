@@ -167,13 +167,7 @@ impl Machine {
     }
 
     /// Takes a result from the cache; false if it is of no use.
-    pub(super) fn take_hit(
-        &mut self,
-        action: ActionId,
-        key: Digest,
-        report: ExecutionReport,
-        runner: Runner,
-    ) -> bool {
+    pub(super) fn take_hit(&mut self, action: ActionId, key: Digest, report: ExecutionReport, runner: Runner) -> bool {
         if runner == Runner::RemoteCache && self.is_known_to_be_lost(action, &key, &report.outputs) {
             return false;
         }

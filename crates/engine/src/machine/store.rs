@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ArtifactId, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport, Kept, RunId, Runner,
-    StoreCheck, StoreEvent, UploadRequest, WsPath,
+    ActionId, ArtifactId, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport, Kept, RunId, Runner, StoreCheck,
+    StoreEvent, UploadRequest, WsPath,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -183,8 +183,7 @@ impl Machine {
 
     /// Has the disk cache store the result of a local run, if it may be.
     pub(super) fn store_result(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) {
-        let is_clean =
-            report.changed_inputs.is_empty() && report.killed.is_empty() && !self.outdated.contains(&action);
+        let is_clean = report.changed_inputs.is_empty() && report.killed.is_empty() && !self.outdated.contains(&action);
         if !is_clean || !self.is_cached_here(action) || self.stopping >= Some(Stopping::Interrupted) {
             return;
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use minibuild_core::{
     ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, Digest, DigestFunction, DownloadCounts,
     ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, Kept, RaceCounts,
-    RemoteEvent, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, StoreCheck, StoreEvent, TestStatus, UploadCounts,
-    UploadRequest, Urgency, WsPath,
+    RemoteEvent, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, StoreCheck, StoreEvent, TestStatus,
+    UploadCounts, UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
 use rustc_hash::FxHashMap;

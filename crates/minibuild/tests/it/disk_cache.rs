@@ -259,8 +259,7 @@ fn many_builds_at_once_are_right_and_hold_the_limit() {
         })
         .collect();
     for round in 0..3 {
-        let running: Vec<_> =
-            workspaces.iter().map(|ws| ws.start_build(&[&cache.flag(), &flag, "//..."])).collect();
+        let running: Vec<_> = workspaces.iter().map(|ws| ws.start_build(&[&cache.flag(), &flag, "//..."])).collect();
         for run in running {
             run.wait().ok();
         }

@@ -28,13 +28,17 @@ const RULES: &str = r#"
     write = ["{vars.greeting}"]
 "#;
 
-const SETTINGS: &str =
-    "[workspace]\nrules = [\"say.toml\"]\n[config.loud.vars]\ngreeting = \"LOUD\"\n[config.odd.vars]\ngreeting = \"odd\"\n";
+const SETTINGS: &str = "[workspace]\nrules = [\"say.toml\"]\n[config.loud.vars]\ngreeting = \"LOUD\"\n[config.odd.vars]\ngreeting = \"odd\"\n";
 
 fn switched() -> Workspace {
     let targets = "[[say]]\nname = \"hello\"\n[[note]]\nname = \"note\"\n".to_owned()
         + &genrule("copy", &[":hello"], &["copy", "same"], "cat $SRC > $OUT; cp $OUT ${OUT%copy}same")
-        + &genrule("program", &[":hello"], &["program"], "(echo '#!/bin/sh'; echo \"echo $(cat $SRC)\") > $OUT; chmod +x $OUT")
+        + &genrule(
+            "program",
+            &[":hello"],
+            &["program"],
+            "(echo '#!/bin/sh'; echo \"echo $(cat $SRC)\") > $OUT; chmod +x $OUT",
+        )
         + "[[genrule]]\nname = \"tree\"\nsrcs = [\":hello\"]\nout_dirs = [\"t\"]\n"
         + "cmd = \"mkdir -p $OUT_DIR/d/e; cp $SRC $OUT_DIR/d/f; ln -s d/f $OUT_DIR/l; touch $OUT_DIR/empty\"\n"
         + "[[genrule]]\nname = \"link\"\nsrcs = [\":hello\"]\nout_symlinks = [\"link\"]\n"

@@ -32,7 +32,11 @@ impl Fake {
 
     pub fn look_up_here(&self, lookup: &CacheLookup) -> StoreEvent {
         let has = |cached: &&Cached| {
-            cached.outputs.iter().flat_map(|output| output.content.blobs()).all(|blob| self.stores.blobs.contains(&blob))
+            cached
+                .outputs
+                .iter()
+                .flat_map(|output| output.content.blobs())
+                .all(|blob| self.stores.blobs.contains(&blob))
         };
         let answer = match self.stores.results.get(&lookup.who.key).filter(has) {
             Some(cached) => CacheAnswer::Hit(Box::new(from_cache(lookup.run, cached))),
@@ -65,7 +69,10 @@ impl Fake {
             self.put(&request.content, &request.path);
             let fingerprint = self.disk[request.path.as_str()].fingerprint();
             let stamps = vec![Stamp { fingerprint, trusted: true }];
-            return Some(StoreEvent::Fetched { id, outcome: FetchOutcome::Done { stamps, copied: Default::default() } });
+            return Some(StoreEvent::Fetched {
+                id,
+                outcome: FetchOutcome::Done { stamps, copied: Default::default() },
+            });
         }
         if self.remote.ever_had(&request.content) {
             return None;

@@ -268,7 +268,8 @@ fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Ch
     let luck = [Luck::Good, Luck::Flaky, Luck::Bad, Luck::Bad][choices.below(4)];
     let must_end_well = luck == Luck::Good && nothing_is_wrong(fake, ask);
     // What remote stores have lost can only be known by asking them.
-    let foreseen = (luck == Luck::Good && ask.remote.is_none() && !ask.stores.any()).then(|| Session::preview(fake, dir, ask));
+    let foreseen =
+        (luck == Luck::Good && ask.remote.is_none() && !ask.stores.any()).then(|| Session::preview(fake, dir, ask));
     let mut session = Session::begin(fake, dir, ask);
     let mut is_edited = false;
     while session.outcome.is_none() {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, RunId, Runner, Stamp, StoreEvent,
-    StopReason, TargetId, WsPath,
+    ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, RunId, Runner, Stamp,
+    StopReason, StoreEvent, TargetId, WsPath,
 };
 use minibuild_download::{Mode, Wishes};
 use minibuild_graph::{HostFacts, Node};
@@ -17,8 +17,8 @@ use super::fake::{End, Fake};
 use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
 use crate::machine::{
-    Dynamic, Event, Foreseen, Goal, Goals, Machine, Outcome, RacePolicy, RemoteGoals, Shown, SourceFact, Step, StoreGoals,
-    Stopping, Strategies, Strategy, Uploads, Wanted, World,
+    Dynamic, Event, Foreseen, Goal, Goals, Machine, Outcome, RacePolicy, RemoteGoals, Shown, SourceFact, Step,
+    Stopping, StoreGoals, Strategies, Strategy, Uploads, Wanted, World,
 };
 use crate::state::{FileRecord, Origin, State};
 

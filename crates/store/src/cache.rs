@@ -87,8 +87,8 @@ impl DiskCache {
         let recalled = entry::decode(&bytes, &lookup.outputs, lookup.depfile.as_ref(), self.function, read);
         let is_whole = |recalled: &Recalled| {
             let blobs = recalled.outputs.iter().flat_map(|output| output.meta.content.blobs());
-            // All of them, so that all count as used.
-            blobs.fold(true, |all, digest| opened.blobs.has(&digest) && all)
+            // All of them are asked for, so that all count as used.
+            blobs.filter(|digest| !opened.blobs.has(digest)).count() == 0
         };
         let recalled = recalled.filter(is_whole);
         if recalled.is_none() {

@@ -50,7 +50,7 @@ fn answer(workspace: &Workspace, args: &ExplainArgs) -> Result<String, String> {
     let state_dir = workspace.root.join(minibuild_core::STATE_ROOT);
     let function = remote_side::choose_function(&loaded.settings.remote, &state_dir).function;
     let goals = goals(workspace, &loaded, targets, function)?;
-    let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches);
+    let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches) || goals.stores.disk_cache;
     let foreseen = preview::foresee(workspace, &loaded, goals, function).map_err(|e| format!("ERROR: {e}"))?;
     Ok(Writer { loaded: &loaded, has_cache }.write(&foreseen, &actions))
 }
@@ -181,7 +181,7 @@ fn goals(
         strategies: remote_side::strategies(settings),
         dynamic: remote_side::dynamic(settings),
         remote: remote_side::goals(settings, function).map_err(|e| format!("ERROR: {e}"))?,
-        stores: Default::default(),
+        stores: crate::stores::goals(settings),
     })
 }
 

@@ -210,7 +210,7 @@ impl Session<'_> {
         let state_dir = self.workspace.root.join(minibuild_core::STATE_ROOT);
         let function = remote_side::choose_function(&settings.remote, &state_dir).function;
         let goals = self.goals(self.requested(&loaded)?, &loaded.settings, function)?;
-        let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches);
+        let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches) || goals.stores.disk_cache;
         let foreseen = preview::foresee(&self.workspace, &loaded, goals, function).map_err(refusal_of)?;
         for one in &foreseen {
             if let Some(line) = preview::line(&loaded.model, one) {

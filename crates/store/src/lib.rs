@@ -13,4 +13,5 @@ mod queue;
 mod restore;
 mod side;
 
+pub use local::stored;
 pub use side::{CacheConfig, Stores, StoresConfig};

@@ -6,15 +6,15 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use minibuild_core::{Content, Kept, STATE_ROOT, TreeEntry, TreeMeta};
+use minibuild_core::{Content, Digest, DigestFunction, Kept, STATE_ROOT, TreeEntry, TreeMeta};
 use minibuild_disk::{OutTree, Staged, remove_all, touch};
 
-use crate::blobs::{BlobDir, Rights, ensure_dir, seconds};
+use crate::blobs::{BlobDir, Rights, ensure_dir, name_of, seconds};
 use crate::collect::{Listing, names, on_disk, open_dir};
 
 /// A cut makes so much room, in hundredths of the limit, that not each build needs one.
@@ -42,6 +42,22 @@ struct Opened {
     incoming: OwnedFd,
     /// What was in it at the end of the last build, where that is known.
     bytes: Option<u64>,
+}
+
+/// What the store of a workspace has, for whoever only wants to know: nothing is opened for writing, and no blob counts as
+/// used.
+pub fn stored(workspace: &Path, function: DigestFunction) -> Vec<Digest> {
+    let root = workspace.join(STATE_ROOT).join("store/cas").join(name_of(function));
+    let mut found = Vec::new();
+    for dir in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        let first = dir.file_name();
+        for file in std::fs::read_dir(dir.path()).into_iter().flatten().flatten() {
+            let Ok(meta) = file.metadata() else { continue };
+            let text = format!("{}{}/{}", first.to_string_lossy(), file.file_name().to_string_lossy(), meta.len());
+            found.extend(text.parse::<Digest>());
+        }
+    }
+    found
 }
 
 impl LocalStore {

@@ -317,6 +317,7 @@ mod tests {
         assert!(it.keep("one"));
         assert!(!it.root.path().join("minibuild-out/bin/a").exists());
         assert_eq!(it.missing(vec![F.digest(b"one"), F.digest(b"two"), F.empty()]), [F.digest(b"two")]);
+        assert_eq!(crate::stored(it.root.path(), F), [F.digest(b"one")]);
         for name in ["b", "deep/c"] {
             let FetchOutcome::Done { stamps, copied } = it.fetch(&format!("minibuild-out/bin/{name}"), file("one"))
             else {

@@ -26,6 +26,11 @@ pub(super) struct Stored {
 }
 
 impl Machine {
+    /// Takes it that a store has these blobs.
+    pub fn assume_stored(&mut self, blobs: Vec<Digest>) {
+        self.stored.blobs.extend(blobs);
+    }
+
     pub(super) fn take_store(&mut self, event: StoreEvent) {
         match event {
             StoreEvent::LookedUp { run, answer } => self.take_answer_here(run, answer),

@@ -87,6 +87,15 @@ fn switching_a_config_back_and_forth_runs_nothing() {
 }
 
 #[test]
+fn what_would_come_back_is_said_to_be_up_to_date() {
+    let ws = switched();
+    build(&ws, &[]);
+    build(&ws, &["--config=loud"]);
+    ws.run(&["build", "--dry-run", "//:all"]).ok().says(&["6 actions: 6 up to date."]);
+    ws.run(&["build", "--dry-run", "--config=odd", "//:all"]).ok().says(&["would run"]);
+}
+
+#[test]
 fn what_comes_back_is_counted_as_copied() {
     let ws = switched();
     build(&ws, &[]);

@@ -13,6 +13,7 @@ mod label;
 mod model;
 mod path;
 mod remote;
+mod store;
 
 pub use digest::{Digest, DigestFunction, DigestParseError, Hasher};
 pub use event::*;
@@ -23,6 +24,7 @@ pub use label::{Label, LabelError};
 pub use model::*;
 pub use path::{PathError, WsPath};
 pub use remote::*;
+pub use store::*;
 
 /// The directory below the workspace root that holds everything minibuild writes.
 pub const OUT_ROOT: &str = "minibuild-out";

@@ -373,6 +373,10 @@ pub trait RemoteSide: Send {
     fn publish(&self, run: RunId, staged: RunId);
     /// What was staged under this name is not needed.
     fn unstage(&self, staged: RunId);
+    /// The same, but what is complete may be of use later.
+    fn keep_staged(&self, staged: RunId) {
+        self.unstage(staged);
+    }
     /// Asks what the store has; nothing that was seen earlier in the build is taken for an answer.
     fn check(&self, check: ExistenceCheck);
     /// Asks servers that were given up for a sign of life; answered by nothing but [`RemoteEvent::Outage`].

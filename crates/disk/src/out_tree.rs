@@ -279,6 +279,11 @@ impl OutTree {
         self.trash.finish();
     }
 
+    /// The directory `minibuild-out`.
+    pub(crate) fn out(&self) -> BorrowedFd<'_> {
+        self.out.as_fd()
+    }
+
     /// Where things are made before they are published.
     pub(crate) fn staging(&self) -> &Arc<Staging> {
         &self.staging

@@ -95,6 +95,12 @@ impl Drop for Place {
     }
 }
 
+impl Staged {
+    pub(crate) fn rename(self, dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
+        self.0.rename(dir, name)
+    }
+}
+
 impl OutTree {
     /// Has everything deleted that earlier builds left in the staging directory. Nothing may be staged yet.
     ///

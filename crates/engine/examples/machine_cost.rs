@@ -141,6 +141,7 @@ fn goals(model: &Model, as_one: bool) -> Goals {
         strategies: Default::default(),
         dynamic: Default::default(),
         remote: None,
+        stores: Default::default(),
     }
 }
 

@@ -10,8 +10,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, Level, Model,
-    RemoteEvent, RemoteSide, RunId, WrittenFile, WsPath,
+    ArtifactId, Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
+    FetchOutcome, FetchRequest, Kept, Level, Model, RemoteEvent, RemoteSide, RunId, StoreEvent, StoreSide, WrittenFile,
+    WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts, Node};
@@ -28,6 +29,9 @@ use crate::world::Look;
 
 /// Bytes of state that may wait for a moment without events.
 const FLUSH_AT: usize = 256 * 1024;
+
+/// So many actions that no target declares any more are remembered in any case.
+const KEPT_UNDECLARED: usize = 1000;
 
 /// Everything a build needs to know.
 pub struct Build<'a> {
@@ -65,6 +69,8 @@ pub struct Build<'a> {
     pub began: Instant,
     /// The remote side, which sends into the loop as [`Event::Remote`]; there where `goals.remote` is.
     pub remote: Option<Box<dyn RemoteSide>>,
+    /// The stores of this machine, which send into the loop as [`Event::Store`]; there where `goals.stores` has any.
+    pub store: Option<Box<dyn StoreSide>>,
     /// Artifacts without a producer that need no look: they were looked at just now.
     pub known: FxHashMap<ArtifactId, SourceFact>,
     /// The state, where it is open already; it may be a partial one that knows all about the model.
@@ -147,12 +153,16 @@ impl Build<'_> {
         let jobserver = self.jobserver(reporter);
         let executor = self.executor(sender, jobserver)?;
         let undeclared = Undeclared::new(self.model, self.tree.clone());
-        let (tree, clock, began, remote, at_end) = (self.tree, self.clock, self.began, self.remote, self.at_end);
+        let (tree, clock, began, at_end) = (self.tree, self.clock, self.began, self.at_end);
+        let (remote, store) = (self.remote, self.store);
         let sender = sender.clone();
         let driver = Driver {
             machine,
             executor,
             remote,
+            store,
+            last_fetch: FetchId(0),
+            stopped_fetches: None,
             tree,
             clock,
             sender,
@@ -242,26 +252,36 @@ impl Build<'_> {
         // Most actions have nothing stale, and are only looked at.
         let has_stale = |record: &ActionRecord| {
             let made = record.results.iter().flat_map(|result| &result.outputs).map(|output| &output.path);
-            made.chain(&record.begun).any(|path| !is_declared(path))
+            let mut left = made.filter(|path| state.file(path.as_str()).is_some()).chain(&record.begun);
+            left.any(|path| !is_declared(path))
         };
         let is_gone = |action: &str| !declared.contains(action) && !tests.contains(action);
-        let stale: Vec<String> = state
-            .actions()
-            .filter(|(action, record)| {
-                loaded.contains(record.package.as_str()) && (is_gone(action) || has_stale(record))
-            })
-            .map(|(action, _)| action.to_owned())
-            .collect();
+        let (mut stale, mut gone): (Vec<String>, Vec<String>) = Default::default();
+        for (action, record) in state.actions().filter(|(_, record)| loaded.contains(record.package.as_str())) {
+            stale.extend(has_stale(record).then(|| action.to_owned()));
+            gone.extend(is_gone(action).then(|| action.to_owned()));
+        }
         for action in stale {
             for path in state.forget_undeclared(&action, is_declared) {
-                self.tree.remove(&path)?;
+                if !self.keep_undeclared(&path, state) {
+                    self.tree.remove(&path)?;
+                }
                 state.forget_file(path.as_str());
             }
-            if is_gone(&action) {
-                state.forget_action(&action);
-            }
+        }
+        // With another branch or configuration they may be declared again.
+        let most = KEPT_UNDECLARED.max(model.actions.len());
+        if gone.len() > most {
+            gone.sort_unstable();
+            gone.iter().skip(most).for_each(|action| state.forget_action(action));
         }
         Ok(())
+    }
+
+    fn keep_undeclared(&self, path: &WsPath, state: &State) -> bool {
+        let (Some(store), Some(record)) = (&self.store, state.file(path.as_str())) else { return false };
+        let fingerprint = record.stamps.first().map(|stamp| stamp.fingerprint).unwrap_or_default();
+        store.keep(&Kept { path: path.clone(), content: record.content.clone(), fingerprint })
     }
 }
 
@@ -301,6 +321,10 @@ struct Driver {
     machine: Machine,
     executor: LocalExecutor,
     remote: Option<Box<dyn RemoteSide>>,
+    store: Option<Box<dyn StoreSide>>,
+    /// The last fetch that was asked for, and what it was when all were stopped.
+    last_fetch: FetchId,
+    stopped_fetches: Option<FetchId>,
     tree: Arc<OutTree>,
     clock: Arc<dyn FileClock>,
     sender: Sender<Event>,
@@ -318,7 +342,7 @@ impl Driver {
             self.machine.watch_waits();
         }
         loop {
-            if let Some(event) = next.take() {
+            if let Some(event) = next.take().and_then(|event| self.hand_on(event)) {
                 self.explain_full_disk(&event, reporter);
                 self.tell(moment_of(&event), reporter);
                 let steps = self.machine.handle_event(event, self.began.elapsed());
@@ -326,7 +350,7 @@ impl Driver {
                     self.tell(Some(Moment::Waits(action, wait)), reporter);
                 }
                 if let Some(outcome) = self.perform(steps, reporter) {
-                    return self.finish(outcome, reporter, at_end.take());
+                    return self.finish(outcome, events, reporter, at_end.take());
                 }
                 self.executor.go_on();
             }
@@ -395,10 +419,16 @@ impl Driver {
                 Step::Fetch(request) => {
                     // What is about to be brought here is known to the state even if this process dies now.
                     self.flush(reporter);
-                    self.remote(|remote| remote.fetch(*request));
+                    self.fetch(*request);
                 }
-                Step::Hurry(id, urgency) => self.remote(|remote| remote.hurry(id, urgency)),
-                Step::StopFetches => self.remote(|remote| remote.stop_fetches()),
+                Step::CheckStores(check) => self.store(|store| store.check(check)),
+                Step::LookUpHere(lookup) => self.store(|store| store.look_up(*lookup)),
+                Step::Store(request) => self.store(|store| store.store(*request)),
+                Step::StoreSame { known, key } => self.store(|store| store.store_same(known, key)),
+                Step::Keep(kept) => self.keep(&kept, reporter),
+                Step::KeepStaged(run) => self.remote(|remote| remote.keep_staged(run)),
+                Step::Hurry(id, urgency) => drop(self.remote.as_ref().map(|remote| remote.hurry(id, urgency))),
+                Step::StopFetches => self.stop_fetches(),
                 Step::Probe => self.remote(|remote| remote.probe()),
                 Step::Check(check) => self.remote(|remote| remote.check(*check)),
                 Step::Upload(request) => self.remote(|remote| remote.upload(*request)),
@@ -447,6 +477,57 @@ impl Driver {
         });
     }
 
+    /// Bytes come from a store of this machine, else from the remote side.
+    fn fetch(&mut self, request: FetchRequest) {
+        self.last_fetch = request.id;
+        match &self.store {
+            Some(store) => store.fetch(request),
+            None => self.remote(|remote| remote.fetch(request)),
+        }
+    }
+
+    fn stop_fetches(&mut self) {
+        self.stopped_fetches = Some(self.last_fetch);
+        if let Some(store) = &self.store {
+            store.stop_fetches();
+        }
+        if let Some(remote) = &self.remote {
+            remote.stop_fetches();
+        }
+    }
+
+    /// What the stores of this machine lack the remote side is asked for; any other event is the machine's.
+    fn hand_on(&mut self, event: Event) -> Option<Event> {
+        let Event::Store(StoreEvent::NotHere(request)) = event else { return Some(event) };
+        let id = request.id;
+        let outcome = match &self.remote {
+            _ if self.stopped_fetches.is_some_and(|last| id <= last) => FetchOutcome::Stopped,
+            Some(remote) => {
+                remote.fetch(*request);
+                return None;
+            }
+            None => FetchOutcome::Lost {
+                digests: request.content.blobs(),
+                why: "the stores of this machine do not have it any more".to_owned(),
+            },
+        };
+        Some(Event::Store(StoreEvent::Fetched { id, outcome }))
+    }
+
+    /// Moves an output away, to the store if that takes it.
+    fn keep(&self, kept: &Kept, reporter: &mut dyn Reporter) {
+        if !self.store.as_ref().is_some_and(|store| store.keep(kept)) {
+            self.warn_if_failed(self.tree.set_aside(&kept.path), reporter);
+        }
+    }
+
+    fn store(&self, ask: impl FnOnce(&dyn StoreSide)) {
+        debug_assert!(self.store.is_some(), "the machine was told of a store");
+        if let Some(store) = &self.store {
+            ask(&**store);
+        }
+    }
+
     /// The machine asks nothing of a remote side that is not there.
     fn remote(&self, ask: impl FnOnce(&dyn RemoteSide)) {
         debug_assert!(self.remote.is_some(), "the machine was told of a remote side");
@@ -486,7 +567,13 @@ impl Driver {
         }
     }
 
-    fn finish(mut self, mut outcome: Outcome, reporter: &mut dyn Reporter, at_end: Option<AtEnd<'_>>) -> Outcome {
+    fn finish(
+        mut self,
+        mut outcome: Outcome,
+        events: &Receiver<Event>,
+        reporter: &mut dyn Reporter,
+        at_end: Option<AtEnd<'_>>,
+    ) -> Outcome {
         self.executor.shutdown();
         if let Some(remote) = &mut self.remote {
             remote.shutdown();
@@ -495,6 +582,15 @@ impl Driver {
         let kept = self.tree.kept_in_trash().into_iter().map(|error| error.render());
         for text in kept.chain(self.undeclared.appeared()) {
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
+        }
+        if let Some(store) = &mut self.store {
+            store.shutdown(outcome.interrupted);
+            // What it came upon last. Nothing else is of interest any more.
+            for event in events.try_iter() {
+                if let Event::Store(StoreEvent::Message { level, text }) = event {
+                    reporter.event(&BuildEvent::Message { level, text });
+                }
+            }
         }
         self.flush(reporter);
         if self.disk_failed.is_none()

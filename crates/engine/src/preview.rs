@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use minibuild_core::{CommandSource, Model};
+use minibuild_core::{CommandSource, Digest, Model};
 use minibuild_disk::{DiskError, FileClock, FsInstant};
 use minibuild_graph::HostFacts;
 use rustc_hash::FxHashMap;
 
 use crate::build::{BuildError, Parts};
-use crate::machine::{Foreseen, Goals};
+use crate::machine::{Foreseen, Goals, StoreGoals};
 use crate::state::State;
 use crate::world::Look;
 
@@ -28,7 +28,7 @@ pub struct Preview<'a> {
     pub model: Arc<Model>,
     /// Makes its commands.
     pub commands: Arc<dyn CommandSource>,
-    /// What is asked for. Caches of its remote side are not asked.
+    /// What is asked for. Caches are not asked.
     pub goals: Goals,
     /// The host.
     pub host: HostFacts,
@@ -40,6 +40,8 @@ pub struct Preview<'a> {
     pub boot_id: &'a str,
     /// Threads that look at files.
     pub threads: usize,
+    /// Blobs that the local store has.
+    pub stored: Vec<Digest>,
 }
 
 /// No stamp made by it is trusted, and none is kept.
@@ -63,6 +65,8 @@ impl Preview<'_> {
         if let Some(remote) = &mut self.goals.remote {
             remote.caches = false;
         }
+        self.goals.stores = StoreGoals { local: !self.stored.is_empty(), disk_cache: false };
+        let stored = std::mem::take(&mut self.stored);
         let interrupted = AtomicBool::new(false);
         let look = Look {
             model: &self.model,
@@ -83,7 +87,8 @@ impl Preview<'_> {
             host: &self.host,
             env: self.env,
         };
-        let (machine, order) = parts.machine(state)?;
+        let (mut machine, order) = parts.machine(state)?;
+        machine.assume_stored(stored);
         Ok(machine.preview(&order))
     }
 }

@@ -288,6 +288,12 @@ pub struct BuildFlags {
     /// Actions that run remotely at once.
     #[arg(long, value_name = "N")]
     pub remote_jobs: Option<String>,
+    /// A directory of results that workspaces share, or none.
+    #[arg(long, value_name = "DIR")]
+    pub disk_cache: Option<String>,
+    /// Size the disk cache never exceeds, such as 10GiB.
+    #[arg(long, value_name = "SIZE")]
+    pub disk_cache_size: Option<String>,
     /// Make no remote call at all.
     #[arg(long)]
     pub offline: bool,
@@ -345,6 +351,8 @@ impl BuildFlags {
             ("build.download", &self.download),
             ("build.on_remote_failure", &self.on_remote_failure),
             ("dynamic.policy", &self.dynamic_policy),
+            ("build.disk_cache", &self.disk_cache),
+            ("build.disk_cache_size", &self.disk_cache_size),
             ("remote.executor", &self.remote_executor),
             ("remote.cache", &self.remote_cache),
             ("remote.instance", &self.remote_instance),

@@ -307,9 +307,12 @@ fn counts_text(outcome: &Outcome) -> String {
     let colon = if parts.is_empty() { "" } else { ": " };
     let mut text = format!("{}{colon}{}", number(counts.total, "action"), parts.join(", "));
     let downloads = &outcome.downloads;
-    if downloads.files + downloads.files_copied > 0 {
-        let files = number(downloads.files + downloads.files_copied, "file");
+    if downloads.files > 0 {
+        let files = number(downloads.files, "file");
         text.push_str(&format!("; {files} downloaded ({})", HumanBytes(downloads.bytes)));
+    }
+    if downloads.files_copied > 0 {
+        text.push_str(&format!("; {} copied", number(downloads.files_copied, "file")));
     }
     if outcome.uploads.files > 0 {
         let blobs = number(outcome.uploads.files, "blob");
@@ -389,10 +392,10 @@ mod tests {
         check(Outcome { counts, ..Default::default() }, "1 action: 1 not reached.");
         check(Outcome::default(), "0 actions.");
         let counts = ActionCounts { total: 3, remote_cache: 1, remote: 2, ..Default::default() };
-        let downloads = DownloadCounts { files: 2, bytes: 3 << 19, ..Default::default() };
+        let downloads = DownloadCounts { files: 2, bytes: 3 << 19, files_copied: 1 };
         let uploads = UploadCounts { files: 1, bytes: 10 };
         let outcome = Outcome { counts, downloads, uploads, cache_errors: 1, ..Default::default() };
-        let expected = "3 actions: 1 remote cache hit, 2 remote; 2 files downloaded (1.50 MiB); 1 blob uploaded (10 B); 1 cache error.";
+        let expected = "3 actions: 1 remote cache hit, 2 remote; 2 files downloaded (1.50 MiB); 1 file copied; 1 blob uploaded (10 B); 1 cache error.";
         let races = RaceCounts { run: 2, local_won: 1, remote_won: 1, wasted_local_ms: 30, wasted_remote_ms: 4 };
         let counts_of_race = ActionCounts { total: 2, local: 1, remote: 1, ..Default::default() };
         let raced = Outcome { counts: counts_of_race, races, ..Default::default() };

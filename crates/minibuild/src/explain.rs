@@ -53,7 +53,7 @@ fn answer(workspace: &Workspace, args: &ExplainArgs) -> Result<String, String> {
         return explain_race::answer(workspace, &loaded, &actions, function);
     }
     let goals = goals(workspace, &loaded, targets, function)?;
-    let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches);
+    let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches) || goals.stores.disk_cache;
     let foreseen = preview::foresee(workspace, &loaded, goals, function).map_err(|e| format!("ERROR: {e}"))?;
     Ok(Writer { loaded: &loaded, has_cache }.write(&foreseen, &actions))
 }
@@ -185,6 +185,7 @@ fn goals(
         strategies: remote_side::strategies(settings),
         dynamic: remote_side::dynamic(settings),
         remote: remote_side::goals(settings, function).map_err(|e| format!("ERROR: {e}"))?,
+        stores: crate::stores::goals(settings),
     })
 }
 

@@ -64,6 +64,9 @@ fn loading_settings(settings: &Settings) -> Settings {
         test_output: applied.test_output,
         cache_tests: applied.cache_tests,
         remote: applied.remote,
+        disk_cache: applied.disk_cache,
+        disk_cache_size: applied.disk_cache_size,
+        store_size: applied.store_size,
         dynamic: applied.dynamic,
         ..settings.clone()
     }

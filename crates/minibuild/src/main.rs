@@ -19,6 +19,7 @@ mod remote_side;
 mod serve;
 mod session;
 mod signals;
+mod stores;
 mod tell;
 mod workspace;
 

@@ -32,6 +32,7 @@ pub fn foresee(
         follow_external: settings.external_links == ExternalLinks::Follow,
         boot_id: &workspace::boot_id(),
         threads: workspace::cores(),
+        stored: minibuild_store::stored(&workspace.root, function),
     };
     preview.foresee()
 }

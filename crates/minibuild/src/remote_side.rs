@@ -11,7 +11,7 @@ use minibuild_core::{
 };
 use minibuild_disk::{FileClock, OutTree};
 use minibuild_engine::machine::{Dynamic, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
-use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
+use minibuild_remote::{Keeper, RemoteClient, RemoteConfig, Tls};
 use minibuild_rules::{DynamicPolicy, OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
 use minibuild_server::{Listen, Running, Server, ServerConfig};
 
@@ -142,6 +142,8 @@ pub struct Parts {
     pub tree: Arc<OutTree>,
     /// The file system's clock.
     pub clock: Arc<dyn FileClock>,
+    /// Who takes over what a lost branch brought.
+    pub keeper: Keeper,
     /// Where its events go.
     pub sink: RemoteSink,
 }
@@ -191,6 +193,7 @@ fn config(remote: &RemoteSettings, executor: Option<String>, parts: Parts) -> Re
         invocation: parts.build_id,
         tree: parts.tree,
         clock: parts.clock,
+        keeper: Some(parts.keeper),
     }
 }
 
@@ -284,6 +287,10 @@ impl RemoteSide for Embedded {
 
     fn unstage(&self, staged: RunId) {
         self.client.unstage(staged);
+    }
+
+    fn keep_staged(&self, staged: RunId) {
+        self.client.keep_staged(staged);
     }
 
     fn check(&self, check: ExistenceCheck) {

@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, WsPath,
+    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StoreSide,
+    WsPath,
 };
 use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
@@ -25,6 +26,7 @@ use minibuild_rules::{
     ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load,
     load_settings, render,
 };
+use minibuild_store::Stores;
 use rustc_hash::FxHashMap;
 
 use crate::args::BuildFlags;
@@ -33,7 +35,7 @@ use crate::event_log::EventLog;
 use crate::profile::Profile;
 use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
-use crate::{exit, fast_path, preview, redact, remote_side, signals, tell};
+use crate::{exit, fast_path, preview, redact, remote_side, signals, stores, tell};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,14 +204,13 @@ impl Session<'_> {
         let request = self.load_request(input);
         let loaded = load(&tell::files_of(&self.workspace), &request).map_err(|failure| self.refuse(&failure, None))?;
         let settings = &loaded.settings;
-        check_settings(settings)?;
         let mut console = Console::new(settings, &self.workspace.root.display().to_string(), self.flags.explain);
         console.clear();
         tell::warn(&loaded);
         let state_dir = self.workspace.root.join(minibuild_core::STATE_ROOT);
         let function = remote_side::choose_function(&settings.remote, &state_dir).function;
         let goals = self.goals(self.requested(&loaded)?, &loaded.settings, function)?;
-        let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches);
+        let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches) || goals.stores.disk_cache;
         let foreseen = preview::foresee(&self.workspace, &loaded, goals, function).map_err(refusal_of)?;
         for one in &foreseen {
             if let Some(line) = preview::line(&loaded.model, one) {
@@ -249,7 +250,6 @@ impl Session<'_> {
         let clock = Arc::new(FsClock::open(&state_dir)?);
         let files = DiskFs::new(&root, clock.now()?);
         let (settings, ..) = load_settings(&files, &input).map_err(|failure| self.refuse(&failure, None))?;
-        check_settings(&settings)?;
         let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
         let lock = self.lock(&state_dir, &console, &line.receiver)?;
         profile.phase("start", self.began.elapsed());
@@ -337,6 +337,7 @@ impl Session<'_> {
             strategies: remote_side::strategies(settings),
             dynamic: remote_side::dynamic(settings),
             remote,
+            stores: stores::goals(settings),
         })
     }
 
@@ -432,15 +433,18 @@ impl Session<'_> {
         let function = choice.function;
         let goals = self.goals(parts.targets, settings, function)?;
         let tree = Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function));
+        let stores = stores::open(settings, &tree, place.clock, place.line);
         let remote = goals
             .remote
             .is_some()
-            .then(|| self.open_remote(settings, choice, &tree, place.clock, place.line))
+            .then(|| self.open_remote(settings, choice, &tree, place.clock, place.line, &stores))
             .transpose()?;
+        let has_stores = goals.stores.any();
         let build = Build {
             tree,
             clock: place.clock.clone(),
             remote,
+            store: has_stores.then(|| Box::new(stores) as Box<dyn StoreSide>),
             state_dir: &self.workspace.root.join(minibuild_core::STATE_ROOT),
             lock: place.lock,
             model: parts.model,
@@ -469,13 +473,15 @@ impl Session<'_> {
         tree: &Arc<OutTree>,
         clock: &Arc<FsClock>,
         line: &Line,
+        stores: &Stores,
     ) -> Result<Box<dyn RemoteSide>, Refusal> {
-        let sender = line.sender.clone();
+        let (sender, stores) = (line.sender.clone(), stores.clone());
         let parts = remote_side::Parts {
             build_id: self.build_id.clone(),
             function,
             tree: tree.clone(),
             clock: clock.clone(),
+            keeper: Arc::new(move |staged, content| stores.adopt(staged, content)),
             // The loop outlives the client; an event after its end interests nobody.
             sink: Arc::new(move |event| drop(sender.send(Event::Remote(event)))),
         };
@@ -514,14 +520,6 @@ fn told_of_file(code: u8, error: Option<&str>) -> u8 {
     };
     eprintln!("{tag}: {error}");
     code
-}
-
-/// What this version does not have.
-fn check_settings(settings: &Settings) -> Result<(), Refusal> {
-    match settings.disk_cache {
-        Some(_) => Err(Refusal::bad_input("ERROR: this version has no disk cache yet, but one is configured")),
-        None => Ok(()),
-    }
 }
 
 fn flatten(model: &Model, inputs: &[Input]) -> Vec<ArtifactId> {

@@ -160,6 +160,14 @@ impl RemoteClient {
         drop(self.shared.stagings.take(staged));
     }
 
+    /// Hands what was staged to whoever keeps it.
+    pub fn keep_staged(&self, staged: RunId) {
+        match &self.shared.config.keeper {
+            Some(keeper) => self.shared.stagings.take(staged).into_iter().for_each(|held| held.give_to(keeper)),
+            None => self.unstage(staged),
+        }
+    }
+
     /// Asks what the store lacks. Answered by [`RemoteEvent::Checked`].
     pub fn check(&self, check: ExistenceCheck) {
         self.begin(Request::Check(check.id), move |shared, _| async move {

@@ -41,5 +41,5 @@ mod unique;
 mod upload;
 
 pub use client::RemoteClient;
-pub use config::{RemoteConfig, Tls};
+pub use config::{Keeper, RemoteConfig, Tls};
 pub use error::{CallError, ConfigError, EnsureError, ReadError};

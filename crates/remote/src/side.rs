@@ -48,6 +48,10 @@ impl RemoteSide for RemoteClient {
         Self::unstage(self, staged);
     }
 
+    fn keep_staged(&self, staged: RunId) {
+        Self::keep_staged(self, staged);
+    }
+
     fn check(&self, check: ExistenceCheck) {
         Self::check(self, check);
     }

@@ -11,6 +11,7 @@ use minibuild_disk::Staged;
 use tokio::task::AbortHandle;
 
 use crate::answer::Ticket;
+use crate::config::Keeper;
 use crate::fetch::{Failure, What, put_in_place, stage};
 use crate::shared::Shared;
 
@@ -20,6 +21,13 @@ pub(crate) struct Held {
     content: Content,
     staged: Staged,
     copied: Copied,
+}
+
+impl Held {
+    /// Hands it on as what it is, wherever it should have gone.
+    pub(crate) fn give_to(self, keeper: &Keeper) {
+        keeper(self.staged, &self.content);
+    }
 }
 
 /// What is being staged, and what is.

@@ -217,8 +217,8 @@ keys! {
         for text in &texts { regex::Regex::new(text).map_err(|_| format!("`{text}` is no regular expression"))?; }
         s.download_regex = texts
     };
-    "build.disk_cache", KeyType::Text, Some("--disk-cache"), "`none`", "A directory of results, shared by workspaces, or `none`.", |s, v| s.disk_cache = not_none(text(v)?);
-    "build.disk_cache_size", KeyType::Size, Some("--disk-cache-size"), "no limit", "Size the disk cache is cut back to.", |s, v| s.disk_cache_size = Some(number(v)?);
+    "build.disk_cache", KeyType::Text, Some("--disk-cache"), "`none`", "A directory of results that workspaces share, or `none`.", |s, v| s.disk_cache = not_none(text(v)?);
+    "build.disk_cache_size", KeyType::Size, Some("--disk-cache-size"), "no limit", "Size the disk cache never exceeds.", |s, v| s.disk_cache_size = Some(number(v)?);
     "build.on_remote_failure", KeyType::Choice(&["fallback", "fail"]), Some("--on-remote-failure"), "`fallback`", "What becomes of an action that only the remote side tried when that fails.", |s, v| s.on_remote_failure = choice!(v, "fallback" => OnRemoteFailure::Fallback, "fail" => OnRemoteFailure::Fail);
     "build.pools", KeyType::CountTable, None, "`{}`", "Named pools and their places; an action with `pool = NAME` takes one while it runs here.", |s, v| match v {
         KeyValue::CountTable(entries) => s.pools.extend(entries),

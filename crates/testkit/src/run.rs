@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::event::{Actions, Event, Line, Output, parse};
+use crate::event::{Actions, Downloads, Event, Line, Output, parse};
 use crate::gate::SOON;
 use crate::process::{Pid, children, command_line, kill, wait_until_dead};
 use crate::stream::check_stream;
@@ -284,6 +284,15 @@ impl Run {
     pub fn counts(&self) -> Actions {
         match self.events.last() {
             Some(Event::BuildFinished { actions, .. }) => *actions,
+            other => panic!("the last event is {other:?}"),
+        }
+    }
+
+    /// What came down, by the last event.
+    #[track_caller]
+    pub fn downloads(&self) -> Downloads {
+        match self.events.last() {
+            Some(Event::BuildFinished { downloads, .. }) => *downloads,
             other => panic!("the last event is {other:?}"),
         }
     }

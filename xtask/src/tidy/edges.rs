@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("minibuild-disk", &["minibuild-core", "minibuild-reapi"]),
     ("minibuild-local", &["minibuild-core", "minibuild-disk"]),
     ("minibuild-remote", &["minibuild-core", "minibuild-disk", "minibuild-reapi"]),
+    ("minibuild-store", &["minibuild-core", "minibuild-disk", "minibuild-reapi"]),
     ("minibuild-server", &["minibuild-core", "minibuild-disk", "minibuild-local", "minibuild-reapi"]),
     (
         "minibuild-engine",
@@ -46,6 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "minibuild-remote",
             "minibuild-rules",
             "minibuild-server",
+            "minibuild-store",
         ],
     ),
     (

@@ -296,7 +296,7 @@ impl Machine {
 
     fn blobs_only_there(&self, action: ActionId) -> impl Iterator<Item = Digest> {
         let outputs = self.model.action(action).outputs.iter();
-        let absent = outputs.filter(|&&id| self.bytes.is_there(id) && self.bytes.here(id).is_none());
+        let absent = outputs.filter(|&&id| self.is_held_remotely(id) && self.bytes.here(id).is_none());
         absent.filter_map(|&id| self.known[id.index()].as_ref()).flat_map(Content::blobs)
     }
 

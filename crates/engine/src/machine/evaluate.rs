@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ArtifactId, ArtifactKind, CommandLine, Content, Digest, Level, OutputMeta, Runner, Work, WsPath,
+    ActionId, ArtifactId, ArtifactKind, CommandLine, Content, Digest, Kept, Level, OutputMeta, Runner, Work, WsPath,
 };
 use minibuild_graph::{ActionKey, Facts, InputFact, Node, NodeKind};
 
@@ -78,8 +78,10 @@ impl Machine {
         match self.find_result(action, &inputs) {
             Ok(Knowledge::Result(found)) => self.use_known_result(action, &found),
             Ok(Knowledge::Nothing(key)) => {
-                let asks = self.is_worth_asking(action, key);
-                self.queue_asking(action, asks);
+                if !self.look_up_here(action, key) {
+                    let asks = self.is_worth_asking(action, key);
+                    self.queue_asking(action, asks);
+                }
                 false
             }
             Err(problem) => {
@@ -94,7 +96,7 @@ impl Machine {
             self.reopen_consumers(action);
         }
         if let Some(missing) = self.wanted_but_nowhere(action) {
-            if !self.check_existence(action, Some(found.key)) && !self.look_up(action, Some(found.key)) {
+            if !self.ask_for_bytes(action, Some(found.key)) {
                 self.forced.insert(action, format!("output `{missing}` is not on disk"));
                 self.queue(action);
             }
@@ -104,6 +106,14 @@ impl Machine {
         true
     }
 
+    /// Asks whoever may have the bytes of a known result; false if there is nobody left to ask.
+    pub(super) fn ask_for_bytes(&mut self, action: ActionId, key: Option<Digest>) -> bool {
+        self.check_stores(action, key)
+            || self.look_up_here(action, key)
+            || self.check_existence(action, key)
+            || self.look_up(action, key)
+    }
+
     /// The known result whose key, or pruned key, is that of the action now; it becomes the newest one.
     pub(super) fn find_result(&mut self, action: ActionId, inputs: &FlatInputs) -> Result<Knowledge, String> {
         let model = Arc::clone(&self.model);
@@ -111,7 +121,7 @@ impl Machine {
         let is_stale_test = self.is_test(action) && self.goals.fresh_tests;
         let Some(record) = self.state.action(&name.path).filter(|r| !r.results.is_empty() && !is_stale_test) else {
             self.check_inputs(inputs)?;
-            let asks = self.may_look_up(action);
+            let asks = self.may_look_up(action) || self.may_look_up_here(action);
             let key = if asks { Some(self.key(action, &self.command_of(action), inputs)?.action) } else { None };
             return Ok(Knowledge::Nothing(key));
         };
@@ -125,8 +135,9 @@ impl Machine {
         for (index, result) in record.results.iter().enumerate() {
             let Some(pruned) = &result.pruned else { continue };
             if self.is_complete(action, result) && self.pruned_key(action, command, inputs, pruned)? == pruned.key {
-                let found = ResultRecord { key: key.action, ..result.clone() };
+                let (known, found) = (result.key, ResultRecord { key: key.action, ..result.clone() });
                 self.state.record_same_result(&name.path, index, found.clone());
+                self.store_same(action, known, key.action);
                 return Ok(Knowledge::Result(found));
             }
         }
@@ -245,7 +256,7 @@ impl Machine {
                     None
                 }
             };
-            let is_there = is_remote || self.is_present(id, &meta.content);
+            let is_there = is_remote || self.is_present(id, &meta.content) || self.is_stored(&meta.content);
             changed |= self.learn(id, &meta.content, on_disk, is_there);
         }
         changed
@@ -255,7 +266,13 @@ impl Machine {
     /// changed it, which is worth a word; else it is of another state of the sources.
     fn discard(&mut self, action: ActionId, id: ArtifactId, meta: &OutputMeta) {
         let found = self.world.outputs.remove(&id);
-        self.steps.push(Step::Discard(meta.path.clone()));
+        self.steps.push(match &found {
+            Some((content, fingerprint)) if self.is_worth_keeping(action, &meta.path, content) => {
+                let (path, content) = (meta.path.clone(), content.clone());
+                Step::Keep(Box::new(Kept { path, content, fingerprint: *fingerprint }))
+            }
+            _ => Step::Discard(meta.path.clone()),
+        });
         let record = self.state.action(&key_path(&self.model, action));
         // What a failed run left is no surprise either.
         let is_begun = record.is_some_and(|record| record.begun.contains(&meta.path));

@@ -42,7 +42,6 @@ impl Machine {
             return self.take_stopped(action);
         }
         self.reopen(action);
-        self.enqueued += 1;
     }
 
     pub(super) fn take_failures(

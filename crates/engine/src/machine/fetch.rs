@@ -64,7 +64,7 @@ impl Machine {
 
     /// Brings the inputs of an action that will run here, as far as they are only remote.
     pub(super) fn fetch_inputs(&mut self, action: ActionId) {
-        if self.goals.remote.is_none() {
+        if !self.can_fetch() {
             return;
         }
         for id in self.flat_inputs(action).artifacts {
@@ -227,6 +227,9 @@ impl Machine {
     /// The store does not have it after all: whoever makes it does so again, if it is needed.
     fn take_lost(&mut self, id: ArtifactId, producer: ActionId, why: &str) {
         self.bytes.set_there(id, false);
+        if let Some(content) = self.known[id.index()].clone() {
+            self.forget_stored(&content);
+        }
         self.forget_newest_held(producer);
         self.suspect_store();
         let waits = |&consumer: &ActionId| self.status_of(consumer) == Status::AwaitingInputs;

@@ -110,7 +110,10 @@ impl Machine {
             Branch::Remote => Runner::Remote,
         };
         match winner.branch {
-            Branch::Local => self.upload_result(action, &running, &report),
+            Branch::Local => {
+                self.upload_result(action, &running, &report);
+                self.store_result(action, &running, &report);
+            }
             Branch::Remote => self.take_published_outputs(action, &running.published, &report),
         }
         let mut made = running.made;
@@ -286,7 +289,8 @@ impl Machine {
         });
         let outputs: Vec<OutputMeta> = report.outputs.iter().map(|o| o.meta.clone()).collect();
         let manifest = self.state.record_manifest(&made.manifest);
-        let held_by = self.store.filter(|_| runner != Runner::Local).into_iter().collect();
+        let is_remote = matches!(runner, Runner::Remote | Runner::RemoteCache);
+        let held_by = self.store.filter(|_| is_remote).into_iter().collect();
         ResultRecord { key: made.key, pruned, outputs, manifest, held_by }
     }
 

@@ -37,6 +37,24 @@ pub struct Goals {
     pub dynamic: Dynamic,
     /// The remote side, if there is one.
     pub remote: Option<RemoteGoals>,
+    /// What keeps bytes on this machine besides the output tree.
+    pub stores: StoreGoals,
+}
+
+/// What keeps bytes on this machine besides the output tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreGoals {
+    /// Outputs that are about to be replaced are kept.
+    pub local: bool,
+    /// Results are looked up in, and stored to, a disk cache.
+    pub disk_cache: bool,
+}
+
+impl StoreGoals {
+    /// Whether there is anything to ask.
+    pub fn any(self) -> bool {
+        self.local || self.disk_cache
+    }
 }
 
 /// How an action is raced that may run on both sides.

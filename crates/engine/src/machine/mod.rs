@@ -20,6 +20,7 @@ mod rehash;
 mod remote;
 mod resources;
 mod start;
+mod store;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,7 @@ use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
 
 pub use ended::Ended;
-pub use goals::{Dynamic, Goal, Goals, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
+pub use goals::{Dynamic, Goal, Goals, Lease, RacePolicy, RemoteGoals, StoreGoals, Strategies, Strategy, Uploads};
 pub use preview::{Foreseen, Maybe, OutputPlace, Place, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
 pub use why::Why;
@@ -101,6 +102,10 @@ enum Question {
     Result,
     /// Whether the store has the blobs of a result that is known.
     Existence,
+    /// What the disk cache knows under its key.
+    ResultHere,
+    /// Whether a store here has the blobs of a result that is known.
+    Stored,
 }
 
 /// A question that waits for its answer.
@@ -158,6 +163,8 @@ pub struct Machine {
     missed: FxHashMap<ActionId, Digest>,
     /// What the store is asked to have.
     checks: checks::Checks,
+    /// What stores of this machine have.
+    stored: store::Stored,
     /// Actions whose outputs the store was found to have lost.
     lost: FxHashSet<ActionId>,
     /// Actions whose remote side failed.
@@ -344,6 +351,7 @@ impl Machine {
             lookups: FxHashMap::default(),
             missed: FxHashMap::default(),
             checks: checks::Checks::default(),
+            stored: store::Stored::default(),
             lost: FxHashSet::default(),
             local_only: FxHashSet::default(),
             fallbacks_told: FxHashSet::default(),
@@ -421,6 +429,7 @@ impl Machine {
             Event::Executor(ExecutorEvent::Notice(_, text)) => self.message(Level::Warning, text),
             Event::Executor(ExecutorEvent::Finished(report)) => self.take_report(Branch::Local, *report),
             Event::Remote(event) => self.take_remote(event),
+            Event::Store(event) => self.take_store(event),
             Event::Rehashed { path, found } => self.take_rehashed(&path, found),
             Event::SetAside { run, problem } => self.take_set_aside(run, problem),
             Event::Wake => {}

@@ -212,7 +212,8 @@ impl Machine {
                 self.begin_writing(action);
                 self.steps.push(Step::Publish { run: run(attempt), staged: run(staged) });
             }
-            Told::KeepStaged(staged) | Told::DiscardStaged(staged) => self.steps.push(Step::Unstage(run(staged))),
+            Told::KeepStaged(staged) => self.steps.push(Step::KeepStaged(run(staged))),
+            Told::DiscardStaged(staged) => self.steps.push(Step::Unstage(run(staged))),
             Told::Need(need) => self.queue_branch(action, need),
             Told::BranchEnded(branch, outcome) => self.end_branch(action, branch, outcome),
             Told::Finish(outcome) => self.finish_race(action, outcome),

@@ -160,7 +160,7 @@ impl Machine {
         if lookup.generation == self.generation
             && let CacheAnswer::Hit(report) = answer
         {
-            if self.take_hit(action, lookup.key, *report) {
+            if self.take_hit(action, lookup.key, *report, Runner::RemoteCache) {
                 return;
             }
             self.missed.insert(action, lookup.key);
@@ -185,17 +185,18 @@ impl Machine {
     }
 
     /// Takes a result from the cache; false if it is of no use.
-    fn take_hit(&mut self, action: ActionId, key: Digest, report: ExecutionReport) -> bool {
-        if self.is_known_to_be_lost(action, &key, &report.outputs) {
+    pub(super) fn take_hit(&mut self, action: ActionId, key: Digest, report: ExecutionReport, runner: Runner) -> bool {
+        if runner == Runner::RemoteCache && self.is_known_to_be_lost(action, &key, &report.outputs) {
             return false;
         }
         let Ok(read) = self.read_inputs(action, &report) else { return false };
         let command = self.command_of(action);
         let inputs = self.flat_inputs(action);
         let Ok(manifest) = self.facts(action, &command, &inputs).map(|facts| facts.manifest()) else { return false };
-        let reason = "a remote cache had its result".to_owned();
+        let which = if runner == Runner::DiskCache { "the disk cache" } else { "a remote cache" };
+        let reason = format!("{which} had its result");
         self.emit_action_started(action);
-        self.succeed(action, Made { key, manifest, reason, command }, report, read, Runner::RemoteCache);
+        self.succeed(action, Made { key, manifest, reason, command }, report, read, runner);
         true
     }
 

@@ -55,6 +55,8 @@ impl Machine {
     pub(super) fn reopen(&mut self, action: ActionId) {
         self.set_status(action, Status::Reopened);
         self.reopened.push(action);
+        // Whoever starts others may be the cause: then it is looked at before that ends.
+        self.enqueued += 1;
     }
 
     /// Starts what may start.
@@ -241,7 +243,7 @@ impl Machine {
     /// Inputs whose producers are not done, or whose bytes are not where the action would need them.
     pub(super) fn missing_inputs(&self, inputs: &FlatInputs, side: Branch) -> Vec<ArtifactId> {
         let is_missing = |&id: &ArtifactId| {
-            let is_there = self.bytes.here(id).is_some() || side == Branch::Remote && self.bytes.is_there(id);
+            let is_there = self.bytes.here(id).is_some() || side == Branch::Remote && self.is_held_remotely(id);
             self.model.artifact(id).producer.is_some_and(|p| !is_there || self.status_of(p) != Status::Done)
         };
         inputs.artifacts.iter().copied().filter(is_missing).collect()
@@ -272,7 +274,7 @@ impl Machine {
     /// neither is believed.
     fn recover_bytes(&mut self, producer: ActionId) {
         let key = self.newest_key(producer).filter(|_| !self.lost.contains(&producer));
-        if !self.check_existence(producer, key) && !self.look_up(producer, key) {
+        if !self.ask_for_bytes(producer, key) {
             self.want_bytes(producer, "its outputs are not on disk and are needed");
         }
     }
@@ -304,6 +306,7 @@ impl Machine {
 
     /// Its outputs are about to be removed and made anew.
     pub(super) fn forget_outputs(&mut self, action: ActionId) {
+        self.keep_outputs(action);
         let model = Arc::clone(&self.model);
         for &id in &model.action(action).outputs {
             self.bytes.set_here(id, None);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, DigestFunction, DownloadCounts,
-    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, RaceCounts,
-    RemoteEvent, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, TestStatus, UploadCounts,
-    UploadRequest, Urgency, WsPath,
+    ActionCounts, ArtifactId, Branch, BuildEvent, CacheLookup, Content, Digest, DigestFunction, DownloadCounts,
+    ExecutionRequest, ExecutorEvent, ExistenceCheck, FetchId, FetchRequest, Fingerprint, HostToolId, Kept, RaceCounts,
+    RemoteEvent, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, StoreCheck, StoreEvent, TestStatus,
+    UploadCounts, UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
 use rustc_hash::FxHashMap;
@@ -44,6 +44,8 @@ pub enum Event {
     Executor(ExecutorEvent),
     /// The remote side does.
     Remote(RemoteEvent),
+    /// A store of this machine does.
+    Store(StoreEvent),
     /// The answer to [`Step::Rehash`].
     Rehashed {
         /// Of which file.
@@ -73,6 +75,21 @@ pub enum Step {
     Stop(RunId, StopReason),
     /// Ask the action cache.
     LookUp(Box<CacheLookup>),
+    /// Ask which blobs lie in a store here.
+    CheckStores(StoreCheck),
+    /// Ask the disk cache.
+    LookUpHere(Box<CacheLookup>),
+    /// Store a local result in the disk cache.
+    Store(Box<UploadRequest>),
+    /// Have the disk cache know the result under one key under another, too.
+    StoreSame {
+        /// Under which it has it, perhaps.
+        known: Digest,
+        /// The other.
+        key: Digest,
+    },
+    /// Move away what lies at an output's place, to have it later.
+    Keep(Box<Kept>),
     /// Hand a request to the remote executor.
     StartRemote(Box<RemoteRequest>),
     /// Stop a remote run.
@@ -90,6 +107,8 @@ pub enum Step {
     },
     /// What was staged is not needed.
     Unstage(RunId),
+    /// What was staged is complete, and not needed now.
+    KeepStaged(RunId),
     /// Move away whatever lies at these places, all of them tried. Answered by one [`Event::SetAside`].
     SetAside(RunId, Vec<WsPath>),
     /// Bring an output here.

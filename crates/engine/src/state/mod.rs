@@ -272,20 +272,19 @@ impl State {
         }
     }
 
-    /// Forgets of an action whatever has to do with outputs that nobody declares any more, and gives their paths.
+    /// Outputs of an action that nobody declares any more and that may lie there. Its results stay: their outputs may be
+    /// declared again.
     pub fn forget_undeclared(&mut self, action: &str, is_declared: impl Fn(&WsPath) -> bool) -> Vec<WsPath> {
         let Some(record) = self.actions.get_mut(action) else { return Vec::new() };
-        let paths = |results: &[ResultRecord]| -> Vec<WsPath> {
-            results.iter().flat_map(|result| &result.outputs).map(|output| output.path.clone()).collect()
-        };
-        let mut gone = paths(&record.results);
-        gone.append(&mut record.begun.clone());
+        let outputs = record.results.iter().flat_map(|result| &result.outputs).map(|output| &output.path);
+        let made = outputs.filter(|path| self.files.contains_key(*path));
+        let mut gone: Vec<WsPath> = made.chain(&record.begun).cloned().collect();
         gone.retain(|path| !is_declared(path));
         gone.sort_unstable();
         gone.dedup();
-        if !gone.is_empty() {
-            record.results.retain(|result| result.outputs.iter().all(|output| is_declared(&output.path)));
-            record.begun.retain(is_declared);
+        let before = record.begun.len();
+        record.begun.retain(is_declared);
+        if record.begun.len() != before {
             self.append_action(action);
         }
         gone
@@ -724,7 +723,8 @@ mod tests {
         let begun = state.action(name.path).map(|record| record.begun.contains(&made[0]));
         assert_eq!(begun, Some(true), "it was made elsewhere");
         assert_eq!(state.forget_undeclared(name.path, |p| !made.contains(p)), made);
-        assert_eq!(state.action(name.path).map(|record| record.results.len()), Some(0));
+        assert_eq!(state.forget_undeclared(name.path, |p| !made.contains(p)), [], "nothing of it lies there");
+        assert_eq!(state.action(name.path).map(|record| record.results.len()), Some(1), "it may be declared again");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod chaos;
 mod compdb;
 mod completions;
 mod config;
+mod disk_cache;
 mod edits;
 mod events;
 mod exit_codes;
@@ -27,6 +28,7 @@ mod restore;
 mod run_cmd;
 mod serve;
 mod snapshot;
+mod store;
 mod tell;
 mod test_cmd;
 

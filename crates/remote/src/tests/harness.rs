@@ -39,6 +39,7 @@ impl FileClock for Clock {
 /// What the client of a test is made of, but for the server's address.
 pub(super) fn config(workspace: &Path) -> RemoteConfig {
     RemoteConfig {
+        keeper: None,
         executor: None,
         cache: None,
         instance: String::new(),

@@ -99,6 +99,7 @@ impl Fixture {
         let tree = Arc::new(OutTree::open(&self.workspace()).expect("output tree"));
         let clock = FsClock::open(&self.workspace().join("minibuild-out/.state")).expect("clock");
         RemoteConfig {
+            keeper: None,
             executor: Some(self.address.clone()),
             cache: None,
             instance: String::new(),

@@ -21,7 +21,7 @@ impl Session<'_> {
         }
         let count = |status| self.actions().filter(|&a| machine.status_of(a) == status).count() as u64;
         let counts = &machine.outcome.counts;
-        let made = counts.up_to_date + counts.local + counts.remote + counts.remote_cache;
+        let made = counts.up_to_date + counts.local + counts.remote + counts.remote_cache + counts.disk_cache;
         assert_eq!(count(Status::Done), made, "{counts:?}");
         assert_eq!(count(Status::Failed), counts.failed, "{counts:?}");
         assert!(machine.progress().done <= counts.total, "{counts:?}");
@@ -110,7 +110,8 @@ impl Session<'_> {
             );
             is_open
                 && plain.iter().chain(&discoverable).any(|&input| input == id)
-                && machine.sides(action).is_ok_and(|sides| sides.here)
+                // What only a store of this machine has is brought to its place before it is sent.
+                && machine.sides(action).is_ok_and(|sides| sides.here || self.ask.stores.any())
         };
         assert!(self.actions().any(|action| waits(&action)), "nobody needs `{}`", request.path);
         assert_eq!(request.urgency, Urgency::Input);
@@ -132,7 +133,7 @@ impl Session<'_> {
                     let may_be_absent = bytes.wanted(id).is_none()
                         || bytes.is_on_its_way(id)
                         || self.disk_failed
-                        || self.ask.remote.is_some() && self.machine.stopping.is_some();
+                        || self.machine.can_fetch() && self.machine.stopping.is_some();
                     assert!(may_be_absent, "`{}` is wanted and not here", artifact.path);
                     let here = here.map(|entry| entry.content());
                     assert!(here.is_none() || here != *known, "`{}` is on disk unnoticed", artifact.path);
@@ -148,7 +149,8 @@ impl Session<'_> {
         let is_good = !(outcome.failed || outcome.tests_failed || outcome.interrupted || outcome.lost);
         let counts = &outcome.counts;
         if is_good {
-            assert_eq!(counts.total, counts.up_to_date + counts.local + counts.remote + counts.remote_cache);
+            let made = counts.up_to_date + counts.local + counts.remote + counts.remote_cache + counts.disk_cache;
+            assert_eq!(counts.total, made);
             assert!(self.announced.values().all(|&success| success), "{:?}", self.announced);
             if !self.is_mixed {
                 self.check_against_clean_build();

@@ -12,6 +12,7 @@ use minibuild_core::{
 use minibuild_reapi::tree_root;
 
 use super::fake_remote::Remote;
+use super::fake_store::Stores;
 use super::plan::{Behaviour, Plan, path, source_path};
 use crate::machine::RemoteGoals;
 
@@ -88,6 +89,7 @@ pub struct Fake {
     /// Every text whose digest was ever told.
     pub texts: HashMap<Digest, String>,
     pub remote: Remote,
+    pub stores: Stores,
     writes: u64,
     random_runs: u64,
     pub seen_runs: Vec<RunId>,
@@ -106,6 +108,7 @@ impl Fake {
             no_more_starts: false,
             texts: HashMap::new(),
             remote: Remote::default(),
+            stores: Stores::default(),
             writes: 0,
             random_runs: 0,
             seen_runs: Vec::new(),

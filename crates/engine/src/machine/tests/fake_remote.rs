@@ -29,8 +29,8 @@ pub struct Store {
 /// A result in an action cache.
 #[derive(Clone, Debug)]
 pub struct Cached {
-    outputs: Vec<OutputMeta>,
-    depfile: Option<Vec<u8>>,
+    pub outputs: Vec<OutputMeta>,
+    pub depfile: Option<Vec<u8>>,
 }
 
 impl Store {
@@ -147,6 +147,11 @@ impl Remote {
     pub fn store(&mut self) -> &mut Store {
         let name = self.goals().store.clone();
         self.stores.entry(name).or_default()
+    }
+
+    /// Whether the store in use, if any, ever had all of a content.
+    pub fn ever_had(&mut self, content: &Content) -> bool {
+        self.goals.is_some() && blobs_of(content).iter().all(|digest| self.store().ever.contains(digest))
     }
 
     /// Every store loses what `is_lost` says.
@@ -293,7 +298,7 @@ impl Fake {
     }
 
     /// Nothing that runs here reads or writes what a fetch puts there, and who makes it does not run.
-    fn check_publish(&self, request: &FetchRequest) {
+    pub fn check_publish(&self, request: &FetchRequest) {
         let FetchRequest { producer, path, .. } = request;
         assert!(!self.runs.contains_key(producer), "`{path}` is fetched while it is made");
         assert!(self.remote.runs.keys().all(|run| run.action != *producer), "`{path}` is fetched while it is made");
@@ -482,7 +487,7 @@ impl Fake {
     }
 
     /// Writes what a store has to its place.
-    fn put(&mut self, content: &Content, path: &WsPath) {
+    pub fn put(&mut self, content: &Content, path: &WsPath) {
         let text = self.texts[&content.digest_and_size().0].clone();
         let kind = match content {
             Content::File { .. } => ArtifactKind::File,
@@ -520,7 +525,8 @@ impl Fake {
     }
 }
 
-fn from_cache(run: RunId, cached: &Cached) -> ExecutionReport {
+/// The report of a hit.
+pub fn from_cache(run: RunId, cached: &Cached) -> ExecutionReport {
     let output = |meta: &OutputMeta| FoundOutput { meta: meta.clone(), stamps: Vec::new() };
     ExecutionReport {
         outputs: cached.outputs.iter().map(output).collect(),

@@ -8,7 +8,7 @@ use super::fake::{End, Fake, outputs_of};
 use super::fake_remote::{Asked, Doing, RemoteEnd};
 use super::plan::{In, Plan, Spec, action, source_path, test};
 use super::session::{Ask, Session, cache, remote, state_dir};
-use crate::machine::{Dynamic, Foreseen, Lease, RacePolicy, RemoteGoals, Strategy, Uploads, Verdict};
+use crate::machine::{Dynamic, Foreseen, Lease, RacePolicy, RemoteGoals, StoreGoals, Strategy, Uploads, Verdict};
 
 /// Decisions, taken from bytes so that a failing history can be shrunk; zero when they are used up.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -123,6 +123,7 @@ impl Choices<'_> {
                 compares: self.one_in(8),
             },
             remote: (!self.one_in(4)).then(|| self.remote()),
+            stores: StoreGoals { local: self.one_in(2), disk_cache: self.one_in(3) },
         }
     }
 
@@ -142,7 +143,8 @@ impl Choices<'_> {
 
     /// Stores lose something.
     fn evict(&mut self, fake: &mut Fake) {
-        match self.below(3) {
+        match self.below(4) {
+            3 => fake.stores.blobs.retain(|_| self.below(3) == 0),
             0 => fake.remote.evict(|_| true),
             n => fake.remote.evict(|_| self.below(3) >= n),
         }
@@ -267,7 +269,8 @@ fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Ch
     let luck = [Luck::Good, Luck::Flaky, Luck::Bad, Luck::Bad][choices.below(4)];
     let must_end_well = luck == Luck::Good && nothing_is_wrong(fake, ask);
     // What remote stores have lost can only be known by asking them.
-    let foreseen = (luck == Luck::Good && ask.remote.is_none()).then(|| Session::preview(fake, dir, ask));
+    let foreseen =
+        (luck == Luck::Good && ask.remote.is_none() && !ask.stores.any()).then(|| Session::preview(fake, dir, ask));
     let mut session = Session::begin(fake, dir, ask);
     let mut is_edited = false;
     while session.outcome.is_none() {

@@ -1,13 +1,13 @@
 //! One build of the machine in the fake world, event by event. What must hold after each of them is in `checks`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ArtifactId, BuildEvent, DigestFunction, ExecutorEvent, FetchRequest, Level, RunId, Runner, Stamp,
-    StopReason, TargetId, WsPath,
+    StopReason, StoreEvent, TargetId, WsPath,
 };
 use minibuild_download::{Mode, Wishes};
 use minibuild_graph::{HostFacts, Node};
@@ -18,7 +18,7 @@ use super::fake_remote::{Doing, RemoteEnd};
 use super::plan::{Commands, source_path};
 use crate::machine::{
     Dynamic, Event, Foreseen, Goal, Goals, Machine, Outcome, RacePolicy, RemoteGoals, Shown, SourceFact, Step,
-    Stopping, Strategies, Strategy, Uploads, Wanted, World,
+    Stopping, StoreGoals, Strategies, Strategy, Uploads, Wanted, World,
 };
 use crate::state::{FileRecord, Origin, State};
 
@@ -39,6 +39,7 @@ pub struct Ask {
     pub strategy: Strategy,
     pub dynamic: Dynamic,
     pub remote: Option<RemoteGoals>,
+    pub stores: StoreGoals,
 }
 
 /// Asks for these targets with their bytes, one job at a time.
@@ -54,6 +55,7 @@ pub fn ask(targets: &[usize]) -> Ask {
         strategy: Strategy::Local,
         dynamic: Dynamic::default(),
         remote: None,
+        stores: StoreGoals::default(),
     }
 }
 
@@ -74,6 +76,11 @@ impl Ask {
     /// All bytes are asked for.
     pub fn all(self) -> Self {
         Self { all_bytes: true, ..self }
+    }
+
+    /// Both stores of this machine are there.
+    pub fn keeping(self) -> Self {
+        Self { stores: StoreGoals { local: true, disk_cache: true }, ..self }
     }
 
     /// There is a remote side.
@@ -131,6 +138,7 @@ impl Ask {
             strategies: Strategies { default: self.strategy, ..Default::default() },
             dynamic: self.dynamic,
             remote: self.remote.clone(),
+            stores: self.stores,
         }
     }
 }
@@ -185,6 +193,7 @@ pub struct Session<'a> {
     pub tick: u64,
     now: u64,
     set_aside: Vec<(RunId, Vec<WsPath>)>,
+    answers: VecDeque<StoreEvent>,
 }
 
 impl<'a> Session<'a> {
@@ -235,6 +244,7 @@ impl<'a> Session<'a> {
             tick: 1,
             now: 0,
             set_aside: Vec::new(),
+            answers: VecDeque::new(),
         };
         session.handle(Event::Begin);
         session
@@ -351,6 +361,9 @@ impl<'a> Session<'a> {
             self.fake.set_aside(run, &paths);
             return self.handle(Event::SetAside { run, problem: None });
         }
+        if let Some(answer) = self.answers.pop_front() {
+            return self.handle(Event::Store(answer));
+        }
         self.check_always();
         if self.outcome.is_some() {
             self.check_end();
@@ -410,7 +423,21 @@ impl<'a> Session<'a> {
             }
             Step::StopStaging(run) => self.fake.stop_staging(run),
             Step::Publish { run, staged } => self.fake.publish(run, staged),
-            Step::Unstage(run) => self.fake.unstage(run),
+            Step::Unstage(run) | Step::KeepStaged(run) => self.fake.unstage(run),
+            Step::CheckStores(check) => {
+                self.check_request();
+                self.answers.push_back(self.fake.check_stores(check));
+            }
+            Step::LookUpHere(lookup) => {
+                self.check_request();
+                self.answers.push_back(self.fake.look_up_here(&lookup));
+            }
+            Step::Store(request) => self.fake.store(*request),
+            Step::StoreSame { known, key } => self.fake.store_same(known, key),
+            Step::Keep(kept) => {
+                assert!(self.ask.stores.local, "there is no store");
+                self.fake.keep(&kept);
+            }
             Step::SetAside(run, paths) => self.set_aside.push((run, paths)),
             Step::Rehash(path) => {
                 self.check_request();
@@ -418,7 +445,10 @@ impl<'a> Session<'a> {
                 assert!(self.fake.remote.rehashes.insert(id), "`{path}` is being read again");
             }
             Step::Hurry(id, urgency) => {
-                let fetch = self.fake.remote.fetches.get_mut(&id).expect("only what is on its way hurries");
+                let Some(fetch) = self.fake.remote.fetches.get_mut(&id) else {
+                    // A store has answered already.
+                    return assert!(!self.answers.is_empty(), "only what is on its way hurries");
+                };
                 assert!(fetch.urgency < urgency, "`{}` is as urgent already", fetch.path);
                 fetch.urgency = urgency;
             }
@@ -436,7 +466,7 @@ impl<'a> Session<'a> {
     }
 
     fn check_request(&self) {
-        assert!(self.ask.remote.is_some(), "there is no remote side");
+        assert!(self.ask.remote.is_some() || self.ask.stores.any(), "there is no other side");
         assert_eq!(self.was_stopped, None, "something is asked after a stop");
     }
 
@@ -447,6 +477,11 @@ impl<'a> Session<'a> {
             self.check_request();
             self.check_fetch(id, &request);
             self.fetched.push(request.path.to_string());
+        }
+        if self.ask.stores.any()
+            && let Some(event) = self.fake.fetch_here(&request)
+        {
+            return self.answers.push_back(event);
         }
         let known = self.machine.known[id.index()].clone();
         self.fake.fetch(request, known.as_ref(), is_remains);

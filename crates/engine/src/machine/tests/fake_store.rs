@@ -1,0 +1,83 @@
+//! The stores of this machine in the fake world. Whatever is asked of them is done at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use minibuild_core::{
+    CacheAnswer, CacheLookup, Digest, FetchOutcome, FetchRequest, Kept, Stamp, StoreCheck, StoreEvent, UploadRequest,
+};
+
+use super::fake::Fake;
+use super::fake_remote::{Cached, blobs_of, from_cache};
+
+/// Blobs of the local store and the disk cache, and results of the latter. Nothing keeps blobs of results.
+#[derive(Clone, Debug, Default)]
+pub struct Stores {
+    pub blobs: BTreeSet<Digest>,
+    pub results: BTreeMap<Digest, Cached>,
+}
+
+impl Fake {
+    /// Moves an output away that is what it is said to be.
+    pub fn keep(&mut self, kept: &Kept) {
+        let entry = &self.disk[kept.path.as_str()];
+        assert_eq!(entry.content(), kept.content, "`{}`", kept.path);
+        self.stores.blobs.extend(kept.content.blobs());
+        self.remove_output(&kept.path);
+    }
+
+    pub fn check_stores(&self, check: StoreCheck) -> StoreEvent {
+        let missing = check.digests.into_iter().filter(|digest| !self.stores.blobs.contains(digest)).collect();
+        StoreEvent::Checked { run: check.run, missing }
+    }
+
+    pub fn look_up_here(&self, lookup: &CacheLookup) -> StoreEvent {
+        let has = |cached: &&Cached| {
+            cached
+                .outputs
+                .iter()
+                .flat_map(|output| output.content.blobs())
+                .all(|blob| self.stores.blobs.contains(&blob))
+        };
+        let answer = match self.stores.results.get(&lookup.who.key).filter(has) {
+            Some(cached) => CacheAnswer::Hit(Box::new(from_cache(lookup.run, cached))),
+            None => CacheAnswer::Miss,
+        };
+        StoreEvent::LookedUp { run: lookup.run, answer }
+    }
+
+    pub fn store(&mut self, request: UploadRequest) {
+        assert!(!self.model.action(request.run.action).tags.no_cache, "{:?} is stored", request.run);
+        assert!(!self.remote.unclean.contains(&request.run), "{:?} is stored and not clean", request.run);
+        assert!(self.seen_runs.contains(&request.run), "{:?} never ran", request.run);
+        let outputs: Vec<_> = request.outputs.into_iter().map(|output| output.meta).collect();
+        self.stores.blobs.extend(outputs.iter().flat_map(|output| output.content.blobs()));
+        let depfile = request.depfile.map(|(_, bytes)| bytes.to_vec());
+        self.stores.results.insert(request.who.key, Cached { outputs, depfile });
+    }
+
+    pub fn store_same(&mut self, known: Digest, key: Digest) {
+        if let Some(cached) = self.stores.results.get(&known).cloned() {
+            self.stores.results.insert(key, cached);
+        }
+    }
+
+    /// Puts an output in its place if all of it is here; else it is the remote side's, if that ever had it, or lost.
+    pub fn fetch_here(&mut self, request: &FetchRequest) -> Option<StoreEvent> {
+        let id = request.id;
+        if request.content.blobs().iter().all(|blob| self.stores.blobs.contains(blob)) {
+            self.check_publish(request);
+            self.put(&request.content, &request.path);
+            let fingerprint = self.disk[request.path.as_str()].fingerprint();
+            let stamps = vec![Stamp { fingerprint, trusted: true }];
+            return Some(StoreEvent::Fetched {
+                id,
+                outcome: FetchOutcome::Done { stamps, copied: Default::default() },
+            });
+        }
+        if self.remote.ever_had(&request.content) {
+            return None;
+        }
+        let outcome = FetchOutcome::Lost { digests: blobs_of(&request.content), why: "it is gone".to_owned() };
+        Some(StoreEvent::Fetched { id, outcome })
+    }
+}

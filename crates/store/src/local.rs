@@ -1,0 +1,248 @@
+//! The private store of one workspace: what its outputs were before, moved in by renames.
+//!
+//! The workspace's lock keeps other builds out. It does not know whether anybody will want any of it again.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use minibuild_core::{Content, Digest, DigestFunction, Kept, STATE_ROOT, TreeEntry, TreeMeta};
+use minibuild_disk::{OutTree, Staged, remove_all, touch};
+
+use crate::blobs::{BlobDir, Rights, ensure_dir, name_of, seconds};
+use crate::collect::{Listing, names, on_disk, open_dir};
+
+/// A cut makes so much room, in hundredths of the limit, that not each build needs one.
+const KEPT_PERCENT: u64 = 90;
+
+/// The store of a workspace.
+pub(crate) struct LocalStore {
+    tree: Arc<OutTree>,
+    root: PathBuf,
+    limit: u64,
+    /// Opened by the first who needs it; nothing where that is not possible.
+    opened: OnceLock<Option<Opened>>,
+    /// What is here already; a store that is not there has nothing.
+    is_there: OnceLock<bool>,
+    has_grown: AtomicBool,
+    added: AtomicU64,
+    /// Trees that were moved in, and have to be taken apart.
+    trees: Mutex<Vec<(CString, Arc<TreeMeta>)>>,
+    next: AtomicU64,
+}
+
+struct Opened {
+    root: OwnedFd,
+    blobs: BlobDir,
+    incoming: OwnedFd,
+    /// What was in it at the end of the last build, where that is known.
+    bytes: Option<u64>,
+}
+
+/// What the store of a workspace has, for whoever only wants to know: nothing is opened for writing, and no blob counts as
+/// used.
+pub fn stored(workspace: &Path, function: DigestFunction) -> Vec<Digest> {
+    let root = workspace.join(STATE_ROOT).join("store/cas").join(name_of(function));
+    let mut found = Vec::new();
+    for dir in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        let first = dir.file_name();
+        for file in std::fs::read_dir(dir.path()).into_iter().flatten().flatten() {
+            let Ok(meta) = file.metadata() else { continue };
+            let text = format!("{}{}/{}", first.to_string_lossy(), file.file_name().to_string_lossy(), meta.len());
+            found.extend(text.parse::<Digest>());
+        }
+    }
+    found
+}
+
+impl LocalStore {
+    /// The store of this output tree; one of no bytes keeps nothing.
+    pub fn new(tree: Arc<OutTree>, limit: u64) -> Self {
+        let root = tree.workspace().join(STATE_ROOT).join("store");
+        Self {
+            tree,
+            root,
+            limit,
+            opened: OnceLock::new(),
+            is_there: OnceLock::new(),
+            has_grown: AtomicBool::new(false),
+            added: AtomicU64::new(0),
+            trees: Mutex::default(),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// The blobs that are there; `None` where nothing is.
+    pub fn blobs(&self) -> Option<&BlobDir> {
+        if !self.has_grown.load(Ordering::Acquire) && !*self.is_there.get_or_init(|| self.root.is_dir()) {
+            return None;
+        }
+        self.open().map(|opened| &opened.blobs)
+    }
+
+    /// Moves an output in; false where it is not what it was, or cannot be kept.
+    pub fn keep(&self, output: &Kept) -> bool {
+        let (digest, _) = output.content.digest_and_size();
+        match &output.content {
+            Content::Symlink { .. } => false,
+            Content::File { .. } if digest.size == 0 || digest.size > self.limit => false,
+            Content::File { .. } => self.grow(|opened| {
+                let Ok(place) = opened.blobs.place(&digest) else { return false };
+                let dir = opened.blobs.dir();
+                let is_moved = self.tree.move_out(&output.path, Some(output.fingerprint), dir, &place);
+                if is_moved {
+                    // Without it, it goes as soon as its age says.
+                    let _ = touch(dir, &place);
+                    self.added.fetch_add(on_disk(digest.size), Ordering::Relaxed);
+                }
+                is_moved
+            }),
+            Content::Directory(tree) if tree.size > self.limit || tree.size == 0 => false,
+            Content::Directory(tree) => self.grow(|opened| {
+                let name = self.name();
+                let is_moved = self.tree.move_out(&output.path, None, opened.incoming.as_fd(), &name);
+                if is_moved {
+                    self.take_tree(name, tree);
+                }
+                is_moved
+            }),
+        }
+    }
+
+    /// Takes over what was staged and is complete and checked.
+    pub fn adopt(&self, staged: Staged, content: &Content) {
+        match content {
+            Content::Symlink { .. } => {}
+            Content::File { digest, .. } => {
+                if digest.size > 0 && digest.size <= self.limit {
+                    self.grow(|opened| {
+                        let Ok(place) = opened.blobs.place(digest) else { return false };
+                        self.added.fetch_add(on_disk(digest.size), Ordering::Relaxed);
+                        staged.move_to(opened.blobs.dir(), &place.to_string_lossy()).is_ok()
+                    });
+                }
+            }
+            Content::Directory(tree) if tree.size > self.limit => {}
+            Content::Directory(tree) => {
+                self.grow(|opened| {
+                    let name = self.name();
+                    let is_moved = staged.move_to(opened.incoming.as_fd(), &name.to_string_lossy()).is_ok();
+                    if is_moved {
+                        self.take_tree(name, tree);
+                    }
+                    is_moved
+                });
+            }
+        }
+    }
+
+    /// Whether trees wait to be taken apart.
+    pub fn has_trees(&self) -> bool {
+        !self.trees.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Gives the files of trees that were moved in the names of their blobs.
+    pub fn take_apart(&self) {
+        loop {
+            let next = self.trees.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((name, tree)) = next else { return };
+            if let Some(Some(opened)) = self.opened.get() {
+                self.move_files(opened, &name, &tree);
+            }
+        }
+    }
+
+    fn move_files(&self, opened: &Opened, name: &CString, tree: &TreeMeta) {
+        let top = name.to_string_lossy();
+        let files = tree.entries.iter().filter_map(|entry: &TreeEntry| Some((entry, entry.blob()?)));
+        for (entry, digest) in files.filter(|(_, digest)| digest.size > 0) {
+            let Ok(place) = opened.blobs.place(&digest) else { continue };
+            let below = format!("{top}/{}", entry.path);
+            // One that an action made unreadable for us is not kept.
+            if rustix::fs::renameat(&opened.incoming, below, opened.blobs.dir(), &place).is_ok() {
+                let _ = touch(opened.blobs.dir(), &place);
+                self.added.fetch_add(on_disk(digest.size), Ordering::Relaxed);
+            }
+        }
+        // What stays is deleted by the next build.
+        let _ = remove_all(&self.root.join("incoming").join(&*top));
+    }
+
+    /// Cuts the store back to its limit, if anything came. Nothing is kept any more.
+    pub fn end(&self) {
+        self.take_apart();
+        let Some(Some(opened)) = self.opened.get() else { return };
+        if !self.has_grown.load(Ordering::Acquire) {
+            return;
+        }
+        let added = self.added.load(Ordering::Relaxed);
+        let bytes = match opened.bytes.and_then(|bytes| bytes.checked_add(added)) {
+            Some(bytes) if bytes <= self.limit => bytes,
+            _ => {
+                let mut listing = Listing::of(opened.root.as_fd(), &["cas"]);
+                if listing.bytes > self.limit {
+                    let now = seconds(SystemTime::now());
+                    listing.trim(opened.root.as_fd(), self.limit / 100 * KEPT_PERCENT, u64::MAX, now);
+                }
+                listing.bytes
+            }
+        };
+        // Without it the next build that keeps something lists all.
+        let _ = std::fs::write(self.root.join("size"), format!("{bytes}\n"));
+    }
+
+    /// Does something that may put blobs into the store. Its size is not known from here on, until the end.
+    fn grow(&self, put: impl FnOnce(&Opened) -> bool) -> bool {
+        if self.limit == 0 {
+            return false;
+        }
+        let Some(opened) = self.open() else { return false };
+        if !self.has_grown.swap(true, Ordering::AcqRel) {
+            match std::fs::remove_file(self.root.join("size")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return false,
+                _ => {}
+            }
+        }
+        put(opened)
+    }
+
+    fn take_tree(&self, name: CString, tree: &Arc<TreeMeta>) {
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner).push((name, Arc::clone(tree)));
+    }
+
+    fn name(&self) -> CString {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        CString::new(format!("{}-{next}", std::process::id())).unwrap_or_default()
+    }
+
+    fn open(&self) -> Option<&Opened> {
+        self.opened.get_or_init(|| self.try_open().ok()).as_ref()
+    }
+
+    fn try_open(&self) -> io::Result<Opened> {
+        let bytes = match std::fs::create_dir(&self.root) {
+            Ok(()) => Some(0),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.known_bytes(),
+            Err(error) => return Err(error),
+        };
+        let root = OwnedFd::from(File::open(&self.root)?);
+        let cas = ensure_dir(root.as_fd(), "cas", Rights::private())?;
+        let blobs = BlobDir::open(cas.as_fd(), self.tree.function(), Rights::private())?;
+        ensure_dir(root.as_fd(), "incoming", Rights::private())?;
+        // What a killed build left there is nobody's.
+        let incoming = open_dir(root.as_fd(), "incoming")?;
+        for name in names(&incoming) {
+            let _ = remove_all(&self.root.join("incoming").join(&*name.to_string_lossy()));
+        }
+        Ok(Opened { root, blobs, incoming, bytes })
+    }
+
+    fn known_bytes(&self) -> Option<u64> {
+        std::fs::read_to_string(self.root.join("size")).ok()?.trim_end().parse().ok()
+    }
+}

@@ -1,10 +1,14 @@
 //! Bringing outputs to their places.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
 
-use minibuild_core::{ArtifactKind, FetchOutcome, Urgency};
+use minibuild_core::{
+    ArtifactKind, Content, FetchOutcome, OutputMeta, RemoteEvent, StagedOutput, StagingOutcome, StagingRequest, Urgency,
+};
+use minibuild_remote::Keeper;
 
-use crate::harness::{F, Fixture, Task, file_output};
+use crate::harness::{F, Fixture, Task, file_output, run_id, who};
 
 fn outputs() -> Task {
     let script = "cd minibuild-out/bin; mkdir -p d/e; echo same > d/a; cp d/a d/b; head -c 300000 /dev/zero > d/big; \
@@ -88,4 +92,39 @@ fn many_who_want_one_blob_cause_one_transfer() {
     }
     assert_eq!((calls() - before, copied), (1, 4));
     assert_eq!(fixture.read("minibuild-out/bin/copy4").len(), 300_000);
+}
+
+#[test]
+fn what_was_staged_in_vain_goes_to_whoever_keeps_it() {
+    let fixture = Fixture::new();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&kept);
+    let keeper: Keeper = Arc::new(move |_staged, content| log.lock().expect("not poisoned").push(content.clone()));
+    let mut client = fixture.client_with(|config| config.keeper = Some(keeper));
+    let report = client.run(&outputs());
+    assert_eq!(report.outputs.len(), 4, "{:?}", report.status);
+    let contents = || report.outputs.iter().map(|output| output.meta.content.clone());
+    for is_kept in [false, true] {
+        let run = run_id();
+        let staged = |meta: &OutputMeta| StagedOutput {
+            path: meta.path.clone(),
+            content: meta.content.clone(),
+            here: Vec::new(),
+        };
+        let outputs = report.outputs.iter().map(|output| staged(&output.meta)).collect();
+        client.remote().stage(StagingRequest { run, outputs, who: who(F.digest(b"staging")) });
+        let outcome = client.wait(|event| match event {
+            RemoteEvent::Staged { run: of, outcome } if *of == run => Some(outcome.clone()),
+            _ => None,
+        });
+        assert_eq!(outcome, StagingOutcome::Done);
+        match is_kept {
+            true => client.remote().keep_staged(run),
+            false => client.remote().unstage(run),
+        }
+        let expected: Vec<Content> = contents().filter(|_| is_kept).collect();
+        assert_eq!(*kept.lock().expect("not poisoned"), expected);
+    }
+    let staging = fixture.workspace().join("minibuild-out/.state/staging");
+    assert_eq!(std::fs::read_dir(staging).expect("lists").count(), 0);
 }

@@ -1,6 +1,6 @@
 //! Ordinary builds: what runs and what does not, patterns, failures, commands' surroundings.
 
-use minibuild_testkit::{Event, Workspace};
+use minibuild_testkit::{Event, Workspace, children};
 
 use crate::{genrule, with_targets, workspace};
 
@@ -302,7 +302,9 @@ fn the_environment_is_exactly_what_is_declared() {
     let text = ws.output("a");
     let mut names: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once('=')).collect();
     names.sort_unstable();
-    let tmp = names.iter().position(|(name, _)| *name == "TMPDIR").map(|at| names.remove(at).1).expect("TMPDIR is set");
+    let mut given =
+        |wanted| names.iter().position(|(name, _)| *name == wanted).map(|at| names.remove(at).1).expect("it is set");
+    let (tmp, makeflags) = (given("TMPDIR"), given("MAKEFLAGS"));
     let expected = [
         ("EVERYWHERE", "1"),
         ("MINE", "x y"),
@@ -314,6 +316,7 @@ fn the_environment_is_exactly_what_is_declared() {
     // The shell itself sets PWD.
     assert_eq!(names, expected);
     assert!(tmp.starts_with(ws.root().to_str().expect("UTF-8")), "{tmp}");
+    assert!(makeflags.contains("--jobserver-auth="), "{makeflags}");
 }
 
 #[test]
@@ -402,7 +405,8 @@ fn as_many_run_at_once_as_jobs_are_given() {
     for _ in 0..3 {
         gate.arrival();
     }
-    assert_eq!(build.helpers().len(), 3);
+    // A fourth may be prepared, and its command waits.
+    assert!(build.helpers().iter().filter(|&&helper| !children(helper).is_empty()).count() <= 3);
     gate.open();
     gate.arrival();
     for _ in 0..3 {

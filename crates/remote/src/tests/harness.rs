@@ -104,6 +104,8 @@ impl Fixture {
         let tell = {
             let told = Arc::clone(&told);
             move |event| match event {
+                // Beside the message that says why.
+                RemoteEvent::Outage { .. } => {}
                 RemoteEvent::Message { text, .. } => told.lock().expect("no panic").push(text),
                 other => panic!("{other:?}"),
             }

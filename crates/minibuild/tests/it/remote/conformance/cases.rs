@@ -104,7 +104,7 @@ fn trees() -> Vec<Case> {
 }
 
 fn surroundings() -> Vec<Case> {
-    let own = "env | grep -v -e ^PWD= -e ^OLDPWD= -e ^SHLVL= -e ^_= -e ^TMPDIR= | sort > $OUT";
+    let own = "env | grep -v -e ^PWD= -e ^OLDPWD= -e ^SHLVL= -e ^_= -e ^TMPDIR= -e ^MAKEFLAGS= | sort > $OUT";
     let linked = "cat t/link.txt t/linked/f.txt t/twice.txt > $OUT; readlink t/link.txt t/twice.txt >> $OUT";
     let depfile =
         "cat t/in.txt > $OUT; echo 'minibuild-out/bin/t/depfile.out: t/in.txt' > minibuild-out/bin/t/depfile.dep";

@@ -353,7 +353,7 @@ impl Machine {
         if is_open && self.stopping.is_none() && (self.running.contains_key(&action) || self.begin_with_key(action)) {
             self.tell_race(action, Heard::Start(Work::LookUp));
         }
-        if !self.running.get(&action).is_some_and(|running| running.look_up.is_some()) {
+        if self.running.get(&action).is_none_or(|running| running.look_up.is_none()) {
             self.tell_policy(Told::LookUpFailed(action));
         }
     }

@@ -12,6 +12,7 @@ mod failures;
 mod fetch;
 mod finish;
 mod goals;
+mod look_up;
 mod parts;
 mod preview;
 mod progress;

@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, CacheAnswer, Content, Digest, ExecutionReport,
-    ExecutionStatus, Level, PublishedOutput, RemoteStage, RunId, StagedOutput, StagingOutcome, StagingRequest,
-    StopReason, WsPath,
+    ActionId, ArtifactId, Branch, BranchOutcome, BuildEvent, Content, ExecutionReport, ExecutionStatus, Level,
+    PublishedOutput, RemoteStage, RunId, StagedOutput, StagingOutcome, StagingRequest, StopReason, WsPath,
 };
 use minibuild_dynamic::policy::{Ended, Event as Chosen, Reason, RemoteTimes};
 use minibuild_dynamic::race::{
-    Answer, Attempt, Event as Heard, FailureClass, Halt, LocalEnd, Need, Plan, Race, RemoteEnd, StagingEnd,
-    Step as Told, Work,
+    Attempt, Event as Heard, FailureClass, Halt, LocalEnd, Need, Plan, Race, RemoteEnd, StagingEnd, Step as Told, Work,
 };
 use minibuild_graph::ActionKey;
 
 use super::finish::millis;
+use super::look_up::LookUp;
 use super::remote::Sides;
 use super::{Machine, Made, Name, Status, Step, Stopping};
 use crate::state::SideRecord;
@@ -55,15 +54,6 @@ pub(super) struct Running {
     pub(super) ended: Vec<SideRecord>,
 }
 
-/// A question to the cache.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LookUp {
-    attempt: Attempt,
-    since: Duration,
-    /// Of contents, when it was asked.
-    generation: u64,
-}
-
 /// One run of one branch.
 #[derive(Debug)]
 pub(super) struct Run {
@@ -86,7 +76,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn new(attempt: u32, started: Duration) -> Self {
+    pub(super) fn new(attempt: u32, started: Duration) -> Self {
         Self {
             attempt,
             started,
@@ -220,84 +210,6 @@ impl Machine {
             Told::LookUp(attempt) => self.begin_look_up(action, attempt),
             Told::DropLookUp(_) => self.drop_look_up(action),
         }
-    }
-
-    fn begin_look_up(&mut self, action: ActionId, attempt: Attempt) {
-        let (since, generation) = (self.now, self.generation);
-        let Some(running) = self.running.get_mut(&action) else { return };
-        running.look_up = Some(LookUp { attempt, since, generation });
-        let key = running.key.action;
-        if self.status_of(action) == Status::Queued {
-            self.set_status(action, Status::LookingUp);
-        }
-        self.push_look_up(RunId { action, attempt: attempt.0 }, key);
-    }
-
-    fn drop_look_up(&mut self, action: ActionId) {
-        if let Some(running) = self.running.get_mut(&action) {
-            running.look_up = None;
-        }
-        self.tell_policy(Chosen::LookUpFailed(action));
-    }
-
-    /// The cache answered an action that is on its way.
-    pub(super) fn take_raced_answer(&mut self, run: RunId, answer: CacheAnswer, took: Duration) {
-        let action = run.action;
-        let Some(running) = self.running.get_mut(&action) else { return };
-        let Some(asked) = running.look_up.take_if(|asked| asked.attempt.0 == run.attempt) else { return };
-        let key = running.key.action;
-        let stands = asked.generation == self.generation || self.has_key(action, key);
-        let has_failed = matches!(answer, CacheAnswer::Failed(_));
-        self.outcome.cache_errors += u64::from(has_failed && stands);
-        let found = match answer {
-            CacheAnswer::Hit(report) if stands => self.usable_hit(action, key, asked, report),
-            _ => None,
-        };
-        if stands && found.is_none() {
-            self.missed.insert(action, key);
-        }
-        if self.status_of(action) == Status::LookingUp {
-            if !stands {
-                // With other inputs it is another question.
-                return self.reopen(action);
-            }
-            if found.is_none() {
-                self.set_status(action, Status::Queued);
-            }
-        }
-        self.tell_policy(match has_failed {
-            true => Chosen::LookUpFailed(action),
-            false => Chosen::LookedUp { action, hit: found.is_some(), took: Some(took) },
-        });
-        let answer = match found {
-            Some(report) => Answer::Hit { to_stage: self.is_to_be_staged(action), report },
-            None => Answer::Miss,
-        };
-        self.tell_race(action, Heard::LookedUp(asked.attempt, answer));
-    }
-
-    /// Whether the action's inputs still make this key.
-    fn has_key(&mut self, action: ActionId, key: Digest) -> bool {
-        let command = self.command_of(action);
-        let inputs = self.flat_inputs(action);
-        self.key(action, &command, &inputs).is_ok_and(|now| now.action == key)
-    }
-
-    /// A cached result, if it is of use. Beside a local run it is a branch of its own.
-    fn usable_hit(&mut self, action: ActionId, key: Digest, asked: LookUp, report: Report) -> Option<Report> {
-        if self.is_known_to_be_lost(action, &key, &report.outputs) {
-            return None;
-        }
-        let read = self.read_inputs(action, &report).ok()?;
-        let ended = Some(self.now);
-        let running = self.running.get_mut(&action)?;
-        let is_race = running.local.is_some();
-        let run = Run::new(asked.attempt.0, asked.since);
-        running.remote = Some(Run { is_over: true, read, ended, ..run });
-        if is_race {
-            self.note_branch(action, Branch::Remote, "the cache had its result".to_owned());
-        }
-        Some(report)
     }
 
     fn stop_local(&mut self, run: RunId, reason: StopReason) {
@@ -531,7 +443,7 @@ impl Machine {
 
     /// While a local run may still win, what is wanted of a remote result is brought here privately. Where none runs the
     /// result stands as it is, and its outputs are fetched like those of any other.
-    fn is_to_be_staged(&self, action: ActionId) -> bool {
+    pub(super) fn is_to_be_staged(&self, action: ActionId) -> bool {
         let is_wanted = |&id: &ArtifactId| self.bytes.wanted(id).is_some();
         self.running.get(&action).is_some_and(|running| running.runs_on(Branch::Local))
             && self.model.action(action).outputs.iter().any(is_wanted)

@@ -65,3 +65,19 @@ fn d29_shared_input_fetch_survives_a_lost_race() {
     let run = remote.race(&ws, &["//:next", "--download=minimal"]).ok();
     assert_eq!((downloaded(&run), remote.calls(&DOWNLOADS)), (vec![], 0));
 }
+
+#[test]
+fn d29_what_is_read_here_in_vain_is_here_next_time() {
+    let (remote, ws) = (Remote::new(), with_targets(""));
+    let big = genrule("big", &[], &["big"], "head -c 300000 /dev/zero > $OUT");
+    let mut here = ws.gate("here");
+    let command = sides(&format!("{}; wc -c < $SRC > $OUT", here.pass()), "wc -c < $SRC > $OUT");
+    ws.write("BUILD.toml", &big);
+    remote.build(&ws, &["//:big", "--download=minimal"]).ok();
+    ws.write("BUILD.toml", big + &genrule("a", &[":big"], &["a"], &command));
+    // A place here is free, but what `a` reads is not here: it is brought while the other side runs, which wins.
+    let flags = [&*remote.executor(), "--strategy=dynamic", "--download=minimal", "//:a"];
+    let run = ws.build(&flags).ok();
+    assert_eq!(downloaded(&run), [("big", "input")], "{:?}", branches(&run));
+    assert!(ws.has_output("big"));
+}

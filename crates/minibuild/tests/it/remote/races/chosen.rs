@@ -12,6 +12,17 @@ impl Remote {
         ws.build(&[&[&*self.executor(), "--strategy=dynamic"], args].concat())
     }
 
+    /// A build that knows how long its actions take here, and how soon the server answers, which has all it needs.
+    #[track_caller]
+    fn adapt_at_last(&self, ws: &Workspace) -> Run {
+        ws.build(&["//..."]).ok();
+        // Until a hit was seen nothing is known of the link, and what is idle may start.
+        ws.write("src", "1");
+        self.adapt(ws, &["//..."]).ok();
+        ws.write("src", "2");
+        self.adapt(ws, &["//..."]).ok()
+    }
+
     /// Has the server know what these sources make.
     #[track_caller]
     fn knows(&self, rules: &str, sources: &[&str]) {
@@ -46,12 +57,7 @@ fn d06_remote_cache_hit_beats_local() {
     let rules = actions(&["a", "b"], "sleep 3");
     remote.knows(&rules, &["1", "2"]);
     let ws = with_targets(&rules).file("src", "0");
-    ws.build(&["//..."]).ok();
-    // Until a hit was seen nothing is known of the link, and what is idle may start.
-    ws.write("src", "1");
-    remote.adapt(&ws, &["//..."]).ok();
-    ws.write("src", "2");
-    let run = remote.adapt(&ws, &["//..."]).ok();
+    let run = remote.adapt_at_last(&ws);
     assert_eq!(run.counts().remote_cache, 2, "{:?}", runners(&run));
     assert_eq!(local_starts(&run), Vec::<&str>::new(), "the answer takes far less than a run here");
     assert_eq!(ws.output("b"), "2");
@@ -63,11 +69,7 @@ fn d06_a_slow_link_is_not_waited_for() {
     let rules = actions(&["a"], "sleep 0.05");
     remote.knows(&rules, &["1", "2"]);
     let ws = with_targets(&rules).file("src", "0");
-    ws.build(&["//..."]).ok();
-    ws.write("src", "1");
-    remote.adapt(&ws, &["//..."]).ok();
-    ws.write("src", "2");
-    let run = remote.adapt(&ws, &["//..."]).ok();
+    let run = remote.adapt_at_last(&ws);
     assert_eq!(local_starts(&run).len(), 1, "{:?}", branches(&run));
     let explained = ws.run(&["explain", "--race", "//:a"]).ok().stdout;
     let reason = local_starts(&run)[0];

@@ -291,6 +291,8 @@ impl Policy {
         self.table.change(action, |live| {
             live.is_over |= matches!(how, Ended::Won | Ended::Lost);
             live.remote_failed |= how == Ended::Failed;
+            // Nothing is left to give a head start to.
+            live.delayed_until = None;
             live.remote = if how == Ended::Returned { Remote::Parked } else { Remote::Closed };
         });
     }

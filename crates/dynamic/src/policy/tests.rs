@@ -318,6 +318,11 @@ fn race_starts_both_and_after_a_hit_local_later() {
     assert_eq!(bench.missed(2).steps(), "r2");
     assert_eq!(bench.at(999).steps(), "");
     assert_eq!(bench.at(1000).reasons(), [Reason::RaceDelayed]);
+    bench.ended_here(2, Ended::Won, 1);
+    // A head start is for a side that runs.
+    assert_eq!(bench.ready(3, both(10, 10)).steps(), "?3");
+    assert_eq!(bench.missed(3).steps(), "r3");
+    assert_eq!(bench.ended_there(3, Ended::Failed).steps(), "l3");
 }
 
 #[test]

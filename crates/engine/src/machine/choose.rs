@@ -385,7 +385,10 @@ impl Machine {
             return;
         }
         let Ok(sides) = self.sides(action) else { return };
-        let sides = Sides { here: sides.here && need != Need::Remote, there: sides.there && need != Need::Local };
+        // As long as nothing has begun the other side is as good a begin.
+        let has_begun = self.running.get(&action).is_some_and(Running::has_begun);
+        let is_wanted = |branch| !has_begun || need == Need::Either || need == branch;
+        let sides = Sides { here: sides.here && is_wanted(Need::Local), there: sides.there && is_wanted(Need::Remote) };
         self.close_choice(action, Ended::Returned, RemoteTimes::default());
         self.offer_action(action, sides, false);
     }

@@ -5,7 +5,10 @@ use minibuild_core::{RaceCounts, Runner, StopReason};
 use super::bench::Bench;
 use super::fake::End;
 use super::fake_remote::{Doing, RemoteEnd};
-use super::plan::{In::Source, action};
+use super::plan::{
+    In::{Out, Source},
+    action,
+};
 use super::session::{Ask, Session, ask, remote};
 use crate::machine::{Dynamic, Strategy};
 
@@ -136,4 +139,18 @@ fn what_is_compared_runs_to_both_ends() {
     session.finish(|_| 0);
     assert_eq!(won(&session), (1, 1, 0));
     assert!(session.warnings()[0].contains("makes something else here than remotely"), "{:?}", session.warnings());
+}
+
+#[test]
+fn compared_sides_wait_for_what_either_lacks() {
+    // What 1 reads is in the store only, which loses it: neither side can begin before it is made again.
+    for last in [false, true] {
+        let mut bench = Bench::new(1, vec![action(&[Source(0)]), action(&[Out(0, 0)])]);
+        bench.build(&ask(&[0]).remotely().minimal());
+        bench.evict_all();
+        let dynamic = Dynamic { compares: true, ..Dynamic::default() };
+        let mut session = bench.begin(&Ask { dynamic, ..adaptive(&[1]) });
+        session.finish(|doing| if last { doing.len() - 1 } else { 0 });
+        assert_eq!((session.announced(1), session.failures().len()), (Some(true), 0));
+    }
 }

@@ -70,7 +70,7 @@ fn d29_shared_input_fetch_survives_a_lost_race() {
 fn d29_what_is_read_here_in_vain_is_here_next_time() {
     let (remote, ws) = (Remote::new(), with_targets(""));
     let big = genrule("big", &[], &["big"], "head -c 300000 /dev/zero > $OUT");
-    let mut here = ws.gate("here");
+    let here = ws.gate("here");
     let command = sides(&format!("{}; wc -c < $SRC > $OUT", here.pass()), "wc -c < $SRC > $OUT");
     ws.write("BUILD.toml", &big);
     remote.build(&ws, &["//:big", "--download=minimal"]).ok();

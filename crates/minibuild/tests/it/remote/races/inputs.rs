@@ -76,8 +76,7 @@ fn d29_what_is_read_here_in_vain_is_here_next_time() {
     remote.build(&ws, &["//:big", "--download=minimal"]).ok();
     ws.write("BUILD.toml", big + &genrule("a", &[":big"], &["a"], &command));
     // A place here is free, but what `a` reads is not here: it is brought while the other side runs, which wins.
-    let flags = [&*remote.executor(), "--strategy=dynamic", "--download=minimal", "//:a"];
-    let run = ws.build(&flags).ok();
+    let run = remote.race(&ws, &["--download=minimal", "//:a"]).ok();
     assert_eq!(downloaded(&run), [("big", "input")], "{:?}", branches(&run));
     assert!(ws.has_output("big"));
 }

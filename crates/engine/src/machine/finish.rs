@@ -39,7 +39,7 @@ impl Machine {
                     Branch::Remote => races.remote_won += u64::from(is_race),
                 }
                 self.compare(action, &winner, &loser);
-                if is_found {
+                if is_found && self.status_of(action) != Status::Running {
                     self.emit_action_started(action);
                 }
                 self.note_sides(action, &mut running, &winner);

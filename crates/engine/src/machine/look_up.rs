@@ -73,6 +73,10 @@ impl Machine {
             None => Answer::Miss,
         };
         self.tell_race(action, Heard::LookedUp(asked.attempt, answer));
+        if self.running.contains_key(&action) && self.status_of(action) == Status::LookingUp {
+            // A hit that is to be compared waits for the run here.
+            self.set_running(action);
+        }
     }
 
     /// Whether the action's inputs still make this key.

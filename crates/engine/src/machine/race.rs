@@ -241,7 +241,7 @@ impl Machine {
     }
 
     /// The action is under way on some side.
-    fn set_running(&mut self, action: ActionId) {
+    pub(super) fn set_running(&mut self, action: ActionId) {
         if self.status_of(action) != Status::Running {
             self.set_status(action, Status::Running);
             self.emit_action_started(action);

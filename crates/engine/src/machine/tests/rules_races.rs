@@ -154,3 +154,16 @@ fn compared_sides_wait_for_what_either_lacks() {
         assert_eq!((session.announced(1), session.failures().len()), (Some(true), 0));
     }
 }
+
+#[test]
+fn a_hit_that_is_to_be_compared_waits_for_the_run_here() {
+    let mut bench = Bench::new(2, vec![action(&[Source(0)]), action(&[Source(1)])]);
+    bench.build(&ask(&[0, 1]).remotely());
+    bench.check_out_again();
+    let dynamic = Dynamic { compares: true, ..Dynamic::default() };
+    // One place: the other's hit comes before its run can start.
+    let mut session = bench.begin(&Ask { dynamic, ..adaptive(&[0, 1]) });
+    answer_lookups(&mut session);
+    session.finish(|_| 0);
+    assert_eq!((won(&session), session.failures().len()), ((2, 2, 0), 0));
+}

@@ -34,6 +34,8 @@ const CLEARLY: f64 = 0.75;
 /// Answers are later than this part of the usual time only if something is wrong.
 const LATE_ANSWER: f64 = 1.5;
 const LATE_ANSWER_MIN: f64 = 20_000.0;
+/// How long the first answer of all is waited for, connecting included, microseconds.
+const FIRST_ANSWER: f64 = 60_000.0;
 /// For how many local starts, for each slot, inputs are brought here at once.
 const FETCHES: usize = 2;
 
@@ -291,7 +293,11 @@ impl Policy {
         if !live.there || live.fetch > 0 {
             return Speculation::Hold;
         }
-        let Some(answer) = self.predict.answer() else { return Speculation::Start(Reason::IdleCold, 0.0) };
+        let Some(answer) = self.predict.answer() else {
+            // A first answer that is this soon spares the question of what to do without it.
+            let is_late = elapsed > FIRST_ANSWER;
+            return if is_late { Speculation::Start(Reason::IdleCold, 0.0) } else { Speculation::Hold };
+        };
         let is_late = elapsed > (answer * LATE_ANSWER).max(LATE_ANSWER_MIN);
         let rest = if is_late { elapsed } else { (answer - elapsed).max(0.0) };
         let Some(guess) = self.predict.local_guess(live) else {
@@ -364,7 +370,7 @@ impl Policy {
         if let Some(&(end, _)) = self.table.flight.first() {
             self.wake_at(end.max(now + 1));
         }
-        let answer = self.predict.answer().unwrap_or(0.0);
+        let answer = self.predict.answer().unwrap_or(FIRST_ANSWER / LATE_ANSWER);
         let late = (answer * LATE_ANSWER).max(LATE_ANSWER_MIN) as Us + 1;
         let asked =
             self.table.asking.iter().take(LOOK).filter_map(|(_, action)| match self.table.get(*action)?.remote {

@@ -6,11 +6,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
+use rustix::fs::OFlags;
 
 const TOKEN: u8 = b'+';
 /// Its options in `MAKEFLAGS`; the second is that of GNU make before 4.2.
@@ -80,9 +81,7 @@ impl Jobserver {
     /// Nothing runs: what a command that was killed kept is replaced, what it made up is gone.
     pub(crate) fn refill(&self) {
         let Some(size) = self.size else { return };
-        let there = std::iter::from_fn(|| self.take()).take(size).count();
-        let surplus = there == size && self.take().is_some();
-        while surplus && self.take().is_some() {}
+        while self.take().is_some() {}
         let _ = (&self.writer).write_all(&vec![TOKEN; size]);
     }
 
@@ -103,7 +102,7 @@ impl Jobserver {
 #[derive(Debug)]
 pub(crate) struct Seat {
     /// Kept for what they are to the commands.
-    _ends: [std::os::fd::OwnedFd; 2],
+    _ends: [OwnedFd; 2],
     makeflags: String,
 }
 
@@ -114,16 +113,11 @@ impl Seat {
     /// Those of the operating system.
     pub(crate) fn open(read: &str, write: &str, kind: &str, jobs: &str) -> io::Result<Self> {
         let is_fifo = kind == "fifo";
-        let reader = OpenOptions::new().read(true).write(is_fifo).open(read)?;
-        let writer = if is_fifo { reader.try_clone()? } else { OpenOptions::new().write(true).open(write)? };
-        // Copies are inherited, unlike what the library opens.
-        let keep = |file: &File| {
-            let copy = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_DUPFD(3))?;
-            // SAFETY: the descriptor was made just now, and belongs to nobody else.
-            Ok::<_, io::Error>(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(copy) })
-        };
-        let ends = [keep(&reader)?, keep(&writer)?];
-        let [r, w] = ends.each_ref().map(std::os::fd::AsRawFd::as_raw_fd);
+        // Without close-on-exec, which the standard library always asks for. A fifo needs a writer to be opened.
+        let open = |path, flags| rustix::fs::open(path, flags, rustix::fs::Mode::empty());
+        let (to_read, to_write) = if is_fifo { (OFlags::RDWR, OFlags::RDWR) } else { (OFlags::RDONLY, OFlags::WRONLY) };
+        let ends = [open(read, to_read)?, open(write, to_write)?];
+        let [r, w] = ends.each_ref().map(AsRawFd::as_raw_fd);
         // The last one counts for GNU make, and those before 4.4 know no fifo.
         let by_name = is_fifo && !read.contains(char::is_whitespace);
         let fifo = if by_name { format!(" --jobserver-auth=fifo:{read}") } else { String::new() };
@@ -160,8 +154,6 @@ fn offered(makeflags: &str) -> Option<Offer> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use super::*;
 
     fn count(server: &Jobserver) -> usize {

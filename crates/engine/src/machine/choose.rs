@@ -8,12 +8,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use minibuild_core::{ActionId, ArtifactId, Branch, DownloadReason, RunId};
+use minibuild_core::{ActionId, ArtifactId, Branch, RunId};
 use minibuild_dynamic::policy::{
     Config, Ended, Event as Told, History, MnemonicId, Mode, Policy, Ready, Reason, RemoteTimes, Step as Choice,
     Urgency,
 };
-use minibuild_dynamic::race::{Event as Heard, Need, Work};
+use minibuild_dynamic::race::{Event as Heard, Work};
 use rustc_hash::FxHashMap;
 
 use super::evaluate::FlatInputs;
@@ -136,7 +136,8 @@ impl Machine {
         chooser.policy.take(Told::Ready(action, ready), self.now);
     }
 
-    fn urgency_of(&self, action: ActionId) -> Urgency {
+    /// How urgent the action is among others.
+    pub(super) fn urgency_of(&self, action: ActionId) -> Urgency {
         let failed_last = self.state.action(&key_path(&self.model, action)).is_some_and(|record| record.failed);
         Urgency { failed_last, remaining: self.remaining[self.node(action)] }
     }
@@ -339,11 +340,8 @@ impl Machine {
             return self.await_inputs(action, missing);
         }
         self.park(action, branch, Cause::Inputs);
-        for &id in missing.iter().filter(|_| branch == Branch::Local) {
-            let is_made = self.model.artifact(id).producer.is_some_and(|p| self.status_of(p) == Status::Done);
-            if is_made && self.bytes.is_there(id) {
-                self.fetch(id, DownloadReason::Input);
-            }
+        if branch == Branch::Local {
+            self.fetch_inputs(action);
         }
     }
 
@@ -377,8 +375,8 @@ impl Machine {
         true
     }
 
-    /// The action goes on only with this branch, or any. A policy that took it for decided hears of it anew.
-    pub(super) fn choose_again(&mut self, action: ActionId, need: Need) {
+    /// The action goes on only with the branch it needs. A policy that took it for decided hears of it anew.
+    pub(super) fn choose_again(&mut self, action: ActionId) {
         let Some(chooser) = &self.chooser else { return };
         let is_parked = chooser.parked.keys().any(|(_, parked, _)| *parked == action);
         if chooser.policy.may_start(action) && !is_parked {
@@ -386,9 +384,9 @@ impl Machine {
         }
         let Ok(sides) = self.sides(action) else { return };
         // As long as nothing has begun the other side is as good a begin.
-        let has_begun = self.running.get(&action).is_some_and(Running::has_begun);
-        let is_wanted = |branch| !has_begun || need == Need::Either || need == branch;
-        let sides = Sides { here: sides.here && is_wanted(Need::Local), there: sides.there && is_wanted(Need::Remote) };
+        let begun = self.running.get(&action).filter(|running| running.has_begun());
+        let may = |branch| sides.allow(branch) && begun.is_none_or(|running| running.needs(branch));
+        let sides = Sides { here: may(Branch::Local), there: may(Branch::Remote) };
         self.close_choice(action, Ended::Returned, RemoteTimes::default());
         self.offer_action(action, sides, false);
     }

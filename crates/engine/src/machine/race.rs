@@ -55,7 +55,7 @@ pub(super) struct Running {
 }
 
 /// One run of one branch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Run {
     pub(super) attempt: u32,
     pub(super) started: Duration,
@@ -77,18 +77,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(attempt: u32, started: Duration) -> Self {
-        Self {
-            attempt,
-            started,
-            is_over: false,
-            told: None,
-            reason: None,
-            queued: None,
-            executing: None,
-            ended: None,
-            read: None,
-            problem: None,
-        }
+        Self { attempt, started, ..Self::default() }
     }
 }
 
@@ -333,7 +322,7 @@ impl Machine {
         running.needs = Some(need);
         self.enqueued += 1;
         match self.chooser {
-            Some(_) => self.choose_again(action, need),
+            Some(_) => self.choose_again(action),
             None => self.push_ready(action),
         }
     }

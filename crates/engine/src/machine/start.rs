@@ -6,7 +6,7 @@ use minibuild_core::{
     ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionRequest, Fingerprint,
     Model, RunId, WsPath,
 };
-use minibuild_dynamic::policy::Reason;
+use minibuild_dynamic::policy::{Reason, Urgency};
 use minibuild_dynamic::race::{Attempt, Event as Heard, Plan};
 use minibuild_graph::{ActionKey, Priority};
 
@@ -14,7 +14,7 @@ use super::evaluate::FlatInputs;
 use super::race::{sides_of, work_of};
 use super::remote::Sides;
 use super::resources::{Fit, Usage};
-use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, Running, Status, Step, Strategy, key_path};
+use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, Running, Status, Step, Strategy};
 
 impl Machine {
     /// The action has to run.
@@ -47,8 +47,8 @@ impl Machine {
 
     /// It waits for a place here, and there is no other side.
     pub(super) fn push_ready(&mut self, action: ActionId) {
-        let failed_last = self.state.action(&key_path(&self.model, action)).is_some_and(|r| r.failed);
-        self.ready.push(action, Priority { failed_last, remaining: self.remaining[self.node(action)] });
+        let Urgency { failed_last, remaining } = self.urgency_of(action);
+        self.ready.push(action, Priority { failed_last, remaining });
     }
 
     /// The action has to be looked at again, as soon as nobody reads its outputs.

@@ -2,7 +2,7 @@
 
 use minibuild_testkit::{Gate, Signal, Workspace, kill};
 
-use super::{Build, Remote, branches, sides};
+use super::{Build, Remote, branches, one, sides};
 use crate::{genrule, with_targets};
 
 /// Faults by which calls of these methods are never answered.
@@ -21,6 +21,16 @@ fn interrupt(remote: &Remote, ws: &Workspace, build: Build) -> minibuild_testkit
     remote.stop();
     ws.nothing_is_left_running();
     run
+}
+
+/// Ctrl-C stops both branches, and half of `a` is not left.
+#[track_caller]
+fn interrupt_both(remote: &Remote, ws: &Workspace, build: Build) {
+    let run = interrupt(remote, ws, build);
+    let mut ends = branches(&run);
+    ends.sort_unstable();
+    assert_eq!(ends, [("local", "stopped"), ("remote", "stopped")]);
+    assert!(!ws.has_output("a"), "half an output is left");
 }
 
 /// The next build makes all there is to make, and the one after that nothing.
@@ -88,19 +98,12 @@ fn d26_interrupt_during_the_fetch_of_an_input() {
 fn d26_interrupt_during_the_run() {
     let (remote, ws) = (Remote::new(), with_targets(""));
     let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
-    let command = sides(
-        &format!("echo half > $OUT; {}; echo a > $OUT", here.pass()),
-        &format!("{}; echo a > $OUT", there.pass()),
-    );
-    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
+    let command = format!("echo half > $OUT; {}; echo a > $OUT", here.pass());
+    ws.write("BUILD.toml", one(&command, &format!("{}; echo a > $OUT", there.pass())));
     let build = remote.start_race(&ws, &["//..."]);
     here.arrival();
     there.arrival();
-    let run = interrupt(&remote, &ws, build);
-    let mut ends = branches(&run);
-    ends.sort_unstable();
-    assert_eq!(ends, [("local", "stopped"), ("remote", "stopped")]);
-    assert!(!ws.has_output("a"), "half an output is left");
+    interrupt_both(&remote, &ws, build);
     here.open();
     there.open();
     build_again(&remote, &ws, &[("a", "a\n")]);
@@ -110,16 +113,11 @@ fn d26_interrupt_during_the_run() {
 fn d26_interrupt_during_the_download() {
     let (remote, ws) = (Remote::with(&hang(&DOWNLOADS)), with_targets(""));
     let mut here = ws.gate("here");
-    let command = sides(&format!("echo half > $OUT; {}; echo a > $OUT", here.pass()), "echo a > $OUT");
-    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
+    ws.write("BUILD.toml", one(&format!("echo half > $OUT; {}; echo a > $OUT", here.pass()), "echo a > $OUT"));
     let build = remote.start_race(&ws, &["//..."]);
     here.arrival();
     build.wait_until("the output is being brought", || remote.calls(&DOWNLOADS) > 0);
-    let run = interrupt(&remote, &ws, build);
-    let mut ends = branches(&run);
-    ends.sort_unstable();
-    assert_eq!(ends, [("local", "stopped"), ("remote", "stopped")]);
-    assert!(!ws.has_output("a"), "half an output is left");
+    interrupt_both(&remote, &ws, build);
     here.open();
     build_again(&remote, &ws, &[("a", "a\n")]);
 }

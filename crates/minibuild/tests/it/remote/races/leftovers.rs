@@ -2,7 +2,7 @@
 
 use minibuild_testkit::{Workspace, difference};
 
-use super::{Build, Remote, branches, races, runners, sides};
+use super::{Build, Remote, branches, one, races, runners, sides};
 use crate::bad_actions::SmallDisk;
 use crate::{genrule, with_targets};
 
@@ -21,13 +21,7 @@ pub(super) fn remote_wins(here: &str) -> Workspace {
 
 pub(super) fn remote_wins_in(ws: Workspace, here: &str) -> Workspace {
     let remote = Remote::new();
-    let (mut gate, mut there) = (ws.gate("here"), ws.gate("there"));
-    ws.write("BUILD.toml", tree(&format!("{here}; {}; sleep 1000", gate.pass()), &format!("{}; {MADE}", there.pass())));
-    let build = remote.start_race(&ws, &["//..."]);
-    gate.arrival();
-    there.arrival();
-    there.open();
-    let run = build.wait().ok();
+    let run = remote.overtake(&ws, tree, here, MADE);
     assert_eq!((races(&run), runners(&run)), ((1, 0, 1), vec![("//:d", "remote")]));
     ws.nothing_is_left_running();
     assert_is_remotes(&ws);
@@ -69,17 +63,8 @@ fn d10_ten_thousand_files() {
 #[test]
 fn d11_partial_file_output_of_the_loser_is_gone() {
     let (remote, ws) = (Remote::new(), with_targets(""));
-    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
-    let command = sides(
-        &format!("printf 'half of a very long line' > $OUT; {}; sleep 1000", here.pass()),
-        &format!("{}; echo whole > $OUT", there.pass()),
-    );
-    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
-    let build = remote.start_race(&ws, &["//..."]);
-    here.arrival();
-    there.arrival();
-    there.open();
-    assert_eq!(races(&build.wait().ok()), (1, 0, 1));
+    let run = remote.overtake(&ws, one, "printf 'half of a very long line' > $OUT", "echo whole > $OUT");
+    assert_eq!(races(&run), (1, 0, 1));
     assert_eq!(ws.output("a"), "whole\n");
 }
 
@@ -107,18 +92,9 @@ fn d15_loser_left_a_process_in_its_own_session() {
 #[test]
 fn d16_set_aside_fails() {
     let (remote, ws) = (Remote::new(), with_targets(""));
-    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
     // Where things are set aside is gone, so they cannot be; a file in the way can be replaced all the same.
-    let command = sides(
-        &format!("echo half > $OUT; rm -rf minibuild-out/.state/trash; {}; sleep 1000", here.pass()),
-        &format!("{}; echo whole > $OUT", there.pass()),
-    );
-    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
-    let build = remote.start_race(&ws, &["//..."]);
-    here.arrival();
-    there.arrival();
-    there.open();
-    let run = build.wait().ok();
+    let here = "echo half > $OUT; rm -rf minibuild-out/.state/trash";
+    let run = remote.overtake(&ws, one, here, "echo whole > $OUT");
     let warnings = run.messages("warning");
     assert!(warnings.iter().any(|text| text.contains("cannot be set aside")), "{warnings:?}");
     assert_eq!((races(&run), ws.output("a").as_str()), ((1, 0, 1), "whole\n"));

@@ -17,13 +17,33 @@ mod winners;
 use minibuild_testkit::{Event, Run, Running as Build, Workspace};
 
 use super::{Remote, downloaded, runners};
+use crate::genrule;
 
 /// A command that does one thing here and another remotely.
 fn sides(here: &str, there: &str) -> String {
     format!("if [ -d minibuild-out/.state ]; then {here}; else {there}; fi")
 }
 
+/// One action, `//:a`, that makes `a`.
+fn one(here: &str, there: &str) -> String {
+    genrule("a", &[], &["a"], &sides(here, there))
+}
+
 impl Remote {
+    /// Races an action, made by `rule` of what it does here and there: when the side here has done that, and would go on
+    /// for ever, the other one does its part and wins.
+    #[track_caller]
+    fn overtake(&self, ws: &Workspace, rule: impl Fn(&str, &str) -> String, here: &str, there: &str) -> Run {
+        let (mut gate, mut other) = (ws.gate("here"), ws.gate("there"));
+        let here = format!("{here}; {}; sleep 1000", gate.pass());
+        ws.write("BUILD.toml", rule(&here, &format!("{}; {there}", other.pass())));
+        let build = self.start_race(ws, &["//..."]);
+        gate.arrival();
+        other.arrival();
+        other.open();
+        build.wait().ok()
+    }
+
     /// A build whose actions race.
     #[track_caller]
     fn race(&self, ws: &Workspace, args: &[&str]) -> Run {

@@ -1,6 +1,6 @@
 //! What commands leave among the outputs and nobody declares (scenario D12).
 
-use super::{Remote, races, sides};
+use super::{Remote, one, races};
 use crate::{genrule, with_targets};
 
 #[test]
@@ -42,17 +42,8 @@ fn d12_undeclared_files() {
 #[test]
 fn d12_undeclared_files_of_a_loser() {
     let (remote, ws) = (Remote::new(), with_targets(""));
-    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
-    let command = sides(
-        &format!("echo half > $OUT; echo t > minibuild-out/bin/a.tmp; {}; sleep 1000", here.pass()),
-        &format!("{}; echo whole > $OUT; echo t > minibuild-out/bin/b.tmp", there.pass()),
-    );
-    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
-    let build = remote.start_race(&ws, &["//..."]);
-    here.arrival();
-    there.arrival();
-    there.open();
-    let run = build.wait().ok();
+    let here = "echo half > $OUT; echo t > minibuild-out/bin/a.tmp";
+    let run = remote.overtake(&ws, one, here, "echo whole > $OUT; echo t > minibuild-out/bin/b.tmp");
     assert_eq!((races(&run), ws.output("a").as_str()), ((1, 0, 1), "whole\n"));
     let warnings = run.messages("warning");
     assert!(warnings.concat().contains("declares: `minibuild-out/bin/a.tmp`\n"), "{warnings:?}");

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use minibuild_testkit::Workspace;
 
 use super::leftovers::{ODD, remote_wins_in};
-use super::{Remote, races, sides};
-use crate::{genrule, with_targets};
+use super::{Remote, one, races};
+use crate::with_targets;
 
 /// A workspace of a user without privileges; `None`, loudly, where there is none.
 fn of_nobody() -> Option<Workspace> {
@@ -44,18 +44,8 @@ fn d10_the_directory_of_the_outputs_is_read_only() {
 fn d16_set_aside_fails_without_privileges() {
     let Some(ws) = of_nobody() else { return };
     let remote = Remote::new();
-    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
-    let trash = "minibuild-out/.state/trash";
-    let command = sides(
-        &format!("echo half > $OUT; chmod 0555 {trash}; {}; sleep 1000", here.pass()),
-        &format!("{}; echo whole > $OUT", there.pass()),
-    );
-    ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
-    let build = remote.start_race(&ws, &["//..."]);
-    here.arrival();
-    there.arrival();
-    there.open();
-    let run = build.wait().ok();
+    let here = "echo half > $OUT; chmod 0555 minibuild-out/.state/trash";
+    let run = remote.overtake(&ws, one, here, "echo whole > $OUT");
     let warnings = run.messages("warning");
     let named = |text: &&str| text.contains("cannot be set aside") && text.contains("minibuild-out/bin/a");
     assert!(warnings.iter().any(named), "{warnings:?}");

@@ -2,13 +2,8 @@
 
 use minibuild_testkit::Workspace;
 
-use super::{Remote, branches, downloaded, races, runners, sides};
+use super::{Remote, branches, downloaded, one, races, runners, sides};
 use crate::{genrule, with_targets};
-
-/// One action, `//:a`, that makes `a`.
-fn one(here: &str, there: &str) -> String {
-    genrule("a", &[], &["a"], &sides(here, there))
-}
 
 fn workspace() -> Workspace {
     with_targets("")

@@ -9,7 +9,7 @@ use minibuild_dynamic::policy::Event as Chosen;
 use minibuild_dynamic::race::{Answer, Attempt, Event as Heard};
 
 use super::race::{Report, Run};
-use super::{Machine, Status};
+use super::{Machine, Status, Step};
 
 /// A question to the cache.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,8 @@ impl Machine {
         if self.status_of(action) == Status::Queued {
             self.set_status(action, Status::LookingUp);
         }
-        self.push_look_up(RunId { action, attempt: attempt.0 }, key);
+        let lookup = self.lookup_for(RunId { action, attempt: attempt.0 }, key);
+        self.steps.push(Step::LookUp(Box::new(lookup)));
     }
 
     pub(super) fn drop_look_up(&mut self, action: ActionId) {

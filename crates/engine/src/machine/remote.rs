@@ -117,18 +117,19 @@ impl Machine {
         };
         self.set_status(action, Status::LookingUp);
         self.lookups.insert(action, Lookup { key, generation: self.generation, question: Question::Result });
-        self.push_look_up(self.run_id(action), key);
+        let lookup = self.lookup_for(self.run_id(action), key);
+        self.steps.push(Step::LookUp(Box::new(lookup)));
         true
     }
 
-    pub(super) fn push_look_up(&mut self, run: RunId, key: Digest) {
-        let lookup = CacheLookup {
+    /// What a cache is asked for the action.
+    pub(super) fn lookup_for(&self, run: RunId, key: Digest) -> CacheLookup {
+        CacheLookup {
             run,
             who: self.requester(run.action, key),
             outputs: declared_outputs(&self.model, run.action),
             depfile: self.model.action(run.action).depfile.clone(),
-        };
-        self.steps.push(Step::LookUp(Box::new(lookup)));
+        }
     }
 
     pub(super) fn take_remote(&mut self, event: RemoteEvent) {
@@ -282,19 +283,30 @@ impl Machine {
         let mut blobs = Blobs::default();
         blobs.add_bytes(running.key.action, &facts.action_bytes(running.key.command, running.key.input_root));
         blobs.add_bytes(running.key.command, &facts.command_bytes());
+        let upload = self.upload_of(action, running, report, blobs.list);
+        self.uploading.insert(report.run, (running.key.action, self.runs[action.index()]));
+        self.steps.push(Step::Upload(Box::new(upload)));
+    }
+
+    /// What a cache has to have of a result, besides the bytes of its outputs.
+    pub(super) fn upload_of(
+        &self,
+        action: ActionId,
+        running: &Running,
+        report: &ExecutionReport,
+        blobs: Vec<Blob>,
+    ) -> UploadRequest {
         let depfile = self.model.action(action).depfile.clone();
-        let upload = UploadRequest {
+        UploadRequest {
             run: report.run,
             who: self.requester(action, running.key.action),
-            blobs: blobs.list,
+            blobs,
             outputs: report.outputs.clone(),
             depfile: depfile.zip(report.depfile.as_deref().map(Arc::from)),
             stdout: Arc::from(&report.stdout[..]),
             stderr: Arc::from(&report.stderr[..]),
             wall: report.cost.wall,
-        };
-        self.uploading.insert(report.run, (running.key.action, self.runs[action.index()]));
-        self.steps.push(Step::Upload(Box::new(upload)));
+        }
     }
 
     fn take_uploaded(&mut self, run: RunId, error: Option<String>) {

@@ -6,12 +6,11 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ArtifactId, CacheAnswer, CacheLookup, Content, Digest, ExecutionReport, Kept, RunId, Runner, StoreCheck,
-    StoreEvent, UploadRequest, WsPath,
+    ActionId, ArtifactId, CacheAnswer, Content, Digest, ExecutionReport, Kept, RunId, Runner, StoreCheck, StoreEvent,
+    WsPath,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::start::declared_outputs;
 use super::{Lookup, Machine, Question, Running, Status, Step, Stopping, key_path};
 
 /// What is known of the stores of this machine.
@@ -159,12 +158,7 @@ impl Machine {
         let Some(key) = key.filter(|key| may_ask && self.stored.missed.get(&action) != Some(key)) else { return false };
         self.set_status(action, Status::LookingUp);
         self.lookups.insert(action, Lookup { key, generation: self.generation, question: Question::ResultHere });
-        let lookup = CacheLookup {
-            run: self.run_id(action),
-            who: self.requester(action, key),
-            outputs: declared_outputs(&self.model, action),
-            depfile: self.model.action(action).depfile.clone(),
-        };
+        let lookup = self.lookup_for(self.run_id(action), key);
         self.steps.push(Step::LookUpHere(Box::new(lookup)));
         true
     }
@@ -192,17 +186,7 @@ impl Machine {
         if !is_clean || !self.is_cached_here(action) || self.stopping >= Some(Stopping::Interrupted) {
             return;
         }
-        let depfile = self.model.action(action).depfile.clone();
-        let upload = UploadRequest {
-            run: report.run,
-            who: self.requester(action, running.key.action),
-            blobs: Vec::new(),
-            outputs: report.outputs.clone(),
-            depfile: depfile.zip(report.depfile.as_deref().map(Arc::from)),
-            stdout: Arc::from(&report.stdout[..]),
-            stderr: Arc::from(&report.stderr[..]),
-            wall: report.cost.wall,
-        };
+        let upload = self.upload_of(action, running, report, Vec::new());
         self.steps.push(Step::Store(Box::new(upload)));
     }
 }

@@ -34,8 +34,8 @@ const CLEARLY: f64 = 0.75;
 /// Answers are later than this part of the usual time only if something is wrong.
 const LATE_ANSWER: f64 = 1.5;
 const LATE_ANSWER_MIN: f64 = 20_000.0;
-/// How long the first answer of all is waited for, connecting included, microseconds.
-const FIRST_ANSWER: f64 = 60_000.0;
+/// How long the first answer of all is waited for, connecting included.
+const FIRST_ANSWER: Us = 60_000;
 /// For how many local starts, for each slot, inputs are brought here at once.
 const FETCHES: usize = 2;
 
@@ -113,6 +113,7 @@ impl Policy {
 
     pub(super) fn ask(&mut self, action: ActionId, now: Us) {
         if self.table.get(action).is_some_and(|live| live.remote == Remote::Fresh && !live.is_over) {
+            self.first_asked.get_or_insert(now);
             self.table.change(action, |live| live.remote = Remote::Asking { since: now });
             self.steps.push(Step::LookUp(action));
         }
@@ -294,8 +295,8 @@ impl Policy {
             return Speculation::Hold;
         }
         let Some(answer) = self.predict.answer() else {
-            // A first answer that is this soon spares the question of what to do without it.
-            let is_late = elapsed > FIRST_ANSWER;
+            // One that is this soon spares the question of what to do without it; what comes later does not wait again.
+            let is_late = self.first_asked.is_some_and(|first| now.saturating_sub(first) > FIRST_ANSWER);
             return if is_late { Speculation::Start(Reason::IdleCold, 0.0) } else { Speculation::Hold };
         };
         let is_late = elapsed > (answer * LATE_ANSWER).max(LATE_ANSWER_MIN);
@@ -370,7 +371,7 @@ impl Policy {
         if let Some(&(end, _)) = self.table.flight.first() {
             self.wake_at(end.max(now + 1));
         }
-        let answer = self.predict.answer().unwrap_or(FIRST_ANSWER / LATE_ANSWER);
+        let answer = self.predict.answer().unwrap_or(FIRST_ANSWER as f64 / LATE_ANSWER);
         let late = (answer * LATE_ANSWER).max(LATE_ANSWER_MIN) as Us + 1;
         let asked =
             self.table.asking.iter().take(LOOK).filter_map(|(_, action)| match self.table.get(*action)?.remote {

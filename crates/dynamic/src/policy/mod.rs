@@ -59,6 +59,8 @@ pub struct Policy {
     is_exclusive_running: bool,
     is_breaker_open: bool,
     has_hit: bool,
+    /// When the cache was asked first.
+    first_asked: Option<Us>,
     /// How many were sent, ever.
     sent: u64,
     /// When to look again, as last told.
@@ -82,6 +84,7 @@ impl Policy {
             is_exclusive_running: false,
             is_breaker_open: false,
             has_hit: false,
+            first_asked: None,
             sent: 0,
             wake: None,
             steps: Vec::new(),

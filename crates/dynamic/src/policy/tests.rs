@@ -136,6 +136,14 @@ fn cold_a_slow_hit_does_not_make_the_next_wait() {
 }
 
 #[test]
+fn cold_the_first_answer_is_waited_for_once() {
+    let mut bench = bench(2, History::default());
+    assert_eq!(bench.ready(0, both(0, 0)).steps(), "?0");
+    assert_eq!(bench.at(61).steps(), "l0");
+    assert_eq!(bench.at(62).ready(1, both(0, 0)).steps(), "l1 ?1");
+}
+
+#[test]
 fn a_short_answer_is_waited_for_and_a_long_one_not() {
     let cases = [(1.0, 1000, "?0"), (500.0, 50, "l0 ?0"), (20.0, 1000, "?0")];
     for (answer, local, expected) in cases {

@@ -30,5 +30,5 @@ pub use out_tree::OutTree;
 pub use recheck::{fingerprint_behind, tree_is_unchanged};
 pub use remove::remove_all;
 pub use source::{Answer, DiskFs, Look, listing_digest};
-pub use staging::{Staged, StagedFile, StagedTree};
+pub use staging::{Keep, Staged, StagedFile, StagedTree};
 pub use stat::{Seen, fingerprint_of, look_at, stat_batch, stat_filter};

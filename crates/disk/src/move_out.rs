@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::DiskError;
 use crate::out_tree::{OutTree, retry_writable};
-use crate::staging::Staged;
+use crate::staging::{Staged, StagedFile};
 use crate::stat::look_at;
 
 /// Bytes copied at a time.
@@ -53,6 +53,16 @@ impl OutTree {
 
 impl Staged {
     /// Renames a complete thing to `name` in `dir`, over whatever lies there.
+    ///
+    /// # Errors
+    /// Where it cannot be moved.
+    pub fn move_to(self, dir: BorrowedFd<'_>, name: &str) -> Result<(), DiskError> {
+        self.rename(dir, name).map_err(|error| DiskError::new("move to", name, error))
+    }
+}
+
+impl StagedFile {
+    /// Renames it as it is to `name` in `dir`, over whatever lies there.
     ///
     /// # Errors
     /// Where it cannot be moved.

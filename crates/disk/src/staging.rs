@@ -3,15 +3,15 @@
 //! Files, symlinks and whole directories are made in `minibuild-out/.state/staging/`, on the file system of the output
 //! tree. What is dropped unpublished goes to the trash. It does not know where the bytes come from, nor checks them.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use minibuild_core::{OUT_ROOT, Stamp, TreeMeta, TreeNode, WsPath};
-use rustix::fs::{Mode, OFlags};
+use minibuild_core::{Content, Digest, OUT_ROOT, Stamp, TreeMeta, TreeNode, WsPath};
+use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::clock::{FileClock, FsInstant};
@@ -49,6 +49,21 @@ pub struct StagedTree {
 
 /// A thing that is complete and can be published.
 pub struct Staged(Place);
+
+/// Where bytes go that were brought and are not needed now, and where they come back from.
+pub trait Keep: Send + Sync {
+    /// Takes over a complete, checked thing; of a directory some files may be missing.
+    fn adopt(&self, staged: Staged, content: &Content);
+
+    /// Takes over the first bytes of a blob, as they came.
+    fn adopt_part(&self, part: StagedFile, digest: &Digest);
+
+    /// Gives back what [`Self::adopt_part`] took. Nobody has checked it.
+    fn part(&self, digest: &Digest) -> Option<StagedFile>;
+
+    /// A blob that is kept, to be read; what it holds is to be checked.
+    fn open(&self, digest: &Digest) -> Option<File>;
+}
 
 impl Staging {
     pub(crate) fn new(dir: OwnedFd, trash: Arc<Trash>) -> Self {
@@ -101,6 +116,12 @@ impl Staged {
     }
 }
 
+impl StagedFile {
+    pub(crate) fn rename(self, dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
+        self.place.rename(dir, name)
+    }
+}
+
 impl OutTree {
     /// Has everything deleted that earlier builds left in the staging directory. Nothing may be staged yet.
     ///
@@ -129,6 +150,17 @@ impl OutTree {
         let open = |dir: &OwnedFd, name: &CString| rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600));
         let (file, place) = self.staging().make(open)?;
         Ok(StagedFile { file: File::from(file), place })
+    }
+
+    /// Takes the file `name` out of `dir`, to be written on; `None` where there is none that can be.
+    pub fn stage_from(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<StagedFile> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let take = |staging: &OwnedFd, new: &CString| {
+            rustix::fs::renameat_with(dir, name, staging, new, RenameFlags::NOREPLACE)?;
+            rustix::fs::openat(staging, new, flags, Mode::empty())
+        };
+        let (file, place) = self.staging().make(take).ok()?;
+        Some(StagedFile { file: File::from(file), place })
     }
 
     /// A symlink with this text.

@@ -9,9 +9,9 @@ use minibuild_core::{
     CacheLookup, DigestFunction, ExistenceCheck, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide,
     RemoteSink, RunId, STATE_ROOT, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency,
 };
-use minibuild_disk::{FileClock, OutTree};
+use minibuild_disk::{FileClock, Keep, OutTree};
 use minibuild_engine::machine::{Dynamic, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
-use minibuild_remote::{Keeper, RemoteClient, RemoteConfig, Tls};
+use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
 use minibuild_rules::{DynamicPolicy, OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
 use minibuild_server::{Listen, Running, Server, ServerConfig};
 
@@ -143,7 +143,7 @@ pub struct Parts {
     /// The file system's clock.
     pub clock: Arc<dyn FileClock>,
     /// Who takes over what a lost branch brought.
-    pub keeper: Keeper,
+    pub keeper: Arc<dyn Keep>,
     /// Where its events go.
     pub sink: RemoteSink,
 }

@@ -475,13 +475,13 @@ impl Session<'_> {
         line: &Line,
         stores: &Stores,
     ) -> Result<Box<dyn RemoteSide>, Refusal> {
-        let (sender, stores) = (line.sender.clone(), stores.clone());
+        let sender = line.sender.clone();
         let parts = remote_side::Parts {
             build_id: self.build_id.clone(),
             function,
             tree: tree.clone(),
             clock: clock.clone(),
-            keeper: Arc::new(move |staged, content| stores.adopt(staged, content)),
+            keeper: Arc::new(stores.clone()),
             // The loop outlives the client; an event after its end interests nobody.
             sink: Arc::new(move |event| drop(sender.send(Event::Remote(event)))),
         };

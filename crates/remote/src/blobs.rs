@@ -8,12 +8,13 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use minibuild_core::{Digest, Requester};
-use minibuild_disk::{DiskError, OutTree, Staged, StagedFile};
+use minibuild_core::{Content, Digest, Requester};
+use minibuild_disk::{DiskError, OutTree, Staged, StagedFile, copy_hashed};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::cache::ReadFailure;
+use crate::part::Part;
 use crate::shared::Shared;
 
 /// Blobs up to this size are brought into memory, together with others.
@@ -33,13 +34,14 @@ pub(crate) enum Blob {
 }
 
 /// A blob that came.
+#[derive(Clone)]
 pub(crate) struct Brought {
     pub(crate) blob: Blob,
-    /// Whether somebody else had asked for it before.
-    pub(crate) is_shared: bool,
+    /// Whether it needed no transfer of its own: somebody else had asked for it before, or it was kept.
+    pub(crate) is_copy: bool,
 }
 
-type Outcome = Result<Blob, ReadFailure>;
+type Outcome = Result<Brought, ReadFailure>;
 
 /// The blobs on their way.
 pub(crate) struct Blobs {
@@ -58,6 +60,7 @@ struct State {
 /// Those who wait for a blob, and which task brings it to them.
 struct Waiting {
     task: u64,
+    handle: AbortHandle,
     senders: Vec<oneshot::Sender<Outcome>>,
 }
 
@@ -79,15 +82,19 @@ impl Blobs {
         digest: Digest,
     ) -> Result<Brought, ReadFailure> {
         if digest.size == 0 {
-            return Ok(Brought { blob: Blob::Bytes(Bytes::new()), is_shared: false });
+            return Ok(Brought { blob: Blob::Bytes(Bytes::new()), is_copy: false });
         }
         let (sender, receiver) = oneshot::channel();
         let is_shared = self.join(shared, who, digest, sender);
-        let blob = receiver.await.unwrap_or(Err(ReadFailure::Stopped))?;
-        Ok(Brought { blob, is_shared })
+        // Dropped after the receiver.
+        let mut leaving = Leaving { blobs: self, digest: Some(digest) };
+        let outcome = receiver.await;
+        leaving.digest = None;
+        let Brought { blob, is_copy } = outcome.unwrap_or(Err(ReadFailure::Stopped))?;
+        Ok(Brought { blob, is_copy: is_copy || is_shared })
     }
 
-    /// Waits along with others, or begins.
+    /// Waits along with others, or begins; says whether there are others.
     fn join(&self, shared: &Arc<Shared>, who: &Requester, digest: Digest, sender: oneshot::Sender<Outcome>) -> bool {
         let mut state = self.state();
         if let Some(others) = state.waiting.get_mut(&digest) {
@@ -96,14 +103,17 @@ impl Blobs {
         }
         let task = state.begun;
         state.begun += 1;
-        state.waiting.insert(digest, Waiting { task, senders: vec![sender] });
         while state.tasks.try_join_next().is_some() {}
         let (shared, who) = (Arc::clone(shared), who.clone());
-        state.tasks.spawn(async move {
+        // It looks for those who wait under the lock.
+        let handle = state.tasks.spawn(async move {
             let entry = Entry { blobs: &shared.blobs, digest, task };
             let outcome = get(&shared, &who, digest).await;
-            entry.finish(outcome);
+            if let Some(unwanted) = entry.finish(outcome) {
+                keep(&shared, digest, unwanted);
+            }
         });
+        state.waiting.insert(digest, Waiting { task, handle, senders: vec![sender] });
         false
     }
 
@@ -119,6 +129,25 @@ impl Blobs {
     }
 }
 
+/// Somebody who waits. What nobody waits for any longer is stopped.
+struct Leaving<'a> {
+    blobs: &'a Blobs,
+    digest: Option<Digest>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let Some(digest) = self.digest else { return };
+        let mut state = self.blobs.state();
+        let is_unwanted = |waiting: &Waiting| waiting.senders.iter().all(oneshot::Sender::is_closed);
+        if state.waiting.get(&digest).is_some_and(is_unwanted)
+            && let Some(waiting) = state.waiting.remove(&digest)
+        {
+            waiting.handle.abort();
+        }
+    }
+}
+
 /// A blob on its way; those who wait learn of it, however it ends.
 struct Entry<'a> {
     blobs: &'a Blobs,
@@ -127,15 +156,17 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    fn finish(self, outcome: Outcome) {
+    /// Tells all; gives back what nobody took.
+    fn finish(self, outcome: Outcome) -> Option<Brought> {
         let mut senders = self.take();
         let last = senders.pop();
         for sender in senders {
             // Nobody there any more is fine.
             let _ = sender.send(outcome.clone());
         }
-        if let Some(last) = last {
-            let _ = last.send(outcome);
+        match last {
+            Some(last) => last.send(outcome).err()?.ok(),
+            None => outcome.ok(),
         }
     }
 
@@ -158,17 +189,45 @@ impl Drop for Entry<'_> {
 }
 
 /// Brings the bytes.
-async fn get(shared: &Shared, who: &Requester, digest: Digest) -> Outcome {
+async fn get(shared: &Arc<Shared>, who: &Requester, digest: Digest) -> Outcome {
     let blobs = &shared.blobs;
+    if let Some(kept) = kept(shared, digest).await {
+        return Ok(Brought { blob: Blob::File(Arc::new(kept)), is_copy: true });
+    }
     if digest.size <= SMALL {
         // Closed never.
         let _permit = blobs.small.acquire().await;
-        return Ok(Blob::Bytes(shared.cache.read(who, digest).await?));
+        return Ok(Brought { blob: Blob::Bytes(shared.cache.read(who, digest).await?), is_copy: false });
     }
     let _permit = blobs.large.acquire().await;
-    let staged = shared.config.tree.stage_file().map_err(|e| ReadFailure::Disk(e.render()))?;
-    shared.cache.download(who, digest, staged.file()).await?;
-    Ok(Blob::File(Arc::new(staged)))
+    let keeper = shared.config.keeper.clone();
+    let part = keeper.as_ref().and_then(|keeper| keeper.part(&digest));
+    let part = part.map_or_else(|| shared.config.tree.stage_file(), Ok).map_err(|e| ReadFailure::Disk(e.render()))?;
+    let part = shared.cache.download(who, digest, Part::new(part, digest, keeper)).await?;
+    let file = part.take().ok_or_else(|| ReadFailure::Disk("bug: the file of a download is gone".to_owned()))?;
+    Ok(Brought { blob: Blob::File(Arc::new(file)), is_copy: false })
+}
+
+/// A copy of a blob that is kept on this machine. One that is not what it should be is none.
+async fn kept(shared: &Arc<Shared>, digest: Digest) -> Option<StagedFile> {
+    let from = shared.config.keeper.as_ref()?.open(&digest)?;
+    let owner = Arc::clone(shared);
+    let copy = move || {
+        let tree = &owner.config.tree;
+        let file = tree.stage_file().ok()?;
+        let is_it = copy_hashed(&from, file.file(), tree.function()).is_ok_and(|copied| copied == digest);
+        is_it.then_some(file)
+    };
+    tokio::task::spawn_blocking(copy).await.ok().flatten()
+}
+
+/// Hands what came in vain to whoever keeps it; what is small comes soon again.
+fn keep(shared: &Shared, digest: Digest, unwanted: Brought) {
+    if let Blob::File(file) = unwanted.blob
+        && let Some(staged) = Arc::into_inner(file).and_then(|file| file.finish(false).ok())
+    {
+        shared.keep(staged, &Content::File { digest, executable: false });
+    }
 }
 
 impl Blob {

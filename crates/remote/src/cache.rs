@@ -2,7 +2,6 @@
 //!
 //! It does not know what they are needed for.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +15,8 @@ use crate::cas::GrpcCas;
 use crate::error::{CallError, EnsureError, ReadError};
 use crate::grpc::{Grpc, MAX_MESSAGE};
 use crate::http::HttpCache;
+use crate::part::Part;
+
 /// Why a blob cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReadFailure {
@@ -215,17 +216,20 @@ impl Cache {
         }
     }
 
-    /// A blob into an empty file, verified.
+    /// A blob into a file that may have its first bytes, verified.
     ///
     /// # Errors
-    /// Why it cannot be had; the file holds anything then.
-    pub(crate) async fn download(&self, who: &Requester, digest: Digest, file: &File) -> Result<(), ReadFailure> {
+    /// Why it cannot be had.
+    pub(crate) async fn download(&self, who: &Requester, digest: Digest, mut part: Part) -> Result<Part, ReadFailure> {
         match self {
-            Self::Grpc(cache) => {
-                let file = file.try_clone().map_err(|e| ReadFailure::Disk(e.to_string()))?;
-                Ok(cache.cas.download(who, digest, file).await.map(drop)?)
+            Self::Grpc(cache) => Ok(cache.cas.download(who, digest, part).await?),
+            Self::Http(cache) => {
+                // The protocol has no way to go on from there.
+                part.keep_nothing();
+                let file = part.file().map_err(|error| ReadFailure::Disk(error.to_string()))?;
+                cache.download(digest, file).await?;
+                Ok(part)
             }
-            Self::Http(cache) => cache.download(digest, file).await,
         }
     }
 

@@ -14,8 +14,8 @@ mod sink;
 mod source;
 mod write;
 
-use std::fs::File;
-use std::io::Write as _;
+pub(crate) use sink::{Target, read_back, restart};
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,11 +133,17 @@ impl GrpcCas {
         read
     }
 
-    /// Writes a blob into an empty file, which is given back; verified.
+    /// Writes a blob into a file, which is given back; verified. Of one that has a stream of its own the first bytes may be
+    /// there.
     ///
     /// # Errors
-    /// A [`ReadError`]; the file holds anything then.
-    pub(crate) async fn download(&self, who: &Requester, digest: Digest, mut file: File) -> Result<File, ReadError> {
+    /// A [`ReadError`]; what came is in the file then.
+    pub(crate) async fn download<T: Target>(
+        &self,
+        who: &Requester,
+        digest: Digest,
+        mut file: T,
+    ) -> Result<T, ReadError> {
         if digest.size == 0 {
             return Ok(file);
         }

@@ -142,7 +142,7 @@ impl RemoteClient {
         }
     }
 
-    /// Ends a staging; blobs on their way for others, too, still come.
+    /// Ends a staging; blobs on their way for others, too, still come. What came is kept.
     pub fn stop_staging(&self, run: RunId) {
         self.shared.stagings.stop(run);
     }
@@ -162,9 +162,8 @@ impl RemoteClient {
 
     /// Hands what was staged to whoever keeps it.
     pub fn keep_staged(&self, staged: RunId) {
-        match &self.shared.config.keeper {
-            Some(keeper) => self.shared.stagings.take(staged).into_iter().for_each(|held| held.give_to(keeper)),
-            None => self.unstage(staged),
+        for held in self.shared.stagings.take(staged) {
+            held.give_to(&self.shared);
         }
     }
 

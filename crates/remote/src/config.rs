@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use minibuild_core::{Content, DigestFunction};
-use minibuild_disk::{FileClock, OutTree, Staged};
+use minibuild_core::DigestFunction;
+use minibuild_disk::{FileClock, Keep, OutTree};
 
 /// What a client is made of.
 #[derive(Clone)]
@@ -44,12 +44,9 @@ pub struct RemoteConfig {
     pub tree: Arc<OutTree>,
     /// The file system's clock.
     pub clock: Arc<dyn FileClock>,
-    /// Who takes over what was staged and is not needed now; it is deleted where there is nobody.
-    pub keeper: Option<Keeper>,
+    /// Who takes over what came and is not needed now; it is deleted where there is nobody.
+    pub keeper: Option<Arc<dyn Keep>>,
 }
-
-/// Takes over a complete, checked output near its place.
-pub type Keeper = Arc<dyn Fn(Staged, &Content) + Send + Sync>;
 
 /// TLS of an endpoint: PEM files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -238,12 +238,41 @@ pub(crate) async fn stage(shared: &Arc<Shared>, what: What<'_>) -> Result<(Stage
                 return Ok((staged, copies(*digest, 1)));
             }
             let brought = shared.blobs.bring(shared, what.who, *digest).await;
-            let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(*digest, e))?;
+            let Brought { blob, is_copy } = brought.map_err(|e| Failure::of_blob(*digest, e))?;
             let (owner, executable) = (Arc::clone(shared), *executable);
             let staged = blocking(move || Ok(blob.into_file(&owner.config.tree, executable)?)).await?;
-            Ok((staged, copies(*digest, usize::from(is_shared))))
+            Ok((staged, copies(*digest, usize::from(is_copy))))
         }
         Content::Directory(tree) => stage_tree(shared, what, tree).await,
+    }
+}
+
+/// A directory that gets its files. Unless it gets all of them it is kept for the bytes that came.
+struct Growing {
+    staged: Option<StagedTree>,
+    tree: Arc<TreeMeta>,
+    shared: Arc<Shared>,
+}
+
+impl Growing {
+    fn add(&self, path: &WsPath, file: Staged) -> Result<(), DiskError> {
+        match &self.staged {
+            Some(staged) => staged.add(path, file),
+            None => Ok(()),
+        }
+    }
+
+    /// It has all its files.
+    fn finish(mut self) -> Option<Staged> {
+        self.staged.take().map(StagedTree::finish)
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if let Some(staged) = self.staged.take() {
+            self.shared.keep(staged.finish(), &Content::Directory(Arc::clone(&self.tree)));
+        }
     }
 }
 
@@ -252,8 +281,11 @@ type Places = BTreeMap<Digest, Vec<(WsPath, bool)>>;
 
 async fn stage_tree(shared: &Arc<Shared>, what: What<'_>, tree: &Arc<TreeMeta>) -> Result<(Staged, Copied), Failure> {
     let (owner, meta) = (Arc::clone(shared), Arc::clone(tree));
-    let staged = blocking(move || Ok(owner.config.tree.stage_tree(&meta)?)).await?;
-    let staged = Arc::new(staged);
+    let made = blocking(move || {
+        let staged = owner.config.tree.stage_tree(&meta)?;
+        Ok(Growing { staged: Some(staged), tree: meta, shared: owner })
+    });
+    let staged = Arc::new(made.await?);
     let files = places(tree).into_iter();
     let mut work = stream::iter(files.map(|(digest, places)| fill(shared, what, &staged, digest, places)))
         .buffer_unordered(MOST_OF_TREE);
@@ -270,10 +302,12 @@ async fn stage_tree(shared: &Arc<Shared>, what: What<'_>, tree: &Arc<TreeMeta>) 
         }
     }
     drop(work);
-    match (first, Arc::into_inner(staged)) {
-        (Some(why), _) => Err(Failure::Lost(lost, why)),
-        (None, Some(staged)) => Ok((staged.finish(), copied)),
-        (None, None) => Err(Failure::Disk("bug: a staged directory is still in use".to_owned())),
+    if let Some(why) = first {
+        return Err(Failure::Lost(lost, why));
+    }
+    match Arc::into_inner(staged).and_then(Growing::finish) {
+        Some(staged) => Ok((staged, copied)),
+        None => Err(Failure::Disk("bug: a staged directory is still in use".to_owned())),
     }
 }
 
@@ -291,7 +325,7 @@ fn places(tree: &TreeMeta) -> Places {
 async fn fill(
     shared: &Arc<Shared>,
     what: What<'_>,
-    staged: &Arc<StagedTree>,
+    staged: &Arc<Growing>,
     digest: Digest,
     places: Vec<(WsPath, bool)>,
 ) -> Result<Copied, Failure> {
@@ -299,9 +333,9 @@ async fn fill(
         return Ok(copies(digest, places.len()));
     }
     let brought = shared.blobs.bring(shared, what.who, digest).await;
-    let Brought { blob, is_shared } = brought.map_err(|e| Failure::of_blob(digest, e))?;
+    let Brought { blob, is_copy } = brought.map_err(|e| Failure::of_blob(digest, e))?;
     let (owner, staged) = (Arc::clone(shared), Arc::clone(staged));
-    let copied = copies(digest, places.len() - usize::from(!is_shared));
+    let copied = copies(digest, places.len() - usize::from(!is_copy));
     blocking(move || {
         put(&owner, &staged, blob, &places)?;
         drop(staged);
@@ -314,7 +348,7 @@ async fn fill(
 async fn copy_all(
     shared: &Arc<Shared>,
     what: What<'_>,
-    staged: &Arc<StagedTree>,
+    staged: &Arc<Growing>,
     digest: Digest,
     places: &[(WsPath, bool)],
 ) -> bool {
@@ -348,7 +382,7 @@ async fn copy(shared: &Arc<Shared>, here: &[core::Blob], digest: Digest, executa
     blocking(move || Ok(work())).await.ok().flatten()
 }
 
-fn put(shared: &Shared, staged: &StagedTree, blob: Blob, places: &[(WsPath, bool)]) -> Result<(), DiskError> {
+fn put(shared: &Shared, staged: &Growing, blob: Blob, places: &[(WsPath, bool)]) -> Result<(), DiskError> {
     let Some(((last, executable), others)) = places.split_last() else { return Ok(()) };
     for (path, executable) in others {
         staged.add(path, blob.clone().into_file(&shared.config.tree, *executable)?)?;

@@ -29,6 +29,7 @@ mod lookup;
 mod metadata;
 mod notice;
 mod outage;
+mod part;
 mod presence;
 mod result;
 mod shared;
@@ -41,5 +42,5 @@ mod unique;
 mod upload;
 
 pub use client::RemoteClient;
-pub use config::{Keeper, RemoteConfig, Tls};
+pub use config::{RemoteConfig, Tls};
 pub use error::{CallError, ConfigError, EnsureError, ReadError};

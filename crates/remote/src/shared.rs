@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use minibuild_core::Requester;
+use minibuild_core::{Content, Requester};
+use minibuild_disk::Staged;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::answer::Sink;
@@ -59,6 +60,13 @@ impl Shared {
             may_upload: AtomicBool::new(true),
             shares_cas: OnceCell::new(),
         })
+    }
+
+    /// Hands a complete, checked thing that is not needed now to whoever keeps it.
+    pub(crate) fn keep(&self, staged: Staged, content: &Content) {
+        if let Some(keeper) = &self.config.keeper {
+            keeper.adopt(staged, content);
+        }
     }
 
     /// Whether results may be uploaded, as far as is known.

@@ -11,7 +11,6 @@ use minibuild_disk::Staged;
 use tokio::task::AbortHandle;
 
 use crate::answer::Ticket;
-use crate::config::Keeper;
 use crate::fetch::{Failure, What, put_in_place, stage};
 use crate::shared::Shared;
 
@@ -24,9 +23,23 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Hands it on as what it is, wherever it should have gone.
-    pub(crate) fn give_to(self, keeper: &Keeper) {
-        keeper(self.staged, &self.content);
+    /// Hands it to whoever keeps it, wherever it should have gone.
+    pub(crate) fn give_to(self, shared: &Shared) {
+        shared.keep(self.staged, &self.content);
+    }
+}
+
+/// An output of a staging that may not get all of its outputs: dropped, it is kept as bytes.
+struct Spare {
+    shared: Arc<Shared>,
+    held: Option<Held>,
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.give_to(&self.shared);
+        }
     }
 }
 
@@ -99,9 +112,11 @@ async fn bring_all(shared: &Arc<Shared>, request: StagingRequest) -> Result<Vec<
     let one = |output: minibuild_core::StagedOutput| async move {
         let what = What { content: &output.content, here: &output.here, who };
         let (staged, copied) = stage(shared, what).await?;
-        Ok(Held { path: output.path, content: output.content, staged, copied })
+        let held = Held { path: output.path, content: output.content, staged, copied };
+        Ok::<_, Failure>(Spare { shared: Arc::clone(shared), held: Some(held) })
     };
-    futures_util::future::try_join_all(request.outputs.into_iter().map(one)).await
+    let all: Vec<Spare> = futures_util::future::try_join_all(request.outputs.into_iter().map(one)).await?;
+    Ok(all.into_iter().filter_map(|mut spare| spare.held.take()).collect())
 }
 
 /// Puts what is held in its places, and answers when that is done.

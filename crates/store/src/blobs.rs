@@ -172,7 +172,8 @@ pub(crate) fn mtime(stat: &rustix::fs::Stat) -> u64 {
     u64::try_from(stat.st_mtime).unwrap_or(0)
 }
 
-fn path_of(digest: &Digest) -> CString {
+/// Where in its directory a blob is or would be.
+pub(crate) fn path_of(digest: &Digest) -> CString {
     let hex = digest.hex();
     CString::new(format!("{}/{}", &hex[..2], &hex[2..])).unwrap_or_default()
 }

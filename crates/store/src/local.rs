@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use minibuild_core::{Content, Digest, DigestFunction, Kept, STATE_ROOT, TreeEntry, TreeMeta};
-use minibuild_disk::{OutTree, Staged, remove_all, touch};
+use minibuild_disk::{OutTree, Staged, StagedFile, remove_all, touch};
 
-use crate::blobs::{BlobDir, Rights, ensure_dir, name_of, seconds};
+use crate::blobs::{BlobDir, Rights, ensure_dir, name_of, path_of, seconds};
 use crate::collect::{Listing, names, on_disk, open_dir};
 
 /// A cut makes so much room, in hundredths of the limit, that not each build needs one.
@@ -39,6 +39,8 @@ pub(crate) struct LocalStore {
 struct Opened {
     root: OwnedFd,
     blobs: BlobDir,
+    /// The first bytes of blobs, under the names these will have.
+    parts: BlobDir,
     incoming: OwnedFd,
     /// What was in it at the end of the last build, where that is known.
     bytes: Option<u64>,
@@ -79,10 +81,15 @@ impl LocalStore {
 
     /// The blobs that are there; `None` where nothing is.
     pub fn blobs(&self) -> Option<&BlobDir> {
+        self.look().map(|opened| &opened.blobs)
+    }
+
+    /// What is there; `None` where nothing is.
+    fn look(&self) -> Option<&Opened> {
         if !self.has_grown.load(Ordering::Acquire) && !*self.is_there.get_or_init(|| self.root.is_dir()) {
             return None;
         }
-        self.open().map(|opened| &opened.blobs)
+        self.open()
     }
 
     /// Moves an output in; false where it is not what it was, or cannot be kept.
@@ -141,6 +148,25 @@ impl LocalStore {
         }
     }
 
+    /// Takes over the first bytes of a blob, as they came.
+    pub fn adopt_part(&self, part: StagedFile, digest: &Digest) {
+        let length = part.file().metadata().map_or(0, |meta| meta.len());
+        if length == 0 || length > digest.size || length > self.limit {
+            return;
+        }
+        self.grow(|opened| {
+            let Ok(place) = opened.parts.place(digest) else { return false };
+            self.added.fetch_add(on_disk(length), Ordering::Relaxed);
+            part.move_to(opened.parts.dir(), &place.to_string_lossy()).is_ok()
+        });
+    }
+
+    /// Gives back what [`Self::adopt_part`] took. It still counts as kept, until all is listed.
+    pub fn part(&self, digest: &Digest) -> Option<StagedFile> {
+        let parts = &self.look()?.parts;
+        self.tree.stage_from(parts.dir(), &path_of(digest))
+    }
+
     /// Whether trees wait to be taken apart.
     pub fn has_trees(&self) -> bool {
         !self.trees.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
@@ -184,7 +210,7 @@ impl LocalStore {
         let bytes = match opened.bytes.and_then(|bytes| bytes.checked_add(added)) {
             Some(bytes) if bytes <= self.limit => bytes,
             _ => {
-                let mut listing = Listing::of(opened.root.as_fd(), &["cas"]);
+                let mut listing = Listing::of(opened.root.as_fd(), &["cas", "partial"]);
                 if listing.bytes > self.limit {
                     let now = seconds(SystemTime::now());
                     listing.trim(opened.root.as_fd(), self.limit / 100 * KEPT_PERCENT, u64::MAX, now);
@@ -233,13 +259,15 @@ impl LocalStore {
         let root = OwnedFd::from(File::open(&self.root)?);
         let cas = ensure_dir(root.as_fd(), "cas", Rights::private())?;
         let blobs = BlobDir::open(cas.as_fd(), self.tree.function(), Rights::private())?;
+        let partial = ensure_dir(root.as_fd(), "partial", Rights::private())?;
+        let parts = BlobDir::open(partial.as_fd(), self.tree.function(), Rights::private())?;
         ensure_dir(root.as_fd(), "incoming", Rights::private())?;
         // What a killed build left there is nobody's.
         let incoming = open_dir(root.as_fd(), "incoming")?;
         for name in names(&incoming) {
             let _ = remove_all(&self.root.join("incoming").join(&*name.to_string_lossy()));
         }
-        Ok(Opened { root, blobs, incoming, bytes })
+        Ok(Opened { root, blobs, parts, incoming, bytes })
     }
 
     fn known_bytes(&self) -> Option<u64> {

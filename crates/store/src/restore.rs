@@ -43,6 +43,11 @@ impl Places<'_> {
         digest.size == 0 || self.stores().any(|blobs| blobs.has(digest))
     }
 
+    /// A blob to be read, and by that used. What it holds is to be checked.
+    pub fn open(&self, digest: &Digest) -> Option<File> {
+        self.stores().find_map(|blobs| blobs.get(digest))
+    }
+
     /// Puts an output in its place; `None` where some of it is not here, or no longer what it was.
     pub fn restore(&self, request: &FetchRequest) -> Option<FetchOutcome> {
         let is_here = |digest: &Digest| {

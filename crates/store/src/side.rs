@@ -2,6 +2,7 @@
 //!
 //! Nothing is opened and no thread is started before the first request.
 
+use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use minibuild_core::{
     CacheAnswer, CacheLookup, Content, Digest, FetchId, FetchOutcome, FetchRequest, Kept, RunId, StoreCheck,
     StoreEvent, StoreSide, StoreSink, UploadRequest,
 };
-use minibuild_disk::{FileClock, OutTree, Staged};
+use minibuild_disk::{FileClock, Keep, OutTree, Staged, StagedFile};
 
 use crate::cache::DiskCache;
 use crate::local::LocalStore;
@@ -78,12 +79,6 @@ impl Stores {
         Self(Arc::new(Shared { tree, clock, local, cache, threads: threads.max(2), sink, queue, workers }))
     }
 
-    /// Takes over what was staged for an output, complete and checked, and is not needed now.
-    pub fn adopt(&self, staged: Staged, content: &Content) {
-        self.0.local.adopt(staged, content);
-        self.take_apart();
-    }
-
     fn take_apart(&self) {
         if self.0.local.has_trees() {
             self.push(Job::TakeApart);
@@ -101,6 +96,25 @@ impl Stores {
                 Err(_) => shared.work_once(),
             }
         }
+    }
+}
+
+impl Keep for Stores {
+    fn adopt(&self, staged: Staged, content: &Content) {
+        self.0.local.adopt(staged, content);
+        self.take_apart();
+    }
+
+    fn adopt_part(&self, part: StagedFile, digest: &Digest) {
+        self.0.local.adopt_part(part, digest);
+    }
+
+    fn part(&self, digest: &Digest) -> Option<StagedFile> {
+        self.0.local.part(digest)
+    }
+
+    fn open(&self, digest: &Digest) -> Option<File> {
+        self.0.places().open(digest)
     }
 }
 
@@ -159,6 +173,10 @@ impl StoreSide for Stores {
 }
 
 impl Shared {
+    fn places(&self) -> Places<'_> {
+        Places { tree: &self.tree, clock: &*self.clock, local: &self.local, cache: self.cache.as_ref() }
+    }
+
     fn work(&self) {
         while let Some(mut turn) = self.queue.pop() {
             if let Some(job) = turn.job() {
@@ -196,7 +214,7 @@ impl Shared {
     }
 
     fn act(&self, job: Job) {
-        let places = Places { tree: &self.tree, clock: &*self.clock, local: &self.local, cache: self.cache.as_ref() };
+        let places = self.places();
         match job {
             Job::TakeApart => self.local.take_apart(),
             Job::LookUp(lookup) => {

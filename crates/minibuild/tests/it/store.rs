@@ -46,10 +46,9 @@ fn switched() -> Workspace {
     workspace().file("minibuild.toml", SETTINGS).file("say.toml", RULES).file("BUILD.toml", targets)
 }
 
-/// Files in the store, by their paths.
-fn kept(ws: &Workspace) -> Vec<PathBuf> {
-    let store = ws.path("minibuild-out/.state/store/cas");
-    let files = walk(&store);
+/// Files in a part of the store, by their paths.
+pub(crate) fn kept(ws: &Workspace, part: &str) -> Vec<PathBuf> {
+    let files = walk(&ws.path(&format!("minibuild-out/.state/store/{part}")));
     files.into_iter().filter(|path| path.is_file()).collect()
 }
 
@@ -180,7 +179,7 @@ fn what_is_wrong_or_gone_is_made_again() {
         build(&ws, &[]);
         let plain = ws.outputs();
         build(&ws, &["--config=loud"]);
-        kept(&ws).iter().for_each(damage);
+        kept(&ws, "cas").iter().for_each(damage);
         build(&ws, &[]);
         assert_eq!(ws.outputs(), plain);
         build(&ws, &[]).ok_without_running();
@@ -195,7 +194,7 @@ fn what_a_hand_changed_is_not_kept() {
     fs::write(ws.bin("a"), "mine\n").expect("writes");
     ws.build(&["//:a"]).ok();
     assert_eq!(ws.output("a"), "1\n");
-    assert_eq!(kept(&ws), Vec::<PathBuf>::new());
+    assert_eq!(kept(&ws, "cas"), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -205,7 +204,7 @@ fn a_store_of_no_size_keeps_nothing() {
     build(&ws, &[]);
     let plain = ws.outputs();
     build(&ws, &["--config=loud"]);
-    assert_eq!(kept(&ws), Vec::<PathBuf>::new());
+    assert_eq!(kept(&ws, "cas"), Vec::<PathBuf>::new());
     let run = build(&ws, &[]);
     assert_ne!(run.ran(), Vec::<&str>::new());
     assert_eq!(ws.outputs(), plain);
@@ -219,10 +218,10 @@ fn the_store_is_cut_back_to_its_size() {
     for number in 0..12 {
         ws.write("in", format!("{number}").repeat(2000));
         ws.build(&["//:a"]).ok();
-        let sizes = kept(&ws).iter().map(|path| fs::metadata(path).expect("is there").len()).sum::<u64>();
+        let sizes = kept(&ws, "cas").iter().map(|path| fs::metadata(path).expect("is there").len()).sum::<u64>();
         assert!(sizes <= 100 << 10, "{sizes}");
     }
-    assert!(kept(&ws).len() >= 8, "it is used, too");
+    assert!(kept(&ws, "cas").len() >= 8, "it is used, too");
     ws.write("in", "10".repeat(2000));
     ws.build(&["//:a"]).ok_without_running();
 }

@@ -18,7 +18,7 @@ use crate::grpc::{Attempt, MAX_MESSAGE};
 /// Bytes that wait at most while others are written.
 const AHEAD: usize = 1 << 20;
 
-/// Reads a blob into an empty target.
+/// Reads a blob into a target that is empty or has the first bytes of it. What is left of it at an error is what came.
 ///
 /// # Errors
 /// A [`ReadError`].
@@ -52,6 +52,7 @@ pub(super) async fn fetch<T: Target>(
         transfer.restarts = true;
         transfer.wants_zstd = false;
     }
+    transfer.forget().await;
     Err(ReadError::Corrupt { digest, why })
 }
 
@@ -220,6 +221,13 @@ impl<T: Target> Transfer<T> {
             self.waiting_bytes = 0;
         }
         result
+    }
+
+    /// What came is worth nothing.
+    async fn forget(&mut self) {
+        self.start(|sink| sink.restart().map(|()| 0));
+        // It is an error already.
+        let _ = self.settle().await;
     }
 
     /// Everything came: whether it is the blob.

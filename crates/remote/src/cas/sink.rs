@@ -3,7 +3,7 @@
 //! It does not know connections. Everything here blocks.
 
 use std::fs::File;
-use std::io::{self, Seek as _, Write};
+use std::io::{self, Read as _, Seek as _, Write};
 
 use minibuild_core::{Digest, DigestFunction, Hasher};
 use zstd::stream::write::Decoder;
@@ -12,7 +12,13 @@ use zstd::stream::write::Decoder;
 const MAX_WINDOW: u32 = 24;
 
 /// What takes the bytes of a blob and can begin anew.
-pub(super) trait Target: Write + Send + 'static {
+pub(crate) trait Target: Write + Send + 'static {
+    /// Reads what it has already, to its end, and gives how much that is.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    fn read_back(&mut self, hasher: &mut Hasher) -> io::Result<u64>;
+
     /// Forgets everything written.
     ///
     /// # Errors
@@ -20,14 +26,56 @@ pub(super) trait Target: Write + Send + 'static {
     fn restart(&mut self) -> io::Result<()>;
 }
 
+/// [`Target::read_back`] of a file.
+///
+/// # Errors
+/// Those of reading.
+pub(crate) fn read_back(mut file: &File, hasher: &mut Hasher) -> io::Result<u64> {
+    let mut length = 0;
+    if file.metadata()?.len() == 0 {
+        return Ok(length);
+    }
+    file.rewind()?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(more) => {
+                hasher.update(&buffer[..more]);
+                length += more as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// [`Target::restart`] of a file.
+///
+/// # Errors
+/// Those of the operating system.
+pub(crate) fn restart(mut file: &File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()
+}
+
+#[cfg(test)]
 impl Target for File {
+    fn read_back(&mut self, hasher: &mut Hasher) -> io::Result<u64> {
+        read_back(self, hasher)
+    }
+
     fn restart(&mut self) -> io::Result<()> {
-        self.set_len(0)?;
-        self.rewind()
+        restart(self)
     }
 }
 
 impl Target for Vec<u8> {
+    fn read_back(&mut self, hasher: &mut Hasher) -> io::Result<u64> {
+        hasher.update(self);
+        Ok(self.len() as u64)
+    }
+
     fn restart(&mut self) -> io::Result<()> {
         self.clear();
         Ok(())
@@ -53,6 +101,8 @@ struct Out<T> {
     function: DigestFunction,
     digest: Digest,
     written: u64,
+    /// Whether what the target had before is hashed.
+    is_read: bool,
     refused: Option<Refusal>,
 }
 
@@ -87,15 +137,17 @@ impl<T: Target> Write for Out<T> {
 }
 
 impl<T: Target> Sink<T> {
-    /// A sink for a blob; `target` is empty.
+    /// A sink for a blob; `target` is empty or has its first bytes.
     pub(super) fn new(target: T, digest: Digest, function: DigestFunction) -> Self {
-        let out = Out { target, hasher: function.hasher(), function, digest, written: 0, refused: None };
+        let out =
+            Out { target, hasher: function.hasher(), function, digest, written: 0, is_read: false, refused: None };
         Self { mode: Mode::Plain(Box::new(out)) }
     }
 
     /// A new stream begins, at the position this gives: all that came before and could be unpacked stays.
     pub(super) fn begin(&mut self, zstd: bool) -> Result<u64, Refusal> {
-        let out = self.take_out()?;
+        let mut out = self.take_out()?;
+        out.read_back()?;
         let at = out.written;
         self.mode = if zstd { Mode::Zstd(Box::new(decoder(out)?)) } else { Mode::Plain(out) };
         Ok(at)
@@ -140,6 +192,7 @@ impl<T: Target> Sink<T> {
         let restarted = out.target.restart().map_err(|error| Refusal::Disk(error.to_string()));
         out.hasher = out.function.hasher();
         out.written = 0;
+        out.is_read = true;
         out.refused = None;
         self.mode = Mode::Plain(out);
         restarted
@@ -162,7 +215,20 @@ impl<T: Target> Sink<T> {
     }
 }
 
-impl<T> Out<T> {
+impl<T: Target> Out<T> {
+    /// Once: what the target has is what came before.
+    fn read_back(&mut self) -> Result<(), Refusal> {
+        if !std::mem::replace(&mut self.is_read, true) {
+            let disk = |error: io::Error| Refusal::Disk(error.to_string());
+            self.written = self.target.read_back(&mut self.hasher).map_err(disk)?;
+            if self.written > self.digest.size {
+                self.target.restart().map_err(disk)?;
+                (self.hasher, self.written) = (self.function.hasher(), 0);
+            }
+        }
+        Ok(())
+    }
+
     fn refusal(&mut self, error: &io::Error) -> Refusal {
         self.refused.take().unwrap_or_else(|| Refusal::Corrupt(format!("it does not decompress: {error}")))
     }

@@ -66,6 +66,33 @@ fn t34_stale_partial_downloads_of_a_killed_build_are_removed_and_never_published
     assert_eq!(remote.ran(), 0, "the result is in the cache since the first build");
 }
 
+/// What the local store has of blobs that did not come whole.
+fn parts(ws: &Workspace) -> Vec<u64> {
+    crate::store::kept(ws, "partial").iter().map(|path| path.metadata().expect("is there").len()).collect()
+}
+
+#[test]
+fn what_came_before_an_interrupt_is_not_brought_again() {
+    let remote = stops("hang", 0);
+    // In a directory beside one that comes whole, too.
+    let files = format!("echo small > $OUT_DIR/small; head -c {SIZE} /dev/zero > $OUT_DIR/large");
+    let tree = format!("[[genrule]]\nname = \"tree\"\nout_dirs = [\"tree\"]\ncmd = {files:?}\n");
+    let ws = with_targets(&tree);
+    let build = remote.start(&ws, &["//..."]);
+    // What waits to be written when the stream falls silent is at most a mebibyte.
+    build.wait_until("a good part of the file is staged", || staged(&ws).iter().any(|&size| size > HALF / 2));
+    build.signal(Signal::SIGINT);
+    build.wait().code(8);
+    assert_eq!((staged(&ws), ws.has_output("tree")), (vec![], false));
+    let [part] = parts(&ws)[..] else { panic!("one is kept") };
+    remote.restart(PLAIN);
+    let run = remote.build(&ws, &["//..."]).ok();
+    let bytes = std::fs::read(ws.bin("tree/large")).expect("it is there");
+    assert!(bytes.len() as u64 == SIZE && bytes.iter().all(|&byte| byte == 0));
+    assert_eq!(ws.output("tree/small"), "small\n");
+    assert_eq!((parts(&ws), remote.ran(), remote.sent()), (vec![], 0, SIZE - part), "{:?}", run.messages("warning"));
+}
+
 #[test]
 fn t46_truncated_stream_resumes_at_its_offset() {
     let remote = stops("break", 1);

@@ -2,7 +2,7 @@
 //!
 //! It knows threads, channels and files, and decides nothing.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,16 +22,14 @@ use rustc_hash::FxHashMap;
 use crate::lock::WorkspaceLock;
 use crate::machine::{Ended, Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, SourceFact, Step, Wanted};
 use crate::moment::Moment;
-use crate::state::{ActionRecord, State};
+use crate::state::State;
+use crate::sweep::Sweep;
 use crate::tools;
 use crate::undeclared::Undeclared;
 use crate::world::Look;
 
 /// Bytes of state that may wait for a moment without events.
 const FLUSH_AT: usize = 256 * 1024;
-
-/// So many actions that no target declares any more are remembered in any case.
-const KEPT_UNDECLARED: usize = 1000;
 
 /// Everything a build needs to know.
 pub struct Build<'a> {
@@ -143,7 +141,9 @@ impl Build<'_> {
         }
         self.tree.sweep_staging()?;
         self.tree.sweep_trash()?;
-        self.sweep_undeclared(&mut state)?;
+        let sweep =
+            Sweep { model: &self.model, packages: self.packages, tree: &self.tree, store: self.store.as_deref() };
+        sweep.run(&mut state)?;
         let mut machine = self.machine(state)?;
         if self.interrupted.load(Ordering::Relaxed) {
             // What was hashed is worth remembering; should it not be possible, it is hashed again.
@@ -237,51 +237,6 @@ impl Build<'_> {
             event => drop(sender.send(Event::Executor(event))),
         };
         Ok(LocalExecutor::new(config, Arc::new(sink)))
-    }
-
-    /// Removes outputs that no target of a loaded package declares any more.
-    fn sweep_undeclared(&self, state: &mut State) -> Result<(), DiskError> {
-        let model = &self.model;
-        let ids = || (0..model.actions.len()).map(minibuild_core::ActionId::new);
-        let declared: HashSet<&str> =
-            model.artifacts.iter().filter(|a| a.producer.is_some()).map(|a| a.path.as_str()).collect();
-        let tests: HashSet<String> =
-            ids().filter(|&id| model.action(id).outputs.is_empty()).map(|id| model.action_key_path(id)).collect();
-        let loaded: HashSet<&str> = self.packages.iter().map(WsPath::as_str).collect();
-        let is_declared = |path: &WsPath| declared.contains(path.as_str());
-        // Most actions have nothing stale, and are only looked at.
-        let has_stale = |record: &ActionRecord| {
-            let made = record.results.iter().flat_map(|result| &result.outputs).map(|output| &output.path);
-            let mut left = made.filter(|path| state.file(path.as_str()).is_some()).chain(&record.begun);
-            left.any(|path| !is_declared(path))
-        };
-        let is_gone = |action: &str| !declared.contains(action) && !tests.contains(action);
-        let (mut stale, mut gone): (Vec<String>, Vec<String>) = Default::default();
-        for (action, record) in state.actions().filter(|(_, record)| loaded.contains(record.package.as_str())) {
-            stale.extend(has_stale(record).then(|| action.to_owned()));
-            gone.extend(is_gone(action).then(|| action.to_owned()));
-        }
-        for action in stale {
-            for path in state.forget_undeclared(&action, is_declared) {
-                if !self.keep_undeclared(&path, state) {
-                    self.tree.remove(&path)?;
-                }
-                state.forget_file(path.as_str());
-            }
-        }
-        // With another branch or configuration they may be declared again.
-        let most = KEPT_UNDECLARED.max(model.actions.len());
-        if gone.len() > most {
-            gone.sort_unstable();
-            gone.iter().skip(most).for_each(|action| state.forget_action(action));
-        }
-        Ok(())
-    }
-
-    fn keep_undeclared(&self, path: &WsPath, state: &State) -> bool {
-        let (Some(store), Some(record)) = (&self.store, state.file(path.as_str())) else { return false };
-        let fingerprint = record.stamps.first().map(|stamp| stamp.fingerprint).unwrap_or_default();
-        store.keep(&Kept { path: path.clone(), content: record.content.clone(), fingerprint })
     }
 }
 

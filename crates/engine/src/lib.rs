@@ -11,6 +11,7 @@ pub mod moment;
 pub mod preview;
 pub mod snapshot;
 pub mod state;
+mod sweep;
 pub mod tools;
 mod undeclared;
 pub mod world;

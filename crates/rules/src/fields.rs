@@ -1,6 +1,8 @@
 //! Reads the fields of one target by their types. Knows the types of [`FieldType`], lists with `glob` and `when`,
 //! `$(location)`; not which rules have which fields.
 
+mod when;
+
 use std::sync::Arc;
 
 use minibuild_core::{ArtifactKind, BIN_ROOT, EntryKind, HostTool, Label, OUT_ROOT, WsPath};
@@ -9,7 +11,6 @@ use toml::de::{DeTable, DeValue};
 use crate::attr::AttrType;
 use crate::diag::Span;
 use crate::glob;
-use crate::lang::VarValue;
 use crate::package::PackageFiles;
 use crate::rule_table::{Field, FieldType};
 use crate::suggest::did_you_mean;
@@ -174,97 +175,6 @@ impl FieldReader<'_, '_> {
             };
         }
         fine
-    }
-
-    fn conditional(
-        &mut self,
-        name: &str,
-        item: &Value<'_>,
-        table: &DeTable<'_>,
-        visit: &mut dyn FnMut(&mut Self, &Value<'_>) -> bool,
-    ) -> bool {
-        let mut fine = true;
-        for (key, _) in table.iter().filter(|(key, _)| !matches!(&**key.get_ref(), "when" | "items")) {
-            self.walk.unknown_key(key, "a conditional entry", ["when", "items"]);
-            fine = false;
-        }
-        let (Some(when), Some(items)) = (table.get("when"), table.get("items")) else {
-            self.walk.error(item, "a conditional entry needs both `when` and `items`");
-            return false;
-        };
-        let Some(holds) = self.holds(when) else { return false };
-        // Where it does not hold its items may name files that exist elsewhere only.
-        if !holds {
-            return self.walk.array(items, "items").is_some() && fine;
-        }
-        self.each(name, items, visit) && fine
-    }
-
-    /// Whether all conditions of a `when` hold; `None` after a complaint.
-    fn holds(&mut self, when: &Value<'_>) -> Option<bool> {
-        let conditions = self.walk.table(when, "when")?;
-        let mut holds = Some(true);
-        for (key, value) in conditions {
-            if key.get_ref() != "vars" {
-                let name = key.get_ref().to_string();
-                self.walk
-                    .error(key, format!("unknown condition `{name}`"))
-                    .hints
-                    .push("conditions are `vars.NAME = VALUE`".into());
-                holds = None;
-                continue;
-            }
-            let Some(vars) = self.walk.table(value, "vars") else {
-                holds = None;
-                continue;
-            };
-            for (name, wanted) in vars {
-                let one = self.variable_is(name, wanted);
-                holds = holds.zip(one).map(|(a, b)| a && b);
-            }
-        }
-        holds
-    }
-
-    fn variable_is(&mut self, key: &crate::walk::Key<'_>, wanted: &Value<'_>) -> Option<bool> {
-        let vars = self.files.cx.vars;
-        let Some(actual) = vars.by_name(key.get_ref()) else {
-            let name = key.get_ref().to_string();
-            let hint = did_you_mean(&name, self.files.cx.var_names.iter().map(|n| &**n));
-            self.walk.error(key, format!("unknown variable `{name}`")).hints.extend(hint);
-            return None;
-        };
-        match wanted.get_ref() {
-            DeValue::Array(any) => {
-                let mut found = Some(false);
-                for item in any.iter() {
-                    let one = self.equals(key, actual, item);
-                    found = found.zip(one).map(|(a, b)| a || b);
-                }
-                found
-            }
-            _ => self.equals(key, actual, wanted),
-        }
-    }
-
-    fn equals(&mut self, key: &crate::walk::Key<'_>, actual: &VarValue, wanted: &Value<'_>) -> Option<bool> {
-        match (actual, wanted.get_ref()) {
-            (VarValue::Text(text), DeValue::String(wanted)) => Some(**text == **wanted),
-            (VarValue::Bool(truth), DeValue::Boolean(wanted)) => Some(truth == wanted),
-            (VarValue::Texts(texts), DeValue::Boolean(wanted)) => Some(texts.is_empty() != *wanted),
-            (
-                VarValue::Tool(crate::lang::ToolVar::Host(text) | crate::lang::ToolVar::Label(text, _)),
-                DeValue::String(wanted),
-            ) => Some(**text == **wanted),
-            (VarValue::Text(_) | VarValue::Tool(_), _) => {
-                self.walk.wrong_type(wanted, &format!("vars.{}", key.get_ref()), "a string");
-                None
-            }
-            _ => {
-                self.walk.wrong_type(wanted, &format!("vars.{}", key.get_ref()), "`true` or `false`");
-                None
-            }
-        }
     }
 
     fn single(&mut self, name: &str, wanted: Wanted, value: &Value<'_>) -> Option<RawValue> {

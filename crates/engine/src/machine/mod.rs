@@ -11,6 +11,7 @@ mod evaluate;
 mod failures;
 mod fetch;
 mod finish;
+mod flatten;
 mod goals;
 mod look_up;
 mod parts;
@@ -26,6 +27,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod values;
+mod wanted;
 mod why;
 
 use std::borrow::Cow;
@@ -35,13 +37,14 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, FetchId,
-    Input, Level, Model, Resources, RunId, Runner, TreeMeta, WsPath,
+    Level, Model, Resources, RunId, Runner, TreeMeta, WsPath,
 };
 use minibuild_download::Planner;
-use minibuild_graph::{ActionGraph, CycleError, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path};
+use minibuild_graph::{ActionGraph, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::choose::Chooser;
+use self::flatten::Scratch;
 use self::race::Running;
 use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
@@ -50,6 +53,7 @@ pub use ended::Ended;
 pub use goals::{Dynamic, Goal, Goals, Lease, RacePolicy, RemoteGoals, StoreGoals, Strategies, Strategy, Uploads};
 pub use preview::{Foreseen, Maybe, OutputPlace, Place, Verdict};
 pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
+pub use wanted::Wanted;
 pub use why::Why;
 
 /// Predicted time of an action nothing is known of.
@@ -237,76 +241,6 @@ pub struct Machine {
     /// What actions wait for from some moment on, where somebody wants to know.
     waits: Option<Vec<(ActionId, Option<Wait>)>>,
     now: Duration,
-}
-
-/// Marks of the last flattening, so that none has to be cleared.
-#[derive(Default)]
-struct Scratch {
-    epoch: u32,
-    artifacts: Vec<u32>,
-    sets: Vec<u32>,
-    stack: Vec<Input>,
-}
-
-impl Scratch {
-    /// The artifacts of `inputs`, sets flattened, each once, appended to `found`.
-    fn flatten(&mut self, model: &Model, inputs: &[Input], found: &mut Vec<ArtifactId>) {
-        self.stack.extend(inputs.iter().rev());
-        while let Some(input) = self.stack.pop() {
-            match input {
-                Input::Artifact(id) => {
-                    if std::mem::replace(&mut self.artifacts[id.index()], self.epoch) != self.epoch {
-                        found.push(id);
-                    }
-                }
-                Input::Set(id) => {
-                    if std::mem::replace(&mut self.sets[id.index()], self.epoch) != self.epoch {
-                        self.stack.extend(model.sets[id.index()].items.iter().rev());
-                    }
-                }
-            }
-        }
-    }
-
-    fn begin(&mut self, model: &Model) {
-        self.epoch += 1;
-        self.artifacts.resize(model.artifacts.len(), 0);
-        self.sets.resize(model.sets.len(), 0);
-    }
-}
-
-/// The wanted part of a graph.
-#[derive(Debug)]
-pub struct Wanted {
-    /// The whole graph.
-    pub graph: ActionGraph,
-    /// Wanted rows, each after what it needs.
-    pub order: Vec<Node>,
-}
-
-impl Wanted {
-    /// What `goals` need of `model`.
-    ///
-    /// # Errors
-    /// A [`CycleError`], which only a bug of the loader can cause.
-    pub fn new(model: &Model, goals: &Goals) -> Result<Self, CycleError> {
-        let graph = ActionGraph::new(model);
-        let mut roots: Vec<ActionId> = Vec::new();
-        for goal in &goals.targets {
-            let artifacts = goal.artifacts.iter().chain(&goal.runfiles);
-            roots.extend(artifacts.filter_map(|&a| model.artifact(a).producer).chain(goal.test));
-        }
-        let order = graph.order(&roots, |action| model.action_key_path(action))?;
-        Ok(Self { graph, order })
-    }
-
-    /// The wanted actions.
-    pub fn actions(&self) -> impl Iterator<Item = ActionId> {
-        self.order.iter().filter_map(|&node| match self.graph.kind(node) {
-            NodeKind::Action(id) => Some(id),
-            NodeKind::Set(_) => None,
-        })
-    }
 }
 
 impl Machine {

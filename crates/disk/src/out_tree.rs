@@ -19,7 +19,7 @@ use crate::DiskError;
 use crate::beneath;
 use crate::remove::{make_writable, remove_at};
 use crate::staging::Staging;
-use crate::stat::{Seen, look_at};
+use crate::stat::{Seen, look_at, stat_below};
 use crate::trash::Trash;
 
 /// Below these a file or link in the way of a directory is removed: nothing there is the user's.
@@ -31,6 +31,8 @@ const FULL_BELOW: u64 = 64 * 1024;
 /// The output tree of one workspace.
 pub struct OutTree {
     workspace: PathBuf,
+    /// The workspace's own directory.
+    root: OwnedFd,
     out: OwnedFd,
     trash: Arc<Trash>,
     staging: Arc<Staging>,
@@ -54,14 +56,17 @@ impl OutTree {
             std::fs::create_dir_all(&path).map_err(|e| DiskError::new("create", path.display().to_string(), e))?;
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let out = rustix::fs::open(&out_path, flags, Mode::empty())
-            .map_err(|e| DiskError::new("open", out_path.display().to_string(), e))?;
+        let open = |path: &Path| {
+            let opened = rustix::fs::open(path, flags, Mode::empty());
+            opened.map_err(|e| DiskError::new("open", path.display().to_string(), e))
+        };
+        let (root, out) = (open(workspace)?, open(&out_path)?);
         let state_dir = |dir: &str| {
             beneath::open_dir(&out, dir).map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/{dir}"), e))
         };
         let trash = Arc::new(Trash::new(state_dir(".state/trash")?));
         let staging = Arc::new(Staging::new(state_dir(".state/staging")?, Arc::clone(&trash)));
-        Ok(Self { workspace: workspace.to_owned(), out, trash, staging, function: DigestFunction::default() })
+        Ok(Self { workspace: workspace.to_owned(), root, out, trash, staging, function: DigestFunction::default() })
     }
 
     /// The same tree, whose outputs are hashed with this function.
@@ -228,6 +233,11 @@ impl OutTree {
     pub fn look(&self, path: &WsPath) -> Result<Seen, DiskError> {
         let relative = self.below_out(path)?;
         look_at(&self.out, relative).map_err(|e| DiskError::new("look at", path.as_str(), e))
+    }
+
+    /// Looks at files of the workspace, each as [`crate::stat_batch`] does.
+    pub fn look_at_all<P: AsRef<str>>(&self, paths: &[P]) -> Vec<Option<Seen>> {
+        stat_below(&self.root, paths)
     }
 
     /// The content of the regular file at `path`, `None` where there is nothing.

@@ -138,6 +138,13 @@ pub fn stat_filter<'p, T: Send>(
     parts.into_iter().flat_map(|(_, kept)| kept).collect()
 }
 
+/// As [`stat_batch`], from an open directory and on this thread.
+pub(crate) fn stat_below<P: AsRef<str>>(root: &OwnedFd, paths: &[P]) -> Vec<Option<Seen>> {
+    let mut answers = vec![None; paths.len()];
+    stat_chunk(root, paths, &mut answers);
+    answers
+}
+
 fn stat_chunk<P: AsRef<str>>(root: &OwnedFd, paths: &[P], answers: &mut [Option<Seen>]) {
     let mut cursor = Cursor::default();
     for (path, answer) in paths.iter().zip(answers) {

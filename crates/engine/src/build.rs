@@ -222,7 +222,8 @@ impl Build<'_> {
         let config = LocalConfig {
             tree: self.tree.clone(),
             clock: self.clock.clone(),
-            slots: self.goals.jobs + self.goals.ahead,
+            // The last one begun ahead waits for whichever slot is free first.
+            slots: self.goals.jobs + self.goals.ahead.saturating_sub(1),
             places: self.goals.jobs,
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],

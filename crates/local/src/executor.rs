@@ -1,14 +1,16 @@
 //! The local executor: hands runs to free slots and passes stops on.
 //!
-//! It never waits: each slot has a thread for that. It does not know how many runs there should be at once – who
-//! calls counts them – nor what an action is for.
+//! It never waits: each slot has a thread for that, which takes the next run that waits when it is done with one, without
+//! falling asleep in between. It does not know how many runs there should be at once – who calls counts them – nor what an
+//! action is for.
 
+use std::collections::VecDeque;
 use std::ffi::{CString, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use minibuild_core::{ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, RunId, StopReason};
@@ -28,7 +30,7 @@ pub struct LocalConfig {
     pub tree: Arc<OutTree>,
     /// The clock that stamps its files.
     pub clock: Arc<dyn FileClock>,
-    /// How many runs there are at most at once.
+    /// How many runs there are at most at once; what is started beyond that waits, in the order it came.
     pub slots: usize,
     /// How many of their commands run at once. With fewer places than slots a run is prepared, and another one's outputs are
     /// captured, while commands run.
@@ -62,7 +64,7 @@ impl LocalExecutor {
         let args = config.helper_args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect();
         let turns = Turns::new(config.places, config.jobserver, Arc::clone(&sink));
         let LocalConfig { tree, clock, helper: program, lock, .. } = config;
-        let common = Common { tree, clock, program, args, lock, sink, turns };
+        let common = Common { tree, clock, program, args, lock, sink, turns, waiting: Mutex::default() };
         let slots = std::iter::repeat_with(Slot::default).take(config.slots).collect();
         Self { common: Arc::new(common), slots }
     }
@@ -74,6 +76,17 @@ impl LocalExecutor {
     }
 
     fn stop_where(&self, run: Option<RunId>, reason: StopReason) {
+        let withdrawn: VecDeque<ExecutionRequest> = {
+            let mut waiting = self.common.waiting();
+            let (meant, others) = waiting.drain(..).partition(|request| run.is_none_or(|run| request.run == run));
+            *waiting = others;
+            meant
+        };
+        for request in withdrawn {
+            let mut report = empty_report(request.run);
+            report.status = ExecutionStatus::Stopped(reason);
+            (self.common.sink)(ExecutorEvent::Finished(Box::new(report)));
+        }
         for (number, slot) in self.slots.iter().enumerate() {
             if slot.state.stop(run, reason) {
                 self.common.turns.withdraw(number, reason);
@@ -92,10 +105,12 @@ impl Executor for LocalExecutor {
     fn start(&mut self, request: ExecutionRequest) {
         self.go_on();
         let run = request.run;
+        let mut waiting = self.common.waiting();
         // The first free slot: those with a warm helper come first.
         let Some(number) = self.slots.iter().position(|slot| slot.state.occupy(run)) else {
-            return self.refuse(run, "bug: more local runs were started than there are slots");
+            return waiting.push_back(request);
         };
+        drop(waiting);
         if !self.slots[number].hand_over(&self.common, number, request) {
             *self.slots.get_mut(number).expect("found above") = Slot::default();
             self.refuse(run, "cannot start the thread of a local slot");
@@ -133,7 +148,10 @@ impl Slot {
             let (sender, requests) = channel::<ExecutionRequest>();
             let work = move || {
                 for request in requests {
-                    worker.carry_out(&request);
+                    let mut next = Some(request);
+                    while let Some(request) = next {
+                        next = worker.carry_out(&request);
+                    }
                 }
                 worker.end();
             };

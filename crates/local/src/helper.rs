@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use crate::jobserver::Jobserver;
 use crate::procs;
-use crate::spawn::{Standing, Starter};
+use crate::spawn::start_session;
 
 /// Pids of all helpers of this process that were not waited for. Whatever other child is found in a session that
 /// is not ours was left by a helper that died.
@@ -63,7 +63,7 @@ impl Helper {
         nix::sys::prctl::set_child_subreaper(true)?;
         let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
         let stdio = [Some(theirs.as_fd()), Some(lock.unwrap_or(null.as_fd())), None];
-        let pid = Starter::new(stdio, Standing::NewSession, &SigSet::all())?.start(&program, &argv, &[])?;
+        let pid = start_session(&program, &argv, stdio)?;
         helpers().insert(pid.as_raw());
         Ok(Self { pid, socket: Arc::new(ours) })
     }

@@ -24,8 +24,10 @@ pub(crate) enum ToSlot {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunCommand {
     pub(crate) seq: u64,
-    pub(crate) argv: Vec<String>,
-    pub(crate) env: Vec<(String, String)>,
+    /// Program and arguments, a NUL character after each.
+    pub(crate) argv: String,
+    /// Variables as `NAME=VALUE`, a NUL character after each.
+    pub(crate) env: String,
     pub(crate) timeout_ms: Option<u64>,
     /// Where it runs; the workspace where none is given. A helper is either always told or never.
     pub(crate) cwd: Option<String>,
@@ -161,10 +163,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn command() -> impl Strategy<Value = RunCommand> {
-        let env = proptest::collection::vec((".*", ".*"), 0..4);
         let rest = (any::<Option<u64>>(), any::<Option<String>>());
-        (any::<u64>(), proptest::collection::vec(".*", 0..4), env, rest)
-            .prop_map(|(seq, argv, env, (timeout_ms, cwd))| RunCommand { seq, argv, env, timeout_ms, cwd })
+        (any::<u64>(), ".*", ".*", rest).prop_map(|(seq, argv, env, (timeout_ms, cwd))| RunCommand {
+            seq,
+            argv,
+            env,
+            timeout_ms,
+            cwd,
+        })
     }
 
     /// A socket that gives a few bytes at a time.

@@ -19,7 +19,8 @@ use minibuild_core::{RunCost, StopReason};
 
 use crate::helper::Helper;
 use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, write_frame};
-use crate::worker::new_log;
+use crate::spawn::joined;
+use crate::worker::{new_log, not_started};
 
 /// What a runner is made of.
 pub struct RunnerConfig {
@@ -201,10 +202,16 @@ impl CommandRunner {
         self.seq += 1;
         let seq = self.seq;
         let socket = Arc::clone(seat.helper.socket());
+        let argv = joined(spec.argv.iter().map(|text| [text]), "an argument");
+        let env = joined(spec.env.iter().map(|(name, value)| [name, "=", value]), "a variable");
+        let (argv, env) = match (argv, env) {
+            (Ok(argv), Ok(env)) => (argv, env),
+            (Err(text), _) | (_, Err(text)) => return Ok(not_started(text)),
+        };
         let command = RunCommand {
             seq,
-            argv: spec.argv.to_vec(),
-            env: spec.env.to_vec(),
+            argv,
+            env,
             timeout_ms: spec.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             cwd: Some(spec.cwd.to_str().ok_or("the directory of the command is not UTF-8")?.to_owned()),
         };

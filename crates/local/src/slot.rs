@@ -5,7 +5,7 @@
 //! its socket closes it kills what runs and exits, holding the workspace lock until then.
 
 use std::collections::HashMap;
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
@@ -27,7 +27,7 @@ use rustix::process::Signal as RawSignal;
 use crate::jobserver::Seat;
 use crate::procs;
 use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, write_frame};
-use crate::spawn::{Standing, Starter, find_program, spawn_error};
+use crate::spawn::{Launcher, find_program, spawn_error};
 use crate::supervision::{Act, Cause, Supervision};
 
 /// Descriptors from here up are the helper's own.
@@ -65,7 +65,7 @@ struct Slot {
     stderr: File,
     /// The last command wrote nothing there, and nothing of it is left that could.
     logs_are_empty: bool,
-    starter: Starter,
+    launcher: Launcher,
     jobserver: Option<Seat>,
     pid: Pid,
 }
@@ -103,9 +103,8 @@ impl Slot {
         nix::unistd::dup2_stdout(&null)?;
         enter(root)?;
         let (stdout, stderr) = (open_log(&slot_dir.join("out"))?, open_log(&slot_dir.join("err"))?);
-        let stdio = [Some(null.as_fd()), Some(stdout.as_fd()), Some(stderr.as_fd())];
-        // This process was started with all others at their defaults.
-        let starter = Starter::new(stdio, Standing::NewGroup, &IGNORED.into_iter().collect())?;
+        // This process was started with all other signals at their defaults.
+        let launcher = Launcher::new([null.as_fd(), stdout.as_fd(), stderr.as_fd()], &IGNORED);
         Ok(Self {
             socket: UnixStream::from(socket),
             messages: FrameReader::default(),
@@ -114,7 +113,7 @@ impl Slot {
             stdout,
             stderr,
             logs_are_empty: false,
-            starter,
+            launcher,
             jobserver,
             pid: getpid(),
         })
@@ -123,9 +122,9 @@ impl Slot {
     fn serve(&mut self) -> io::Result<()> {
         loop {
             match self.messages.read(&mut self.socket)? {
-                Some(ToSlot::Run(command)) => {
+                Some(ToSlot::Run(mut command)) => {
                     let seq = command.seq;
-                    let outcome = self.run(command)?;
+                    let outcome = self.run(&mut command)?;
                     let stuck = matches!(outcome.end, End::Stuck(_));
                     self.send(&FromSlot::Ended { seq, outcome });
                     if stuck {
@@ -149,12 +148,12 @@ impl Slot {
         let _ = write_frame(&mut self.socket, message);
     }
 
-    fn run(&mut self, command: RunCommand) -> io::Result<Outcome> {
+    fn run(&mut self, command: &mut RunCommand) -> io::Result<Outcome> {
         if !self.logs_are_empty {
             self.empty_logs()?;
         }
         let started = Instant::now();
-        let leader = match self.start(&command) {
+        let leader = match self.start(command) {
             Ok(leader) => leader,
             Err(text) => return self.outcome(End::NotStarted(text), Vec::new(), RunCost::default()),
         };
@@ -189,22 +188,21 @@ impl Slot {
         Ok(Outcome { end, killed, cost, stdout_len, stderr_len })
     }
 
-    fn start(&self, command: &RunCommand) -> Result<Pid, String> {
+    fn start(&mut self, command: &mut RunCommand) -> Result<Pid, String> {
         if let Some(cwd) = &command.cwd {
             enter(Path::new(cwd)).map_err(|error| format!("cannot enter `{cwd}`: {error}"))?;
         }
-        let path = command.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| &**value);
-        let program = find_program(command.argv.first().map_or("", |name| name), path)?;
-        let argv = c_strings(command.argv.iter().cloned(), "an argument")?;
-        let given = command.env.iter().map(|(name, value)| format!("{name}={value}"));
-        let is_own = |(name, _): &(String, String)| name == "MAKEFLAGS";
-        let makeflags = self.jobserver.as_ref().filter(|_| !command.env.iter().any(is_own));
-        let makeflags = makeflags.map(|jobserver| format!("MAKEFLAGS={}", jobserver.makeflags()));
-        let env = c_strings(given.chain(makeflags), "a variable")?;
-        self.starter.start(&program, &argv, &env).map_err(|error| {
-            let bytes = argv.iter().chain(&env).map(|text| text.as_bytes_with_nul().len()).sum();
-            spawn_error(&program, bytes, error)
-        })
+        let variable = |name: &str| command.env.split('\0').find_map(|text| text.strip_prefix(name)?.strip_prefix('='));
+        let program = find_program(command.argv.split('\0').next().unwrap_or_default(), variable("PATH"))?;
+        if let Some(jobserver) = &self.jobserver
+            && variable("MAKEFLAGS").is_none()
+        {
+            for part in ["MAKEFLAGS=", jobserver.makeflags(), "\0"] {
+                command.env.push_str(part);
+            }
+        }
+        let started = self.launcher.start(&program, &command.argv, &command.env);
+        started.map_err(|error| spawn_error(&program, command.argv.len() + command.env.len(), error))
     }
 
     /// The main process is gone: whatever is still there dies before this process, and with it the lock, goes.
@@ -430,14 +428,6 @@ fn survivors(own: Pid) -> String {
     let alive = procs::descendants(own.as_raw()).into_iter().filter(|process| !process.is_zombie);
     let names: Vec<String> = alive.map(|process| procs::describe(process.pid)).collect();
     names.join(", ")
-}
-
-fn c_strings(texts: impl Iterator<Item = String>, what: &str) -> Result<Vec<CString>, String> {
-    let convert = |text: String| {
-        CString::new(text)
-            .map_err(|e| format!("{what} holds a NUL character: {:?}", e.into_vec().escape_ascii().to_string()))
-    };
-    texts.map(convert).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this process has one thread, and commands inherit the directory")]

@@ -1,63 +1,142 @@
-//! Starting programs with `posix_spawn`, and saying why one cannot be started.
+//! Starting programs, and saying why one cannot be started.
 //!
-//! Never forks: the cost of a start must not grow with the memory of who starts it. It does not know what the
+//! Nothing is copied: the cost of a start must not grow with the memory of who starts it. It does not know what the
 //! programs are for.
 
-use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, clone};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-
-/// Where a new process stands among others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Leads a new process group of this session.
-    NewGroup,
-    /// Leads a new session: no terminal, no signals from one.
-    NewSession,
-}
 
 /// Descriptors a new process gets as its standard ones; `None` leaves it this process's own.
 pub(crate) type Stdio<'a> = [Option<BorrowedFd<'a>>; 3];
 
-/// What is the same for many starts, made once: each descriptor and each signal costs calls to set up.
-pub(crate) struct Starter {
-    actions: PosixSpawnFileActions,
-    attr: PosixSpawnAttr,
+/// Starts `program` (a path) as the leader of a new session: no terminal, no signals from one. No signal is blocked in it, and all
+/// are as they were for a process nobody changed them for.
+pub(crate) fn start_session(program: &CStr, argv: &[CString], stdio: Stdio<'_>) -> nix::Result<Pid> {
+    let mut actions = PosixSpawnFileActions::init()?;
+    for (number, fd) in (0..).zip(stdio) {
+        if let Some(fd) = fd {
+            actions.add_dup2(fd.as_raw_fd(), number)?;
+        }
+    }
+    let mut attr = PosixSpawnAttr::init()?;
+    // Known to glibc and musl, but not to nix.
+    let session = PosixSpawnFlags::from_bits_retain(i32::from(nix::libc::POSIX_SPAWN_SETSID));
+    attr.set_flags(session | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
+    attr.set_sigdefault(&SigSet::all())?;
+    attr.set_sigmask(&SigSet::empty())?;
+    posix_spawn(program, &actions, &attr, argv, &[] as &[CString])
 }
 
-impl Starter {
-    /// For processes that get `stdio`, whose descriptors have to stay open, and no signal mask. Signals in `reset` are as they
-    /// were for a process nobody changed them for: those that are ignored here.
-    pub(crate) fn new(stdio: Stdio<'_>, standing: Standing, reset: &SigSet) -> nix::Result<Self> {
-        let mut actions = PosixSpawnFileActions::init()?;
-        for (number, fd) in (0..).zip(stdio) {
-            if let Some(fd) = fd {
-                actions.add_dup2(fd.as_raw_fd(), number)?;
-            }
-        }
-        let mut attr = PosixSpawnAttr::init()?;
-        let place = match standing {
-            Standing::NewGroup => PosixSpawnFlags::POSIX_SPAWN_SETPGROUP,
-            // Known to glibc and musl, but not to nix.
-            Standing::NewSession => PosixSpawnFlags::from_bits_retain(i32::from(nix::libc::POSIX_SPAWN_SETSID)),
-        };
-        attr.set_flags(place | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
-        attr.set_pgroup(Pid::from_raw(0))?;
-        attr.set_sigdefault(reset)?;
-        attr.set_sigmask(&SigSet::empty())?;
-        Ok(Self { actions, attr })
+/// What a start on a stack of its own needs at most.
+const STACK: usize = 64 * 1024;
+
+/// Starts commands, each the leader of a new process group, for a process that has one thread.
+///
+/// As `posix_spawn` does it, the new process lives in this one's memory until it is another program, and this one waits so
+/// long. But what each start would map, block and reset once more is here already.
+pub(crate) struct Launcher {
+    /// What they get as their standard descriptors; kept open by the owner.
+    stdio: [RawFd; 3],
+    /// Signals that are ignored here and not to be ignored there.
+    ignored: Vec<i32>,
+    stack: Vec<u8>,
+    /// Room for pointers.
+    argv: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+}
+
+impl Launcher {
+    /// For commands that get `stdio`, whose descriptors have to stay open.
+    pub(crate) fn new(stdio: [BorrowedFd<'_>; 3], ignored: &[Signal]) -> Self {
+        let ignored = ignored.iter().map(|&signal| signal as i32).collect();
+        let stdio = stdio.map(|fd| fd.as_raw_fd());
+        Self { stdio, ignored, stack: vec![0; STACK], argv: Vec::new(), env: Vec::new() }
     }
 
-    /// Starts `program` (a path).
-    pub(crate) fn start(&self, program: &CStr, argv: &[CString], env: &[CString]) -> nix::Result<Pid> {
-        posix_spawn(program, &self.actions, &self.attr, argv, env)
+    /// Starts `program` (a path); see [`joined`] for arguments and environment.
+    pub(crate) fn start(&mut self, program: &CStr, argv: &str, env: &str) -> nix::Result<Pid> {
+        point_at(argv, &mut self.argv);
+        point_at(env, &mut self.env);
+        let (stdio, ignored, failure) = (self.stdio, &self.ignored[..], Cell::new(0));
+        let (program, argv, env) = (program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
+        let become_program = || {
+            // SAFETY: nothing but calls to the system, on memory that stays as it is until this ends, since its owner waits; all
+            // pointers end with a NUL byte or a null pointer.
+            unsafe {
+                let is_ready = ignored.iter().all(|&signal| libc::signal(signal, libc::SIG_DFL) != libc::SIG_ERR)
+                    && libc::setpgid(0, 0) == 0
+                    && (0..).zip(stdio).all(|(number, fd)| libc::dup2(fd, number) == number)
+                    && unblock_all();
+                if is_ready {
+                    libc::execve(program, argv, env);
+                }
+                failure.set(Errno::last_raw());
+                libc::_exit(127)
+            }
+        };
+        let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+        // SAFETY: this process has one thread, and no handler of a signal of its own; the stack is used by nobody else, since this
+        // call comes back only when the new process has left it.
+        let pid = unsafe { clone(Box::new(become_program), &mut self.stack, flags, Some(libc::SIGCHLD)) }?;
+        if failure.get() == 0 {
+            return Ok(pid);
+        }
+        while waitpid(pid, None) == Err(Errno::EINTR) {}
+        Err(Errno::from_raw(failure.get()))
     }
+}
+
+/// Lets all signals through.
+///
+/// # Safety
+/// For a process that may change its mask.
+unsafe fn unblock_all() -> bool {
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is made before it is used.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr()) == 0
+            && libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) == 0
+    }
+}
+
+/// Texts one after the other, each with a NUL character at its end, as a new program gets them.
+///
+/// # Errors
+/// Where one has such a character itself; `what` they are.
+pub(crate) fn joined<T: AsRef<[U]>, U: AsRef<str>>(
+    texts: impl IntoIterator<Item = T>,
+    what: &str,
+) -> Result<String, String> {
+    let mut all = String::new();
+    for text in texts {
+        let begin = all.len();
+        text.as_ref().iter().for_each(|part| all.push_str(part.as_ref()));
+        if let Some(at) = all[begin..].find('\0') {
+            let shown = all[begin..].escape_default();
+            return Err(format!("{what} holds a NUL character at byte {at}: \"{shown}\""));
+        }
+        all.push('\0');
+    }
+    Ok(all)
+}
+
+/// Pointers to all parts of what [`joined`] gave, and a null pointer.
+fn point_at(texts: &str, pointers: &mut Vec<*const c_char>) {
+    pointers.clear();
+    pointers.extend(texts.split_inclusive('\0').map(|text| text.as_ptr().cast()));
+    pointers.push(std::ptr::null());
 }
 
 /// Where the program of a command lies: as it is if it has a slash, else the first match in `PATH`.

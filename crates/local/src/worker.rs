@@ -2,6 +2,7 @@
 //!
 //! It does not know other slots, nor what comes of its reports.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,13 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use minibuild_core::{
-    ExecutionReport, ExecutionRequest, ExecutionStatus, ExecutorEvent, RunId, STATE_ROOT, StopReason, WsPath,
+    ExecutionReport, ExecutionRequest, ExecutionStatus, ExecutorEvent, RunCost, RunId, STATE_ROOT, StopReason, WsPath,
 };
-use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree, Seen, stat_batch};
+use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree, Seen};
 
 use crate::executor::EventSink;
 use crate::helper::Helper;
 use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, frame, write_frame};
+use crate::spawn::joined;
 use crate::turns::{Handover, Turns};
 
 /// What all slots share.
@@ -31,6 +33,14 @@ pub(crate) struct Common {
     pub(crate) lock: Option<OwnedFd>,
     pub(crate) sink: EventSink,
     pub(crate) turns: Turns,
+    /// Runs for which there is no slot yet. Slots become free, and are taken, under its lock.
+    pub(crate) waiting: Mutex<VecDeque<ExecutionRequest>>,
+}
+
+impl Common {
+    pub(crate) fn waiting(&self) -> MutexGuard<'_, VecDeque<ExecutionRequest>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What is going on in a slot, seen by its thread and by whoever starts and stops runs.
@@ -75,8 +85,9 @@ impl SlotState {
         self.lock().stop
     }
 
-    fn free(&self) {
-        *self.lock() = Current::default();
+    /// The run that was here is over; the slot is free, or that of `next`.
+    fn leave_to(&self, next: Option<RunId>) {
+        *self.lock() = Current { run: next, stop: None, line: None };
     }
 
     /// From now on stops go to the helper, those that came earlier too.
@@ -138,8 +149,8 @@ impl Worker {
         Self { common, state, number, dir, tmp, seat: None, tmp_is_clean: false, tmp_when_empty: None, seq: 0 }
     }
 
-    /// Carries out one run and reports it.
-    pub(crate) fn carry_out(&mut self, request: &ExecutionRequest) {
+    /// Carries out one run and reports it; gives the next one for this slot, if one waits.
+    pub(crate) fn carry_out(&mut self, request: &ExecutionRequest) -> Option<ExecutionRequest> {
         let started = Instant::now();
         let mut report = empty_report(request.run);
         if request.command.argv.is_empty() {
@@ -154,8 +165,14 @@ impl Worker {
             }
         }
         report.changed_inputs = self.changed_inputs(request);
-        self.state.free();
+        let next = {
+            let mut waiting = self.common.waiting();
+            let next = waiting.pop_front();
+            self.state.leave_to(next.as_ref().map(|request| request.run));
+            next
+        };
         (self.common.sink)(ExecutorEvent::Finished(Box::new(report)));
+        next
     }
 
     /// Ends the helper.
@@ -234,7 +251,11 @@ impl Worker {
         self.seq += 1;
         let seq = self.seq;
         let socket = Arc::clone(seat.helper.socket());
-        let frame = frame(&ToSlot::Run(self.run_command(request, seq)))
+        let run_command = match self.run_command(request, seq) {
+            Ok(command) => command,
+            Err(text) => return Ok(not_started(text)),
+        };
+        let frame = frame(&ToSlot::Run(run_command))
             .map_err(|error| Lost::Failed(format!("cannot hand the command to its helper: {error}")))?;
         let state = Arc::clone(&self.state);
         let command = Handover { run: request.run, seq, socket: Arc::clone(&socket), state, frame };
@@ -282,15 +303,16 @@ impl Worker {
         }
     }
 
-    fn run_command(&self, request: &ExecutionRequest, seq: u64) -> RunCommand {
+    /// The command for the helper, or why no program can get it.
+    fn run_command(&self, request: &ExecutionRequest, seq: u64) -> Result<RunCommand, String> {
         let command = &request.command;
-        let mut env: Vec<(String, String)> = command.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        if !command.env.contains_key("TMPDIR") {
-            let tmp = self.common.tree.workspace().join(self.tmp.as_path());
-            env.push(("TMPDIR".into(), tmp.to_string_lossy().into_owned()));
-        }
+        let tmp = self.common.tree.workspace().join(self.tmp.as_path());
+        let tmp = Some(("TMPDIR", tmp.to_string_lossy())).filter(|_| !command.env.contains_key("TMPDIR"));
+        let given = command.env.iter().map(|(name, value)| [name, "=", value]);
+        let argv = joined(command.argv.iter().map(|text| [text]), "an argument")?;
+        let env = joined(given.chain(tmp.iter().map(|(name, value)| [name, "=", value])), "a variable")?;
         let timeout_ms = request.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
-        RunCommand { seq, argv: command.argv.clone(), env, timeout_ms, cwd: None }
+        Ok(RunCommand { seq, argv, env, timeout_ms, cwd: None })
     }
 
     fn read_logs(&self, outcome: &Outcome, report: &mut ExecutionReport) -> Result<(), Lost> {
@@ -361,7 +383,7 @@ impl Worker {
 
     fn changed_inputs(&self, request: &ExecutionRequest) -> Vec<WsPath> {
         let paths: Vec<&str> = request.verify.iter().map(|(path, _)| path.as_str()).collect();
-        let seen = stat_batch(self.common.tree.workspace(), &paths, 1);
+        let seen = self.common.tree.look_at_all(&paths);
         let is_same = |now: Option<Seen>, then| now.is_some_and(|now| now.fingerprint == then);
         let pairs = request.verify.iter().zip(seen);
         pairs.filter(|((_, then), now)| !is_same(*now, *then)).map(|((path, _), _)| path.clone()).collect()
@@ -381,6 +403,12 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// The outcome of a command no program can get.
+pub(crate) fn not_started(text: String) -> Outcome {
+    let (end, killed, cost) = (End::NotStarted(text), Vec::new(), RunCost::default());
+    Outcome { end, killed, cost, stdout_len: 0, stderr_len: 0 }
 }
 
 pub(crate) fn new_log(path: &Path) -> io::Result<File> {

@@ -203,7 +203,7 @@ fn inputs_changed_meanwhile_are_named() {
 }
 
 #[test]
-fn slots_work_at_the_same_time_and_one_too_many_is_refused() {
+fn slots_work_at_the_same_time_and_one_too_many_waits() {
     let mut ws = Workspace::with(2, None);
     ws.make_pipe("a");
     ws.make_pipe("b");
@@ -214,13 +214,11 @@ fn slots_work_at_the_same_time_and_one_too_many_is_refused() {
     let mut ended = Vec::new();
     while ended.len() < 3 {
         if let ExecutorEvent::Finished(report) = ws.event() {
+            assert!(report.run != third || !ended.is_empty(), "there was no slot for it");
             ended.push((report.run, report.status));
         }
     }
     ended.sort_by_key(|(run, _)| *run);
-    assert_eq!(ended[..2], [(first, ExecutionStatus::Exited(0)), (second, ExecutionStatus::Exited(0))]);
-    assert!(
-        ended[2].0 == third && matches!(&ended[2].1, ExecutionStatus::Infrastructure(text) if text.starts_with("bug:"))
-    );
+    assert_eq!(ended, [first, second, third].map(|run| (run, ExecutionStatus::Exited(0))));
     ws.executor.shutdown();
 }

@@ -32,6 +32,13 @@ fn block(ws: &mut Workspace, script: &str) -> RunId {
     run
 }
 
+/// As [`block`], with its pipes.
+fn block_again(ws: &mut Workspace) -> RunId {
+    let run = ws.start(shell("echo > here; read line < gate", vec![]));
+    ws.wait_for_pipe("here");
+    run
+}
+
 fn open_gate(ws: &Workspace) {
     std::fs::write(ws.root().join("gate"), "go\n").expect("somebody reads");
 }
@@ -74,6 +81,30 @@ fn who_waits_comes_in_order_and_is_told_when_it_starts() {
     rest.sort_unstable_by_key(|run| run.action);
     assert_eq!(rest, [second, third]);
     assert!(ends.iter().all(|(report, _)| report.status == ExecutionStatus::Exited(0)));
+}
+
+#[test]
+fn runs_without_a_slot_wait_for_whichever_is_free_first() {
+    let mut ws = workspace(1, 1);
+    let first = block(&mut ws, "true");
+    let runs: Vec<RunId> =
+        ["one", "two", "three"].map(|text| ws.start(shell(&format!("echo {text} >> ran"), vec![]))).to_vec();
+    ws.executor.stop(runs[1], StopReason::LostRace);
+    let (report, _) = next_end(&ws);
+    assert_eq!((report.run, report.status), (runs[1], ExecutionStatus::Stopped(StopReason::LostRace)));
+    open_gate(&ws);
+    let ends: Vec<RunId> = (0..3).map(|_| next_end(&ws).0.run).collect();
+    assert_eq!(ends, [first, runs[0], runs[2]]);
+    assert_eq!(std::fs::read_to_string(ws.root().join("ran")).expect("reads"), "one\nthree\n");
+    // And where all are to end none of them begins.
+    let running = block_again(&mut ws);
+    let waiting = ws.start(shell("echo four >> ran", vec![]));
+    ws.executor.shutdown();
+    let mut ends: Vec<_> = (0..2).map(|_| next_end(&ws).0).map(|report| (report.run, report.status)).collect();
+    ends.sort_by_key(|(run, _)| run.action);
+    let stopped = ExecutionStatus::Stopped(StopReason::Kill);
+    assert_eq!(ends, [(running, stopped.clone()), (waiting, stopped)]);
+    assert_eq!(std::fs::read_to_string(ws.root().join("ran")).expect("reads"), "one\nthree\n");
 }
 
 #[test]

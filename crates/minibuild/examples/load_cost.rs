@@ -11,6 +11,10 @@ use minibuild_core::{DirEntry, EntryKind, SourceFs};
 use minibuild_disk::{DiskFs, FsInstant};
 use minibuild_rules::{ConfigInput, HostFacts, LoadRequest, load, render};
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PHASES: [&str; 6] = ["config", "walk", "packages", "graph", "drop", "cpu"];
 
 /// The files, and when the loader began and ended to look at them.

@@ -328,7 +328,7 @@ impl Session<'_> {
             runs_nothing: self.kind == Kind::Fetch,
             jobs,
             // Where actions have two sides one that waits here could run there; a profile shows when commands ran.
-            ahead: if jobs < 2 || remote.is_some() || self.flags.profile.is_some() { 0 } else { 2 + jobs / 8 },
+            ahead: if jobs < 2 || remote.is_some() || self.flags.profile.is_some() { 0 } else { 3 + jobs / 8 },
             pools: settings.pools.clone(),
             memory: workspace::memory(),
             keep_going: settings.keep_going,

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Content, HostToolId, Model};
 use minibuild_disk::Look;
+use rustc_hash::FxHashSet;
 
 use super::file::Writer;
 use super::plan::{Names, Plan};
@@ -159,8 +160,7 @@ impl Snapshot {
         let base = self.sections.fingerprint();
         let mut update = self.caught_up.clone().unwrap_or_else(|| Update::new(base, mark));
         update.mark = mark;
-        // The last row of a thing counts.
-        update.artifacts.extend(changes.artifacts);
+        update.prints.extend(changes.artifacts.into_iter().map(|(index, row)| (index, row.flags, row.print)));
         update.looks.extend(changes.looks);
         update
     }
@@ -176,6 +176,7 @@ impl Snapshot {
         let model = ended.model();
         let mut update = self.update(changes, mark);
         update.common.extend(&index.common);
+        let mut renewed = FxHashSet::default();
         for (new, &old) in part.artifacts.iter().enumerate() {
             let id = ArtifactId::new(new);
             let producer = model.artifact(id).producer;
@@ -186,7 +187,10 @@ impl Snapshot {
             let is_known = producer.is_none_or(|action| ended.is_settled(action));
             let Some(row) = artifact_row(id, &model, ended, &index, is_known, before) else { return Ok(()) };
             update.artifacts.push((old, row));
+            renewed.insert(old);
         }
+        // What was seen before the build counts no more.
+        update.prints.retain(|(index, ..)| !renewed.contains(index));
         for (new, &old) in part.actions.iter().enumerate() {
             let before = self.record_at(old as usize).map_err(io::Error::other)?;
             update.actions.push((old, action_row(ActionId::new(new), &model, ended, &index, before)));

@@ -210,6 +210,14 @@ impl Snapshot {
             self.prints.get_mut(at..at + PRINT)?.copy_from_slice(&print_bytes(&row.print));
             self.rows.insert(index, row);
         }
+        for (index, flags, print) in update.prints {
+            *self.flags.get_mut(index as usize)? = flags;
+            let at = index as usize * PRINT;
+            self.prints.get_mut(at..at + PRINT)?.copy_from_slice(&print_bytes(&print));
+            if let Some(row) = self.rows.get_mut(&index) {
+                (row.flags, row.print) = (flags, print);
+            }
+        }
         for (index, row) in update.actions {
             *self.dirty.get_mut(index as usize)? = u8::from(row.is_dirty);
             self.action_rows.insert(index, row);

@@ -21,6 +21,9 @@ pub(super) struct Update {
     /// The state that goes with it from now on.
     pub mark: Mark,
     pub artifacts: Vec<(u32, ArtifactRow)>,
+    /// Files with the same content under another fingerprint, with their flags: what becomes of their rows, these and
+    /// earlier ones. After a clean build there may be one for each action.
+    pub prints: Vec<(u32, u8, Fingerprint)>,
     pub actions: Vec<(u32, ActionRow)>,
     pub looks: Vec<(u32, Look)>,
     /// Further places of records every build needs.
@@ -30,7 +33,15 @@ pub(super) struct Update {
 impl Update {
     /// An update that changes nothing but the state it goes with.
     pub fn new(base: Fingerprint, mark: Mark) -> Self {
-        Self { base, mark, artifacts: Vec::new(), actions: Vec::new(), looks: Vec::new(), common: Vec::new() }
+        Self {
+            base,
+            mark,
+            artifacts: Vec::new(),
+            prints: Vec::new(),
+            actions: Vec::new(),
+            looks: Vec::new(),
+            common: Vec::new(),
+        }
     }
 }
 

@@ -35,7 +35,8 @@ fn d34_local_run_sees_an_input_edited_meanwhile() {
 fn d29_shared_input_fetch_survives_a_lost_race() {
     const DOWNLOADS: [&str; 2] = ["BatchReadBlobs", "Read"];
     let (remote, ws) = (Remote::new(), with_targets(""));
-    let (mut here, mut there) = (ws.gate("here"), ws.gate("there"));
+    // Here `a` could never end.
+    let (here, mut there) = (ws.gate("here"), ws.gate("there"));
     let big = genrule("big", &[], &["big"], "head -c 3000000 /dev/zero > $OUT");
     let of_both = |name: &str| {
         let command =
@@ -53,9 +54,8 @@ fn d29_shared_input_fetch_survives_a_lost_race() {
     build.wait_until("the input is being brought", || remote.calls(&DOWNLOADS) > 0);
     there.arrival();
     there.open();
-    here.open();
     let run = build.wait().ok();
-    assert!(branches(&run).contains(&("remote", "won")) || races(&run).0 == 1, "{:?}", branches(&run));
+    assert!(branches(&run).contains(&("remote", "won")), "{:?}", branches(&run));
     assert_eq!(downloaded(&run), [("big", "input")], "once, for whoever reads it");
     assert_eq!(remote.calls(&DOWNLOADS), 1);
     assert_eq!(ws.output("r").split_ascii_whitespace().nth(1), Some("3000000"));

@@ -61,18 +61,16 @@ pub fn look_at(dir: impl AsFd, path: impl rustix::path::Arg) -> std::io::Result<
 /// asked. Fastest where paths of one directory follow each other. `None` is what cannot be looked at, for
 /// whatever reason: the caller falls back to a slower way that reports it.
 pub fn stat_batch<P: AsRef<str> + Sync>(root: &Path, paths: &[P], threads: usize) -> Vec<Option<Seen>> {
-    let mut answers = vec![None; paths.len()];
     if paths.is_empty() {
-        return answers;
+        return Vec::new();
     }
     if let [path] = paths {
-        answers[0] = look_at(rustix::fs::CWD, root.join(path.as_ref())).ok();
-        return answers;
+        return vec![look_at(rustix::fs::CWD, root.join(path.as_ref())).ok()];
     }
+    let mut answers = vec![None; paths.len()];
     let Ok(root) = open_path(rustix::fs::CWD, root) else { return answers };
     if threads < 2 || paths.len() <= CHUNK {
-        stat_chunk(&root, paths, &mut answers);
-        return answers;
+        return stat_below(&root, paths);
     }
     let work = Mutex::new(paths.chunks(CHUNK).zip(answers.chunks_mut(CHUNK)));
     let next = || work.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();

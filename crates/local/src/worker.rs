@@ -118,6 +118,8 @@ pub(crate) struct Worker {
     number: usize,
     dir: WsPath,
     tmp: WsPath,
+    /// The same, as commands find it in `TMPDIR`.
+    tmp_text: String,
     seat: Option<Seat>,
     tmp_is_clean: bool,
     /// How the empty directory for temporary files looked, where a change of it cannot go unseen.
@@ -146,7 +148,19 @@ impl Worker {
         let path = |text: String| WsPath::new(&text).expect("constant segments and a number");
         let dir = path(format!("{STATE_ROOT}/tmp/slot{number}"));
         let tmp = path(format!("{dir}/tmp"));
-        Self { common, state, number, dir, tmp, seat: None, tmp_is_clean: false, tmp_when_empty: None, seq: 0 }
+        let tmp_text = common.tree.workspace().join(tmp.as_path()).to_string_lossy().into_owned();
+        Self {
+            common,
+            state,
+            number,
+            dir,
+            tmp,
+            tmp_text,
+            seat: None,
+            tmp_is_clean: false,
+            tmp_when_empty: None,
+            seq: 0,
+        }
     }
 
     /// Carries out one run and reports it; gives the next one for this slot, if one waits.
@@ -306,11 +320,10 @@ impl Worker {
     /// The command for the helper, or why no program can get it.
     fn run_command(&self, request: &ExecutionRequest, seq: u64) -> Result<RunCommand, String> {
         let command = &request.command;
-        let tmp = self.common.tree.workspace().join(self.tmp.as_path());
-        let tmp = Some(("TMPDIR", tmp.to_string_lossy())).filter(|_| !command.env.contains_key("TMPDIR"));
+        let tmp = Some(["TMPDIR", "=", &self.tmp_text]).filter(|_| !command.env.contains_key("TMPDIR"));
         let given = command.env.iter().map(|(name, value)| [name, "=", value]);
         let argv = joined(command.argv.iter().map(|text| [text]), "an argument")?;
-        let env = joined(given.chain(tmp.iter().map(|(name, value)| [name, "=", value])), "a variable")?;
+        let env = joined(given.chain(tmp), "a variable")?;
         let timeout_ms = request.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
         Ok(RunCommand { seq, argv, env, timeout_ms, cwd: None })
     }

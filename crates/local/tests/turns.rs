@@ -27,14 +27,12 @@ fn next_end(ws: &Workspace) -> (ExecutionReport, Vec<RunId>) {
 fn block(ws: &mut Workspace, script: &str) -> RunId {
     ws.make_pipe("gate");
     ws.make_pipe("here");
-    let run = ws.start(shell(&format!("echo > here; read line < gate; {script}"), vec![]));
-    ws.wait_for_pipe("here");
-    run
+    block_again(ws, script)
 }
 
 /// As [`block`], with its pipes.
-fn block_again(ws: &mut Workspace) -> RunId {
-    let run = ws.start(shell("echo > here; read line < gate", vec![]));
+fn block_again(ws: &mut Workspace, script: &str) -> RunId {
+    let run = ws.start(shell(&format!("echo > here; read line < gate; {script}"), vec![]));
     ws.wait_for_pipe("here");
     run
 }
@@ -97,7 +95,7 @@ fn runs_without_a_slot_wait_for_whichever_is_free_first() {
     assert_eq!(ends, [first, runs[0], runs[2]]);
     assert_eq!(std::fs::read_to_string(ws.root().join("ran")).expect("reads"), "one\nthree\n");
     // And where all are to end none of them begins.
-    let running = block_again(&mut ws);
+    let running = block_again(&mut ws, "true");
     let waiting = ws.start(shell("echo four >> ran", vec![]));
     ws.executor.shutdown();
     let mut ends: Vec<_> = (0..2).map(|_| next_end(&ws).0).map(|report| (report.run, report.status)).collect();

@@ -19,7 +19,8 @@ pub struct Goals {
     pub runs_nothing: bool,
     /// Actions that run here at once.
     pub jobs: usize,
-    /// Started beyond those: they are prepared, and wait for a place where their executor knows of one.
+    /// Started beyond those: all but the last are prepared and wait for a place, which their executor knows of; the last
+    /// waits to be prepared.
     pub ahead: usize,
     /// Named pools and their places, for actions that run here.
     pub pools: BTreeMap<String, u32>,

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use minibuild_core::{ArtifactKind, Content, DigestFunction, EntryKind, HostTool, Stamp, WsPath};
+use minibuild_core::{ArtifactKind, Content, DigestFunction, EntryKind, HostTool, WsPath};
 use minibuild_disk::{DiskFs, FileClock, FsInstant, HashedFile, Look, Seen, hash_file, stat_filter, tree_is_unchanged};
 use minibuild_download::Wishes;
 
-use super::rows::{ArtifactRow, EXTRA, NONE, PRESENT, TRUSTED, UNKNOWN, is_executable, kind_of};
+use super::rows::{EXECUTABLE, EXTRA, NONE, PRESENT, PrintRow, TRUSTED, UNKNOWN, is_executable, kind_of};
 use super::{Doubt, Snapshot};
 use crate::tools;
 
@@ -33,8 +33,8 @@ pub struct Changes {
     pub(super) sources: Vec<u32>,
     /// Actions to be looked at: something is not as they left it, or wanted and absent.
     pub(super) actions: Vec<u32>,
-    /// Rows of files that are the same under another fingerprint.
-    pub(super) artifacts: Vec<(u32, ArtifactRow)>,
+    /// Files that are the same under another fingerprint.
+    pub(super) prints: Vec<(u32, PrintRow)>,
     /// Looks that are the same under another fingerprint.
     pub(super) looks: Vec<(u32, Look)>,
 }
@@ -191,13 +191,10 @@ impl Snapshot {
         };
         let before = self.digest(index)?;
         if hashed.digest == before && hashed.executable() == is_executable(self.flags[index]) {
-            let content = Content::File { digest: before, executable: hashed.executable() };
-            let stamps: &[Stamp] = &[hashed.stamp];
-            let here = Some(hashed.stamp.fingerprint);
-            let kind = kind_of(self.flags[index]);
-            changes
-                .artifacts
-                .push((id, ArtifactRow::new(kind, Some(&content), here, Some(stamps), self.file_at(index)?)));
+            let flags = self.flags[index];
+            let mut seen = PrintRow::new(kind_of(flags), hashed.stamp.fingerprint, Some(&[hashed.stamp]));
+            seen.flags |= flags & EXECUTABLE;
+            changes.prints.push((id, seen));
         } else if is_source {
             changes.sources.push(id);
         } else {

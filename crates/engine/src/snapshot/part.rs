@@ -11,7 +11,7 @@ use minibuild_core::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::rows::{ArtifactRow, NONE, PRESENT, SET, kind_of};
+use super::rows::{NONE, PRESENT, PrintRow, SET, kind_of};
 use super::tables::{Goals as GoalTable, Graph};
 use super::{Changes, Doubt, Snapshot};
 use crate::machine::{Goal, SourceFact};
@@ -291,7 +291,7 @@ impl<'a> Maker<'a> {
 
     /// What is read and made by none of the part's actions.
     fn take_known(&mut self, changes: &Changes, sources: &FxHashSet<u32>) -> Result<(), Doubt> {
-        let fresh: FxHashMap<u32, &ArtifactRow> = changes.artifacts.iter().map(|(id, row)| (*id, row)).collect();
+        let fresh: FxHashMap<u32, PrintRow> = changes.prints.iter().copied().collect();
         for (new, &old) in self.artifacts.iter().enumerate() {
             let index = old as usize;
             let id = ArtifactId::new(new);

@@ -150,7 +150,7 @@ impl Snapshot {
     /// # Errors
     /// Those of the operating system; the snapshot stays as it was.
     pub fn keep(&self, changes: Changes) -> io::Result<()> {
-        if changes.artifacts.is_empty() && changes.looks.is_empty() && self.caught_up.is_none() {
+        if changes.prints.is_empty() && changes.looks.is_empty() && self.caught_up.is_none() {
             return Ok(());
         }
         self.tail.add(&self.update(changes, self.head.mark))
@@ -160,7 +160,7 @@ impl Snapshot {
         let base = self.sections.fingerprint();
         let mut update = self.caught_up.clone().unwrap_or_else(|| Update::new(base, mark));
         update.mark = mark;
-        update.prints.extend(changes.artifacts.into_iter().map(|(index, row)| (index, row.flags, row.print)));
+        update.prints.extend(changes.prints);
         update.looks.extend(changes.looks);
         update
     }
@@ -190,7 +190,7 @@ impl Snapshot {
             renewed.insert(old);
         }
         // What was seen before the build counts no more.
-        update.prints.retain(|(index, ..)| !renewed.contains(index));
+        update.prints.retain(|(index, _)| !renewed.contains(index));
         for (new, &old) in part.actions.iter().enumerate() {
             let before = self.record_at(old as usize).map_err(io::Error::other)?;
             update.actions.push((old, action_row(ActionId::new(new), &model, ended, &index, before)));

@@ -23,7 +23,7 @@ const KIND: u8 = 3;
 pub(super) const PRESENT: u8 = 4;
 /// An equal fingerprint proves equal content.
 pub(super) const TRUSTED: u8 = 8;
-const EXECUTABLE: u8 = 16;
+pub(super) const EXECUTABLE: u8 = 16;
 /// The content is no regular file's: it is among the extras.
 pub(super) const EXTRA: u8 = 32;
 /// What its action makes is not known.
@@ -68,6 +68,22 @@ pub(super) struct ArtifactRow {
     pub file_at: u64,
     /// Of a directory or symlink.
     pub extra: Option<ExtraRow>,
+}
+
+/// How an artifact lies on disk: what changes of its row while its content stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PrintRow {
+    pub flags: u8,
+    pub print: Fingerprint,
+}
+
+impl PrintRow {
+    /// That of something that lies there under `here`; the other arguments as in [`ArtifactRow::new`].
+    pub fn new(kind: ArtifactKind, here: Fingerprint, stamps: Option<&[Stamp]>) -> Self {
+        let is_sealed = kind != ArtifactKind::File || here.mode & 0o222 == 0;
+        let is_trusted = matches!(stamps, Some([stamp]) if stamp.trusted && stamp.fingerprint == here) && is_sealed;
+        Self { flags: kind_bits(kind) | PRESENT | if is_trusted { TRUSTED } else { 0 }, print: here }
+    }
 }
 
 /// Content and stamps of what is no regular file.
@@ -126,12 +142,8 @@ impl ArtifactRow {
             return row;
         };
         if let Some(here) = here {
-            row.flags |= PRESENT;
-            row.print = here;
-            let is_sealed = kind != ArtifactKind::File || here.mode & 0o222 == 0;
-            if matches!(stamps, Some([stamp]) if stamp.trusted && stamp.fingerprint == here) && is_sealed {
-                row.flags |= TRUSTED;
-            }
+            let seen = PrintRow::new(kind, here, stamps);
+            (row.flags, row.print) = (seen.flags, seen.print);
         }
         match content {
             Content::File { digest, executable } => {

@@ -7,7 +7,7 @@ use minibuild_core::{Content, Digest, DigestFunction, Fingerprint};
 use rustc_hash::FxHashMap;
 
 use super::file::Sections;
-use super::rows::{ActionRow, ArtifactRow, Detail, EXTRA, ExtraRow, Head, NONE, SET, UNKNOWN, is_executable};
+use super::rows::{ActionRow, ArtifactRow, Detail, EXTRA, ExtraRow, Head, NONE, PrintRow, SET, UNKNOWN, is_executable};
 use super::tail::{Tail, Update};
 use super::{Doubt, Key};
 
@@ -205,17 +205,13 @@ impl Snapshot {
             *self.head.looks.get_mut(index as usize)? = look;
         }
         for (index, row) in update.artifacts {
-            *self.flags.get_mut(index as usize)? = row.flags;
-            let at = index as usize * PRINT;
-            self.prints.get_mut(at..at + PRINT)?.copy_from_slice(&print_bytes(&row.print));
+            self.lay(index, PrintRow { flags: row.flags, print: row.print })?;
             self.rows.insert(index, row);
         }
-        for (index, flags, print) in update.prints {
-            *self.flags.get_mut(index as usize)? = flags;
-            let at = index as usize * PRINT;
-            self.prints.get_mut(at..at + PRINT)?.copy_from_slice(&print_bytes(&print));
+        for (index, seen) in update.prints {
+            self.lay(index, seen)?;
             if let Some(row) = self.rows.get_mut(&index) {
-                (row.flags, row.print) = (flags, print);
+                (row.flags, row.print) = (seen.flags, seen.print);
             }
         }
         for (index, row) in update.actions {
@@ -224,6 +220,14 @@ impl Snapshot {
         }
         self.head.common.extend(update.common);
         self.head.mark = update.mark;
+        Some(())
+    }
+
+    /// How an artifact lies on disk now.
+    fn lay(&mut self, index: u32, seen: PrintRow) -> Option<()> {
+        *self.flags.get_mut(index as usize)? = seen.flags;
+        let at = index as usize * PRINT;
+        self.prints.get_mut(at..at + PRINT)?.copy_from_slice(&print_bytes(&seen.print));
         Some(())
     }
 

@@ -7,23 +7,23 @@ use minibuild_disk::Look;
 use serde::{Deserialize, Serialize};
 
 use super::Doubt;
-use super::rows::{ActionRow, ArtifactRow};
+use super::rows::{ActionRow, ArtifactRow, PrintRow};
 use crate::state::{Log, Mark, Opened};
 
 /// A tail longer than this is not added to: the next full build writes a snapshot anew.
 const LONGEST: u64 = 32 << 20;
 
 /// What one build changed.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct Update {
     /// The snapshot it belongs to.
     pub base: Fingerprint,
     /// The state that goes with it from now on.
     pub mark: Mark,
     pub artifacts: Vec<(u32, ArtifactRow)>,
-    /// Files with the same content under another fingerprint, with their flags: what becomes of their rows, these and
-    /// earlier ones. After a clean build there may be one for each action.
-    pub prints: Vec<(u32, u8, Fingerprint)>,
+    /// Files with the same content under another fingerprint: how their rows, these and earlier ones, change. After a clean
+    /// build there may be one for each action.
+    pub prints: Vec<(u32, PrintRow)>,
     pub actions: Vec<(u32, ActionRow)>,
     pub looks: Vec<(u32, Look)>,
     /// Further places of records every build needs.
@@ -33,15 +33,7 @@ pub(super) struct Update {
 impl Update {
     /// An update that changes nothing but the state it goes with.
     pub fn new(base: Fingerprint, mark: Mark) -> Self {
-        Self {
-            base,
-            mark,
-            artifacts: Vec::new(),
-            prints: Vec::new(),
-            actions: Vec::new(),
-            looks: Vec::new(),
-            common: Vec::new(),
-        }
+        Self { base, mark, ..Self::default() }
     }
 }
 

@@ -5,12 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use minibuild_core::{
-    ArtifactKind, Content, Digest, FetchOutcome, OutputMeta, RemoteEvent, StagedOutput, StagingOutcome, StagingRequest,
-    Urgency,
+    ArtifactKind, Content, Digest, ExecutionReport, FetchOutcome, OutputMeta, RemoteEvent, RunId, StagedOutput,
+    StagingOutcome, StagingRequest, Urgency,
 };
 use minibuild_disk::{Keep, OutTree, Staged, StagedFile};
 
-use crate::harness::{F, Fixture, Task, file_output, run_id, who};
+use crate::harness::{Client, F, Fixture, Task, file_output, run_id, who};
 
 /// Keeps what it is given.
 #[derive(Default)]
@@ -50,6 +50,22 @@ impl Keep for Shelf {
     fn open(&self, _digest: &Digest) -> Option<File> {
         None
     }
+}
+
+/// Has all outputs of a run brought near their places.
+fn stage(client: &Client, run: RunId, report: &ExecutionReport) {
+    let one =
+        |meta: &OutputMeta| StagedOutput { path: meta.path.clone(), content: meta.content.clone(), here: Vec::new() };
+    let outputs = report.outputs.iter().map(|output| one(&output.meta)).collect();
+    client.remote().stage(StagingRequest { run, outputs, who: who(F.digest(b"staging")) });
+}
+
+/// What came of it.
+fn staged(client: &mut Client, run: RunId) -> StagingOutcome {
+    client.wait(|event| match event {
+        RemoteEvent::Staged { run: of, outcome } if *of == run => Some(outcome.clone()),
+        _ => None,
+    })
 }
 
 fn outputs() -> Task {
@@ -146,18 +162,8 @@ fn what_was_staged_in_vain_goes_to_whoever_keeps_it() {
     let contents = || report.outputs.iter().map(|output| output.meta.content.clone());
     for is_kept in [false, true] {
         let run = run_id();
-        let staged = |meta: &OutputMeta| StagedOutput {
-            path: meta.path.clone(),
-            content: meta.content.clone(),
-            here: Vec::new(),
-        };
-        let outputs = report.outputs.iter().map(|output| staged(&output.meta)).collect();
-        client.remote().stage(StagingRequest { run, outputs, who: who(F.digest(b"staging")) });
-        let outcome = client.wait(|event| match event {
-            RemoteEvent::Staged { run: of, outcome } if *of == run => Some(outcome.clone()),
-            _ => None,
-        });
-        assert_eq!(outcome, StagingOutcome::Done);
+        stage(&client, run, &report);
+        assert_eq!(staged(&mut client, run), StagingOutcome::Done);
         match is_kept {
             true => client.remote().keep_staged(run),
             false => client.remote().unstage(run),
@@ -188,12 +194,7 @@ fn what_came_before_a_stop_is_kept_and_the_rest_is_brought_later() {
     let mut client = fixture.client_with(|config| config.keeper = Some(shelf.clone()));
     let report = client.run(&task);
     let run = run_id();
-    let all = report.outputs.iter().map(|output| StagedOutput {
-        path: output.meta.path.clone(),
-        content: output.meta.content.clone(),
-        here: Vec::new(),
-    });
-    client.remote().stage(StagingRequest { run, outputs: all.collect(), who: who(F.digest(b"staging")) });
+    stage(&client, run, &report);
     let staging = fixture.workspace().join("minibuild-out/.state/staging");
     let sizes = || {
         let entries = std::fs::read_dir(&staging).expect("lists").flatten();
@@ -201,11 +202,7 @@ fn what_came_before_a_stop_is_kept_and_the_rest_is_brought_later() {
     };
     fixture.wait_for("a part of it", |_| sizes().iter().any(|&size| size > SIZE as u64 / 4) && sizes().len() == 3);
     client.remote().stop_staging(run);
-    let outcome = client.wait(|event| match event {
-        RemoteEvent::Staged { run: of, outcome } if *of == run => Some(outcome.clone()),
-        _ => None,
-    });
-    assert_eq!(outcome, StagingOutcome::Stopped);
+    assert_eq!(staged(&mut client, run), StagingOutcome::Stopped);
     fixture.wait_for("what is left of it", |_| shelf.kept().parts.len() == 1);
     let kept: Vec<&str> = report
         .outputs

@@ -8,14 +8,14 @@ use minibuild_testkit::{Fate, Proxy, Running as Build, Signal, Workspace};
 use super::{Remote, chain, downloaded};
 use crate::{genrule, with_targets};
 
-const SIZE: u64 = 6_000_000;
-const HALF: u64 = SIZE / 2;
+pub(super) const SIZE: u64 = 6_000_000;
+pub(super) const HALF: u64 = SIZE / 2;
 
 /// What is counted is what a file holds.
 const PLAIN: &str = "[server]\nno_zstd = true\n";
 
 /// A server that breaks off, or falls silent in, so many reads after the first half; 0 is all of them.
-fn stops(kind: &str, times: u32) -> Remote {
+pub(super) fn stops(kind: &str, times: u32) -> Remote {
     Remote::with(&format!("{PLAIN}[[fault]]\nkind = {kind:?}\nmethod = \"Read\"\nbytes = {HALF}\ntimes = {times}\n"))
 }
 
@@ -31,7 +31,7 @@ fn is_whole(ws: &Workspace) {
 }
 
 /// What is neither there nor forgotten yet.
-fn staged(ws: &Workspace) -> Vec<u64> {
+pub(super) fn staged(ws: &Workspace) -> Vec<u64> {
     let entries = std::fs::read_dir(ws.path("minibuild-out/.state/staging")).into_iter().flatten().flatten();
     entries.filter_map(|entry| Some(entry.metadata().ok()?.size())).collect()
 }

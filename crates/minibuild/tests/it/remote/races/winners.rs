@@ -2,6 +2,7 @@
 
 use minibuild_testkit::Workspace;
 
+use super::super::transfers::{HALF, SIZE, staged, stops};
 use super::{Remote, branches, downloaded, one, races, runners, sides};
 use crate::{genrule, with_targets};
 
@@ -104,10 +105,7 @@ fn d07_local_finishes_while_remote_downloads() {
 
 #[test]
 fn d07_what_came_of_the_loser_is_kept() {
-    const SIZE: usize = 6_000_000;
-    let hang =
-        format!("[server]\nno_zstd = true\n[[fault]]\nkind = \"hang\"\nmethod = \"Read\"\nbytes = {}\n", SIZE / 2);
-    let (remote, ws) = (Remote::with(&hang), workspace());
+    let (remote, ws) = (stops("hang", 0), workspace());
     let mut here = ws.gate("here");
     let make = |text: &str| format!("echo {text} > $BIN/a; yes {text} | head -c {SIZE} > $BIN/b");
     let command =
@@ -115,24 +113,20 @@ fn d07_what_came_of_the_loser_is_kept() {
     ws.write("BUILD.toml", genrule("x", &[], &["a", "b"], &command));
     let build = remote.start_race(&ws, &["//..."]);
     here.arrival();
-    let came = || {
-        let entries = std::fs::read_dir(ws.path("minibuild-out/.state/staging")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).collect::<Vec<_>>()
-    };
     build.wait_until("one output and a part of the other are here", || {
-        came().len() == 2 && came().iter().any(|&size| size > SIZE as u64 / 4)
+        staged(&ws).len() == 2 && staged(&ws).iter().any(|&size| size > HALF / 2)
     });
     here.open();
     let run = build.wait().ok();
-    assert_eq!((races(&run), ws.output("a").as_str(), came()), ((1, 1, 0), "here\n", vec![]));
-    assert!(ws.output("b").starts_with("here\nhere\n") && ws.output("b").len() == SIZE);
+    assert_eq!((races(&run), ws.output("a").as_str(), staged(&ws)), ((1, 1, 0), "here\n", vec![]));
+    assert!(ws.output("b").starts_with("here\nhere\n") && ws.output("b").len() as u64 == SIZE);
     let texts = |part: &str| {
         let files = crate::store::kept(&ws, part).into_iter();
         files.map(|path| std::fs::read_to_string(path).expect("reads")).collect::<Vec<_>>()
     };
     assert_eq!(texts("cas"), ["there\n"]);
     let [part] = &texts("partial")[..] else { panic!("one is kept") };
-    assert!(part.starts_with("there\nthere\n") && part.len() <= SIZE / 2);
+    assert!(part.starts_with("there\nthere\n") && part.len() as u64 <= HALF);
 }
 
 #[test]

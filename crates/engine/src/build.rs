@@ -19,6 +19,7 @@ use minibuild_graph::{CycleError, HostFacts, Node};
 use minibuild_local::{Jobserver, LocalConfig, LocalExecutor};
 use rustc_hash::FxHashMap;
 
+use crate::begun::Begun;
 use crate::lock::WorkspaceLock;
 use crate::machine::{Ended, Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, SourceFact, Step, Wanted};
 use crate::moment::Moment;
@@ -151,7 +152,8 @@ impl Build<'_> {
             return Ok(Outcome { interrupted: true, ..Default::default() });
         }
         let jobserver = self.jobserver(reporter);
-        let executor = self.executor(sender, jobserver)?;
+        let begun = Begun::default();
+        let executor = self.executor(sender, begun.clone(), jobserver)?;
         let undeclared = Undeclared::new(self.model, self.tree.clone());
         let (tree, clock, began, at_end) = (self.tree, self.clock, self.began, self.at_end);
         let (remote, store) = (self.remote, self.store);
@@ -167,6 +169,7 @@ impl Build<'_> {
             clock,
             sender,
             began,
+            begun,
             disk_failed: None,
             answers: VecDeque::new(),
             undeclared,
@@ -214,7 +217,12 @@ impl Build<'_> {
         Jobserver::serve(&path, jobs).map_err(warn).ok()
     }
 
-    fn executor(&self, sender: &Sender<Event>, jobserver: Option<Jobserver>) -> Result<LocalExecutor, BuildError> {
+    fn executor(
+        &self,
+        sender: &Sender<Event>,
+        begun: Begun,
+        jobserver: Option<Jobserver>,
+    ) -> Result<LocalExecutor, BuildError> {
         let lock = self
             .lock
             .share()
@@ -222,22 +230,21 @@ impl Build<'_> {
         let config = LocalConfig {
             tree: self.tree.clone(),
             clock: self.clock.clone(),
-            // The last one begun ahead waits for whichever slot is free first.
-            slots: self.goals.jobs + self.goals.ahead.saturating_sub(1),
-            places: self.goals.jobs,
+            slots: self.goals.jobs,
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
             lock: Some(lock),
             jobserver,
         };
-        let sender = sender.clone();
+        let (sender, began) = (sender.clone(), self.began);
         // A step told the start already: the loop need not wake for it. The receiver outlives the executor; a report after
         // the end interests nobody.
         let sink = move |event| match event {
-            ExecutorEvent::Started(_) => {}
+            ExecutorEvent::Started(run) => drop(begun.lock().insert(run, began.elapsed())),
             event => drop(sender.send(Event::Executor(event))),
         };
-        Ok(LocalExecutor::new(config, Arc::new(sink)))
+        let executor = LocalExecutor::new(config, Arc::new(sink));
+        Ok(executor.map_err(|e| DiskError::new("make", "a descriptor for local commands", e))?)
     }
 }
 
@@ -285,6 +292,7 @@ struct Driver {
     clock: Arc<dyn FileClock>,
     sender: Sender<Event>,
     began: Instant,
+    begun: Begun,
     disk_failed: Option<String>,
     /// What was done at once, and is told next.
     answers: VecDeque<Event>,
@@ -299,6 +307,9 @@ impl Driver {
         }
         loop {
             if let Some(event) = next.take().and_then(|event| self.hand_on(event)) {
+                if let Event::Executor(ExecutorEvent::Finished(report)) = &event {
+                    self.begun.lock().remove(&report.run);
+                }
                 self.explain_full_disk(&event, reporter);
                 self.tell(moment_of(&event), reporter);
                 let steps = self.machine.handle_event(event, self.began.elapsed());
@@ -308,12 +319,15 @@ impl Driver {
                 if let Some(outcome) = self.perform(steps, reporter) {
                     return self.finish(outcome, events, reporter, at_end.take());
                 }
-                self.executor.go_on();
             }
             let machine = &self.machine;
             let received = self.remote.as_ref().map_or(0, |remote| remote.received());
-            let progress = Progress { received, ..machine.progress() };
-            reporter.progress(self.began.elapsed(), progress, &|| machine.running());
+            let (begun, progress) = (self.begun.lock(), machine.progress());
+            // What was given ahead waits for its turn.
+            let waiting = machine.given_here().saturating_sub(begun.len() as u64);
+            let progress = Progress { received, running: progress.running.saturating_sub(waiting), ..progress };
+            reporter.progress(self.began.elapsed(), progress, &|| machine.running(&|run| begun.get(&run).copied()));
+            drop(begun);
             next = self.wait(events, reporter);
         }
     }
@@ -329,6 +343,7 @@ impl Driver {
             }
             return Some(event);
         }
+        self.executor.go_on();
         self.flush(reporter);
         let wake = self.machine.wake_at().map(|at| at.saturating_sub(self.began.elapsed()));
         let received = match reporter.tick().into_iter().chain(wake).min() {

@@ -4,6 +4,7 @@
 //! this. It does not know TOML,
 //! the terminal or the command line.
 
+mod begun;
 pub mod build;
 pub mod lock;
 pub mod machine;

@@ -75,7 +75,6 @@ impl Bench {
             tree: Arc::new(OutTree::open(&root).expect("output tree")),
             clock: Arc::new(FsClock::open(&root.join("minibuild-out/.state")).expect("clock")),
             slots,
-            places: slots,
             jobserver: None,
             helper: helper.to_owned(),
             helper_args: vec!["__slot".into()],
@@ -84,7 +83,7 @@ impl Bench {
         let sink = Arc::new(move |event| {
             let _ = sender.lock().expect("not poisoned").send(event);
         });
-        Self { executor: LocalExecutor::new(config, sink), events, slots }
+        Self { executor: LocalExecutor::new(config, sink).expect("an executor"), events, slots }
     }
 
     fn run(&mut self, runs: usize) {

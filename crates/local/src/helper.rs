@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use crate::jobserver::Jobserver;
 use crate::procs;
+use crate::protocol::{Parcel, ToSlot, take_back, write_frame};
 use crate::spawn::start_session;
 
 /// Pids of all helpers of this process that were not waited for. Whatever other child is found in a session that
@@ -34,57 +36,119 @@ static STARTING: RwLock<()> = RwLock::new(());
 /// How long the death of orphans is waited for.
 const ORPHANS_GIVE_UP: Duration = Duration::from_secs(60);
 
+/// The descriptors a helper finds beside its standard ones.
+pub(crate) const QUEUE_FD: RawFd = 3;
+/// See [`QUEUE_FD`].
+pub(crate) const BELL_FD: RawFd = 4;
+/// An argument of helpers whose commands run in the workspace, with a directory for temporary files.
+pub(crate) const WITH_TMP: &str = "tmp";
+
 /// A running helper.
 pub(crate) struct Helper {
     pid: Pid,
-    socket: Arc<UnixStream>,
+    line: Arc<Line>,
 }
 
-impl Helper {
-    /// Starts `program args.. root slot_dir [jobserver..]` with the socket and the lock as its standard input and output.
-    pub(crate) fn start(
-        program: &Path,
-        args: &[CString],
-        root: &Path,
-        slot_dir: &Path,
-        lock: Option<BorrowedFd<'_>>,
-        jobserver: Option<&Jobserver>,
-    ) -> io::Result<Self> {
+/// The ways to a helper and back.
+pub(crate) struct Line {
+    /// For messages in both directions.
+    socket: UnixStream,
+    /// Its queue: where commands go in, and where they come out. The helper has the latter, too.
+    queue: [OwnedFd; 2],
+}
+
+impl Line {
+    /// Gives the helper's end of the socket, too.
+    fn new() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair()?;
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        let mut argv = vec![c"minibuild".to_owned()];
-        argv.extend_from_slice(args);
-        argv.extend([c_string(root.as_os_str())?, c_string(slot_dir.as_os_str())?]);
-        for arg in jobserver.iter().flat_map(|jobserver| jobserver.describe()) {
-            argv.push(c_string(OsStr::new(&arg))?);
-        }
-        let program = c_string(program.as_os_str())?;
-        // Orphans of a helper that dies come to us, so that they can be killed.
-        nix::sys::prctl::set_child_subreaper(true)?;
-        let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
-        let stdio = [Some(theirs.as_fd()), Some(lock.unwrap_or(null.as_fd())), None];
-        let pid = start_session(&program, &argv, stdio)?;
-        helpers().insert(pid.as_raw());
-        Ok(Self { pid, socket: Arc::new(ours) })
+        let (entry, exit) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Self { socket: ours, queue: [entry, exit] }, theirs.into()))
     }
 
-    /// The line to it, for both directions.
-    pub(crate) fn socket(&self) -> &Arc<UnixStream> {
+    /// Messages in both directions.
+    pub(crate) fn socket(&self) -> &UnixStream {
         &self.socket
     }
 
-    /// Ends a helper that runs nothing. It exits when its socket closes, so nobody else may hold that.
+    /// Lays a command into the queue; false where that takes none now.
+    pub(crate) fn lay(&self, parcel: &Parcel, rings: bool) -> bool {
+        parcel.lay(self.queue[0].as_fd(), rings)
+    }
+
+    /// Takes back what the helper has not taken; gives the numbers of the runs.
+    pub(crate) fn take_back(&self) -> Vec<u64> {
+        std::iter::from_fn(|| take_back(self.queue[1].as_fd())).collect()
+    }
+
+    /// Tells the helper something. Where this fails it is dead, which who listens to it finds out.
+    pub(crate) fn tell(&self, message: &ToSlot) {
+        let _ = write_frame(&mut &self.socket, message);
+    }
+
+    /// Ends the line, even while somebody else still holds it.
+    pub(crate) fn hang_up(&self) {
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        let _ = nix::sys::socket::shutdown(self.queue[0].as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+}
+
+/// What a helper is started with.
+pub(crate) struct HelperSpec<'a> {
+    /// `program args.. root slot_dir` is its command line.
+    pub(crate) program: &'a Path,
+    pub(crate) args: &'a [CString],
+    pub(crate) root: &'a Path,
+    pub(crate) slot_dir: &'a Path,
+    /// Its commands get a directory for temporary files.
+    pub(crate) with_tmp: bool,
+    pub(crate) lock: Option<BorrowedFd<'a>>,
+    pub(crate) jobserver: Option<&'a Jobserver>,
+    /// What it rings.
+    pub(crate) bell: BorrowedFd<'a>,
+}
+
+impl Helper {
+    /// Starts a helper.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn start(spec: &HelperSpec<'_>) -> io::Result<Self> {
+        let (line, theirs) = Line::new()?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let mut argv = vec![c"minibuild".to_owned()];
+        argv.extend_from_slice(spec.args);
+        argv.extend([c_string(spec.root.as_os_str())?, c_string(spec.slot_dir.as_os_str())?]);
+        if spec.with_tmp {
+            argv.push(c_string(OsStr::new(WITH_TMP))?);
+        }
+        for arg in spec.jobserver.iter().flat_map(|jobserver| jobserver.describe()) {
+            argv.push(c_string(OsStr::new(&arg))?);
+        }
+        let program = c_string(spec.program.as_os_str())?;
+        // Orphans of a helper that dies come to us, so that they can be killed.
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+        let lock = spec.lock.unwrap_or(null.as_fd());
+        let given = [(theirs.as_fd(), 0), (lock, 1), (line.queue[1].as_fd(), QUEUE_FD), (spec.bell, BELL_FD)];
+        let pid = start_session(&program, &argv, &given)?;
+        helpers().insert(pid.as_raw());
+        Ok(Self { pid, line: Arc::new(line) })
+    }
+
+    /// The ways to it and back.
+    pub(crate) fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
+    /// Ends a helper that runs nothing.
     pub(crate) fn end(self) {
-        let Self { pid, socket } = self;
-        // Closes the line even while somebody else still holds it.
-        let _ = socket.shutdown(std::net::Shutdown::Both);
-        drop(socket);
-        wait_and_forget(pid);
+        self.line.hang_up();
+        wait_and_forget(self.pid);
     }
 
     /// Leaves a helper to itself that has a process it cannot kill: it keeps trying, and holds the lock.
     pub(crate) fn retire(self) {
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        self.line.hang_up();
     }
 
     /// Cleans up after a helper that died or cannot be trusted. Returns what its command left that could not be

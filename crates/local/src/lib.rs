@@ -1,21 +1,24 @@
 //! Local execution: resident slot helpers that run commands in the workspace.
 //!
-//! The only crate that knows processes. [`LocalExecutor`] has one thread and one helper process per slot; the
-//! helper ([`slot_main`]) is a child subreaper that runs one command at a time and reports only when the command
+//! The only crate that knows processes. [`LocalExecutor`] has one thread and a helper process for each command that may run at
+//! once; the helper ([`slot_main`]) is a child subreaper that runs one command after the other and reports only when the command
 //! and everything it started are dead. It does not know why a command runs, what its inputs are, whether a result
 //! is wanted, or that there may be another executor racing it.
 
+mod crew;
+mod desk;
 mod executor;
 mod helper;
 mod jobserver;
 mod procs;
 mod protocol;
 mod runner;
+mod scratch;
+mod service;
 mod slot;
 mod spawn;
 mod supervision;
-mod turns;
-mod worker;
+mod work;
 
 pub use executor::{EventSink, LocalConfig, LocalExecutor};
 pub use jobserver::Jobserver;

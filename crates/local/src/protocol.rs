@@ -1,27 +1,30 @@
-//! What a slot's thread and its helper process say to each other: length-prefixed postcard frames on a socket pair.
+//! What the main process and its helpers say to each other: commands as messages in a queue, all else as length-prefixed postcard
+//! frames on a socket pair.
 //!
 //! It does not know what either side does with a message.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 use minibuild_core::{RunCost, StopReason};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// To the helper.
+/// To the helper, beside its queue.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToSlot {
-    /// Run this command; sent only while none runs.
-    Run(RunCommand),
-    /// Report this run as stopped for that reason: it is not to be started. Sent instead of [`ToSlot::Run`].
-    Skip { seq: u64, reason: StopReason },
+    /// After a command that did not succeed: take the next one.
+    GoOn,
     /// End the run with this number, if it is still on.
     Stop { seq: u64, reason: StopReason },
 }
 
 /// A command with everything the helper needs.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunCommand {
     pub(crate) seq: u64,
     /// Program and arguments, a NUL character after each.
@@ -29,8 +32,127 @@ pub(crate) struct RunCommand {
     /// Variables as `NAME=VALUE`, a NUL character after each.
     pub(crate) env: String,
     pub(crate) timeout_ms: Option<u64>,
-    /// Where it runs; the workspace where none is given. A helper is either always told or never.
+    /// Where it runs. Where none is given it is the workspace, and the command gets a `TMPDIR` of the helper's. A helper is
+    /// either always told or never.
     pub(crate) cwd: Option<String>,
+}
+
+/// A command on its way through a queue. One that is too long for that lies in a file, which goes with this.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    bytes: Vec<u8>,
+    file: Option<PathBuf>,
+}
+
+/// Far less than what a socket takes at once.
+const LONGEST_MESSAGE: usize = 64 << 10;
+/// A message begins with a byte made of what follows here, and the number of the run.
+const HEADER: usize = 1 + size_of::<u64>();
+const RINGS: u8 = 1;
+const IN_FILE: u8 = 2;
+
+impl Parcel {
+    /// Packs a command; `file` is where it goes if it is long.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub(crate) fn new(command: &RunCommand, file: impl FnOnce() -> PathBuf) -> io::Result<Self> {
+        let header = [&[0], &command.seq.to_le_bytes()[..]].concat();
+        let bytes = postcard::to_extend(command, header.clone()).map_err(io::Error::other)?;
+        if bytes.len() <= LONGEST_MESSAGE {
+            return Ok(Self { bytes, file: None });
+        }
+        let file = file();
+        let name = file.to_str().ok_or_else(|| io::Error::other("the directory is not UTF-8"))?;
+        let mut parcel = Self { bytes: [&header, name.as_bytes()].concat(), file: Some(file.clone()) };
+        parcel.bytes[0] = IN_FILE;
+        // What a build that was killed left under this name is not followed, wherever it leads.
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::File::create_new(&file)?.write_all(&bytes[HEADER..])?,
+        }
+        Ok(parcel)
+    }
+
+    /// Lays it into a queue; who takes it is to ring the bell, or not. False where the queue does not take it now.
+    pub(crate) fn lay(&self, queue: BorrowedFd<'_>, rings: bool) -> bool {
+        let rings = [self.bytes[0] | if rings { RINGS } else { 0 }];
+        let parts = [io::IoSlice::new(&rings), io::IoSlice::new(&self.bytes[1..])];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match nix::sys::socket::sendmsg::<()>(queue.as_raw_fd(), &parts, &[], flags, None) {
+                Err(Errno::EINTR) => {}
+                laid => return laid.is_ok(),
+            }
+        }
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // Nobody comes upon what is left of it but the next build, which cleans up.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// What came out of a queue.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// A command, and whether to ring the bell.
+    Command(RunCommand, bool),
+    /// There is none for now.
+    Nothing,
+    /// Nothing comes any more.
+    End,
+}
+
+/// The reading end of a queue of parcels.
+pub(crate) struct QueueReader(Vec<u8>);
+
+impl QueueReader {
+    pub(crate) fn new() -> Self {
+        Self(vec![0; LONGEST_MESSAGE])
+    }
+
+    /// Takes the next command; waits for it where `waits`.
+    ///
+    /// # Errors
+    /// Those of the operating system, and what is no command.
+    pub(crate) fn take(&mut self, queue: BorrowedFd<'_>, waits: bool) -> io::Result<Taken> {
+        let flags = if waits { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
+        let length = loop {
+            match recv(queue.as_raw_fd(), &mut self.0, flags) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(Taken::Nothing),
+                Err(Errno::ECONNRESET) => return Ok(Taken::End),
+                got => break got?,
+            }
+        };
+        if length == 0 {
+            return Ok(Taken::End);
+        }
+        let Some((&[kind, ..], rest)) = self.0[..length].split_first_chunk::<HEADER>() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without a header"));
+        };
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let command = if kind & IN_FILE == 0 {
+            postcard::from_bytes(rest).map_err(invalid)?
+        } else {
+            let path = std::str::from_utf8(rest).map_err(io::Error::other)?;
+            postcard::from_bytes(&std::fs::read(Path::new(path))?).map_err(invalid)?
+        };
+        Ok(Taken::Command(command, kind & RINGS != 0))
+    }
+}
+
+/// Takes the next command of a queue back, without waiting, and gives its number. For who laid it there.
+pub(crate) fn take_back(queue: BorrowedFd<'_>) -> Option<u64> {
+    let mut header = [0; HEADER];
+    let length = recv(queue.as_raw_fd(), &mut header, MsgFlags::MSG_DONTWAIT).ok()?;
+    let (_, seq) = header[..length].split_first()?;
+    Some(u64::from_le_bytes(seq.try_into().ok()?))
 }
 
 /// From the helper. There is no word of the start: it would wake the other side once more for every command, and a
@@ -50,9 +172,12 @@ pub(crate) struct Outcome {
     /// Descendants that had to be killed.
     pub(crate) killed: Vec<String>,
     pub(crate) cost: RunCost,
-    /// Sizes of the log files.
+    /// Bytes it wrote to its standard output and error: those of the files `out.SEQ` and `err.SEQ`, which are there where
+    /// there is something in them.
     pub(crate) stdout_len: u64,
     pub(crate) stderr_len: u64,
+    /// It left something in its directory for temporary files, which is `tmp.SEQ` now.
+    pub(crate) left_files: bool,
 }
 
 /// The end itself.
@@ -160,7 +285,9 @@ fn is_gone(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     use proptest::prelude::*;
+    use std::os::fd::{AsFd, OwnedFd};
 
     fn command() -> impl Strategy<Value = RunCommand> {
         let rest = (any::<Option<u64>>(), any::<Option<String>>());
@@ -171,6 +298,24 @@ mod tests {
             timeout_ms,
             cwd,
         })
+    }
+
+    fn queue() -> (OwnedFd, OwnedFd) {
+        let kind = SockType::SeqPacket;
+        socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).expect("a socket pair")
+    }
+
+    #[test]
+    fn what_was_not_taken_can_be_taken_back_by_number() {
+        let (writing, reading) = queue();
+        let command = |seq| RunCommand { seq, argv: "a\0".into(), env: String::new(), timeout_ms: None, cwd: None };
+        for seq in 1..4 {
+            let parcel = Parcel::new(&command(seq), || unreachable!("short")).expect("packed");
+            assert!(parcel.lay(writing.as_fd(), false));
+        }
+        let mut reader = QueueReader::new();
+        assert_eq!(reader.take(reading.as_fd(), true).expect("taken"), Taken::Command(command(1), false));
+        assert_eq!([(); 3].map(|()| take_back(reading.as_fd())), [Some(2), Some(3), None]);
     }
 
     /// A socket that gives a few bytes at a time.
@@ -189,11 +334,12 @@ mod tests {
     proptest! {
         #[test]
         fn messages_come_back_as_they_were_sent(
-            commands in proptest::collection::vec(command(), 0..4),
+            seqs in proptest::collection::vec(any::<u64>(), 0..4),
             piece in prop_oneof![Just(1), 1_usize..40, Just(usize::MAX)],
         ) {
             let mut bytes = Vec::new();
-            let sent: Vec<ToSlot> = commands.into_iter().map(ToSlot::Run).collect();
+            let sent: Vec<ToSlot> =
+                seqs.into_iter().map(|seq| ToSlot::Stop { seq, reason: StopReason::LostRace }).collect();
             for message in &sent {
                 write_frame(&mut bytes, message).expect("written");
             }
@@ -205,6 +351,31 @@ mod tests {
             }
             prop_assert!(!reader.has_begun());
             prop_assert!(reader.read::<ToSlot>(&mut from).expect("end").is_none());
+        }
+
+        #[test]
+        fn commands_of_any_length_come_through_a_queue(commands in proptest::collection::vec(command(), 1..4), long: bool) {
+            let dir = tempfile::tempdir().expect("temp dir");
+            let (writing, reading) = queue();
+            let mut commands = commands;
+            if long {
+                commands[0].argv = "x".repeat(3 * LONGEST_MESSAGE);
+            }
+            let at = |seq: u64| dir.path().join(seq.to_string());
+            let parcels: Vec<Parcel> =
+                commands.iter().map(|command| Parcel::new(command, || at(command.seq)).expect("packed")).collect();
+            prop_assert!(parcels.iter().all(|parcel| parcel.lay(writing.as_fd(), false)));
+            let mut reader = QueueReader::new();
+            for command in commands {
+                let taken = reader.take(reading.as_fd(), true).expect("taken");
+                prop_assert_eq!(taken, Taken::Command(command, false));
+            }
+            prop_assert_eq!(reader.take(reading.as_fd(), false).expect("empty"), Taken::Nothing);
+            prop_assert!(parcels[0].lay(writing.as_fd(), true));
+            prop_assert!(matches!(reader.take(reading.as_fd(), false), Ok(Taken::Command(_, true))));
+            drop((parcels, writing));
+            prop_assert_eq!(reader.take(reading.as_fd(), true).expect("the end"), Taken::End);
+            prop_assert_eq!(std::fs::read_dir(dir.path()).expect("lists").count(), 0);
         }
 
         #[test]

@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minibuild_core::{RunCost, StopReason};
+use rustix::event::{EventfdFlags, eventfd};
 
-use crate::helper::Helper;
-use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, write_frame};
+use crate::helper::{Helper, HelperSpec, Line};
+use crate::protocol::{End, FrameReader, FromSlot, Outcome, Parcel, RunCommand, ToSlot};
 use crate::spawn::joined;
-use crate::worker::{new_log, not_started};
 
 /// What a runner is made of.
 pub struct RunnerConfig {
@@ -87,7 +87,7 @@ pub struct Stopper(Arc<Mutex<StopState>>);
 struct StopState {
     asked: Option<StopReason>,
     /// Set while a helper has the command: where to send a stop, and the number of the run there.
-    line: Option<(Arc<UnixStream>, u64)>,
+    line: Option<(Arc<Line>, u64)>,
 }
 
 impl Stopper {
@@ -109,7 +109,7 @@ impl Stopper {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connect(&self, line: Option<(Arc<UnixStream>, u64)>) {
+    fn connect(&self, line: Option<(Arc<Line>, u64)>) {
         let mut state = self.lock();
         state.line = line;
         state.send();
@@ -120,7 +120,7 @@ impl StopState {
     /// A few bytes to a socket whose other end reads all the time; where it fails, the helper is dead.
     fn send(&self) {
         if let (Some((line, seq)), Some(reason)) = (&self.line, self.asked) {
-            let _ = write_frame(&mut &**line, &ToSlot::Stop { seq: *seq, reason });
+            line.tell(&ToSlot::Stop { seq: *seq, reason });
         }
     }
 }
@@ -136,8 +136,10 @@ pub struct CommandRunner {
 struct Seat {
     helper: Helper,
     messages: FrameReader,
-    stdout: File,
-    stderr: File,
+    /// What the last command wrote, where it wrote something.
+    logs: [Option<File>; 2],
+    /// The helper waits for leave to go on.
+    is_held: bool,
 }
 
 impl CommandRunner {
@@ -172,14 +174,14 @@ impl CommandRunner {
         }
     }
 
-    /// What the last command wrote to its standard output.
+    /// What the last command wrote to its standard output; `None` where that is nothing.
     pub fn stdout(&self) -> Option<&File> {
-        self.seat.as_ref().map(|seat| &seat.stdout)
+        self.seat.as_ref()?.logs[0].as_ref()
     }
 
-    /// What the last command wrote to its standard error.
+    /// What the last command wrote to its standard error; `None` where that is nothing.
     pub fn stderr(&self) -> Option<&File> {
-        self.seat.as_ref().map(|seat| &seat.stderr)
+        self.seat.as_ref()?.logs[1].as_ref()
     }
 
     /// Sees to it that there is a helper.
@@ -189,11 +191,19 @@ impl CommandRunner {
         }
         let dir = &self.config.dir;
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        // New files: a helper that was given up may still have processes that write to the old ones.
-        let (stdout, stderr) = (new_log(&dir.join("out"))?, new_log(&dir.join("err"))?);
-        let lock = self.config.lock.as_ref().map(|lock| lock.as_fd());
-        let helper = Helper::start(&self.config.helper, &self.args, dir, dir, lock, None)?;
-        self.seat = Some(Seat { helper, messages: FrameReader::default(), stdout, stderr });
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let helper = Helper::start(&HelperSpec {
+            program: &self.config.helper,
+            args: &self.args,
+            root: dir,
+            slot_dir: dir,
+            with_tmp: false,
+            lock: self.config.lock.as_ref().map(|lock| lock.as_fd()),
+            jobserver: None,
+            // Who runs one command at a time hears of each end.
+            bell: bell.as_fd(),
+        })?;
+        self.seat = Some(Seat { helper, messages: FrameReader::default(), logs: [None, None], is_held: false });
         Ok(())
     }
 
@@ -201,7 +211,7 @@ impl CommandRunner {
         let Some(seat) = &self.seat else { return Err("bug: no helper".into()) };
         self.seq += 1;
         let seq = self.seq;
-        let socket = Arc::clone(seat.helper.socket());
+        let line = Arc::clone(seat.helper.line());
         let argv = joined(spec.argv.iter().map(|text| [text]), "an argument");
         let env = joined(spec.env.iter().map(|(name, value)| [name, "=", value]), "a variable");
         let (argv, env) = match (argv, env) {
@@ -215,17 +225,32 @@ impl CommandRunner {
             timeout_ms: spec.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             cwd: Some(spec.cwd.to_str().ok_or("the directory of the command is not UTF-8")?.to_owned()),
         };
-        match write_frame(&mut &*socket, &ToSlot::Run(command)) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                return Err(format!("cannot hand the command to its helper: {error}"));
+        let parcel = Parcel::new(&command, || self.config.dir.join(format!("command{seq}")))
+            .map_err(|error| format!("cannot hand the command to its helper: {error}"))?;
+        if let Some(seat) = &mut self.seat {
+            seat.logs = [None, None];
+            if std::mem::take(&mut seat.is_held) {
+                line.tell(&ToSlot::GoOn);
             }
-            Err(_) => return Err(self.bury()),
-            Ok(()) => {}
         }
-        stopper.connect(Some((Arc::clone(&socket), seq)));
-        let outcome = self.seat.as_mut().and_then(|seat| listen(&socket, &mut seat.messages, seq));
+        if !line.lay(&parcel, false) {
+            return Err(self.bury());
+        }
+        stopper.connect(Some((Arc::clone(&line), seq)));
+        let outcome = self.seat.as_mut().and_then(|seat| listen(line.socket(), &mut seat.messages, seq));
         stopper.connect(None);
-        outcome.ok_or_else(|| self.bury())
+        let Some(outcome) = outcome else { return Err(self.bury()) };
+        if let Some(seat) = &mut self.seat {
+            seat.is_held = outcome.end != End::Exited(0);
+            let lengths = [outcome.stdout_len, outcome.stderr_len];
+            for ((log, name), length) in seat.logs.iter_mut().zip(["out", "err"]).zip(lengths) {
+                if length > 0 {
+                    let taken = take_log(&self.config.dir.join(format!("{name}.{seq}")));
+                    *log = Some(taken.map_err(|error| format!("cannot read what the command wrote: {error}"))?);
+                }
+            }
+        }
+        Ok(outcome)
     }
 
     fn bury(&mut self) -> String {
@@ -273,6 +298,19 @@ fn listen(mut socket: &UnixStream, messages: &mut FrameReader, expected: u64) ->
             Ok(Some(FromSlot::Ended { .. }) | None) | Err(_) => return None,
         }
     }
+}
+
+/// Opens a file of output, which is nobody else's any more.
+fn take_log(path: &Path) -> io::Result<File> {
+    let log = File::open(path)?;
+    std::fs::remove_file(path)?;
+    Ok(log)
+}
+
+/// The outcome of a command no program can get.
+fn not_started(text: String) -> Outcome {
+    let (end, killed, cost) = (End::NotStarted(text), Vec::new(), RunCost::default());
+    Outcome { end, killed, cost, stdout_len: 0, stderr_len: 0, left_files: false }
 }
 
 fn ended(end: CommandEnd) -> CommandReport {

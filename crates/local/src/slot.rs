@@ -1,4 +1,7 @@
-//! The resident helper of one slot: runs one command at a time and reports when all it started is dead.
+//! The resident helper of one slot: runs one command after the other, and reports each when all it started is dead.
+//!
+//! It takes commands from a queue, and starts the next one before it reports the last: nobody has to wake up in between. After a
+//! command that did not succeed it waits for leave to go on.
 //!
 //! It is a child subreaper in a session of its own, so whatever a command leaves behind becomes its child, and a
 //! wait that says `ECHILD` is the proof that nothing is left. It does not know actions, outputs or caches. When
@@ -6,10 +9,9 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,20 +23,25 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpid, setpgid};
 use rustix::process::Signal as RawSignal;
 
+use crate::helper::{BELL_FD, QUEUE_FD, WITH_TMP};
 use crate::jobserver::Seat;
 use crate::procs;
-use crate::protocol::{End, FrameReader, FromSlot, Outcome, RunCommand, ToSlot, write_frame};
+use crate::protocol::{End, FrameReader, FromSlot, Outcome, QueueReader, RunCommand, Taken, ToSlot, write_frame};
+use crate::scratch::{Scratch, Written};
 use crate::spawn::{Launcher, find_program, spawn_error};
 use crate::supervision::{Act, Cause, Supervision};
 
 /// Descriptors from here up are the helper's own.
 const FIRST_OWN_FD: i32 = 3;
+/// Those below here are given to it.
+const FIRST_FOREIGN_FD: i32 = BELL_FD + 1;
 
-/// The whole life of a helper process: `args` are the workspace root and the slot's directory, standard input is
-/// the socket to the main process, standard output the descriptor that holds the workspace lock.
+/// The whole life of a helper process: `args` are the workspace root and the slot's directory. Standard input is the line to the
+/// main process, standard output the descriptor that holds the workspace lock, [`QUEUE_FD`] the queue of commands, and
+/// [`BELL_FD`] the bell.
 ///
 /// To be called before anything else in a process started for this: it rearranges descriptors and signals.
 pub fn slot_main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -53,28 +60,51 @@ pub fn slot_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What a terminal, a shell or a full pipe says to this process does not count: the main process decides when it ends.
+/// What a terminal, a shell or a full pipe says to this process does not count: the main process decides when it ends. They are
+/// blocked, too, since what is sent to a command in its first moments, when it has not changed that yet, has to reach it.
 const IGNORED: [Signal; 5] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE];
 
 struct Slot {
-    socket: UnixStream,
+    line: UnixStream,
     messages: FrameReader,
+    queue: OwnedFd,
+    commands: QueueReader,
+    bell: OwnedFd,
     child_ended: SignalFd,
     null: File,
-    stdout: File,
-    stderr: File,
-    /// The last command wrote nothing there, and nothing of it is left that could.
-    logs_are_empty: bool,
+    scratch: Scratch,
     launcher: Launcher,
     jobserver: Option<Seat>,
     pid: Pid,
+}
+
+/// What comes after a run.
+enum Next {
+    Command(RunCommand, bool),
+    /// None is there.
+    Wait,
+    /// The run did not succeed.
+    Leave,
 }
 
 impl Slot {
     fn new(root: &Path, slot_dir: &Path, jobserver: &[OsString]) -> io::Result<Self> {
         close_foreign_descriptors();
         let jobserver: Option<Vec<&str>> = jobserver.iter().map(|arg| arg.to_str()).collect();
-        let jobserver = match jobserver.as_deref() {
+        // Where the main process says whether commands run in the workspace, with a directory for temporary files.
+        let (with_tmp, jobserver) = match jobserver.as_deref() {
+            Some([first, rest @ ..]) if *first == WITH_TMP => (true, Some(rest)),
+            given => (false, given),
+        };
+        // The lowest numbers are free for what commands inherit.
+        let (queue, bell) = (take_given(QUEUE_FD)?, take_given(BELL_FD)?);
+        // Not close-on-exec: what a command leaves behind holds the lock as long as it lives. Without a lock
+        // the main process gives /dev/null.
+        let stdout = rustix::fs::fstat(io::stdout())?;
+        if !rustix::fs::FileType::from_raw_mode(stdout.st_mode).is_char_device() {
+            let _ = own_copy(io::stdout().as_fd(), FcntlArg::F_DUPFD(FIRST_OWN_FD))?.into_raw_fd();
+        }
+        let jobserver = match jobserver {
             // One that went away meanwhile is one that commands do without.
             Some([read, write, kind, jobs]) => Seat::open(read, write, kind, jobs).ok(),
             _ => None,
@@ -86,77 +116,121 @@ impl Slot {
             // SAFETY: ignoring a signal installs no handler that could run.
             unsafe { signal(ignored, SigHandler::SigIgn) }?;
         }
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
-        mask.thread_set_mask()?;
+        let child = SigSet::from(Signal::SIGCHLD);
+        SigSet::from_iter(IGNORED.into_iter().chain([Signal::SIGCHLD])).thread_set_mask()?;
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 
-        // Not close-on-exec: what a command leaves behind holds the lock as long as it lives. Without a lock
-        // the main process gives /dev/null.
-        let stdout = rustix::fs::fstat(io::stdout())?;
-        if !rustix::fs::FileType::from_raw_mode(stdout.st_mode).is_char_device() {
-            let _ = own_copy(io::stdout().as_fd(), FcntlArg::F_DUPFD(FIRST_OWN_FD))?.into_raw_fd();
-        }
-        let socket = own_copy(io::stdin().as_fd(), FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
+        let line = own_copy(io::stdin().as_fd(), FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         nix::unistd::dup2_stdin(&null)?;
         nix::unistd::dup2_stdout(&null)?;
         enter(root)?;
-        let (stdout, stderr) = (open_log(&slot_dir.join("out"))?, open_log(&slot_dir.join("err"))?);
-        // This process was started with all other signals at their defaults.
-        let launcher = Launcher::new([null.as_fd(), stdout.as_fd(), stderr.as_fd()], &IGNORED);
         Ok(Self {
-            socket: UnixStream::from(socket),
+            line: UnixStream::from(line),
             messages: FrameReader::default(),
-            child_ended: SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
+            queue,
+            commands: QueueReader::new(),
+            bell,
+            child_ended: SignalFd::with_flags(&child, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             null,
-            stdout,
-            stderr,
-            logs_are_empty: false,
-            launcher,
+            scratch: Scratch::open(slot_dir, with_tmp)?,
+            // This process was started with all other signals at their defaults.
+            launcher: Launcher::new(&IGNORED),
             jobserver,
             pid: getpid(),
         })
     }
 
     fn serve(&mut self) -> io::Result<()> {
+        let mut untold: Option<FromSlot> = None;
+        let mut next = Next::Wait;
         loop {
-            match self.messages.read(&mut self.socket)? {
-                Some(ToSlot::Run(mut command)) => {
-                    let seq = command.seq;
-                    let outcome = self.run(&mut command)?;
-                    let stuck = matches!(outcome.end, End::Stuck(_));
-                    self.send(&FromSlot::Ended { seq, outcome });
-                    if stuck {
-                        // Nothing more is expected but the end of the socket.
-                        while self.messages.read::<ToSlot>(&mut self.socket)?.is_some() {}
+            let (mut command, rings) = match next {
+                Next::Command(command, rings) => (command, rings),
+                Next::Wait => match self.commands.take(self.queue.as_fd(), true)? {
+                    Taken::Command(command, rings) => (command, rings),
+                    Taken::End => return self.bury_the_rest(),
+                    Taken::Nothing => continue,
+                },
+                Next::Leave => {
+                    if !self.wait_for_leave()? {
+                        return self.bury_the_rest();
                     }
+                    next = self.look_for_next(&mut untold)?;
+                    continue;
                 }
-                Some(ToSlot::Skip { seq, reason }) => {
-                    let outcome = self.outcome(End::Stopped(reason), Vec::new(), RunCost::default())?;
-                    self.send(&FromSlot::Ended { seq, outcome });
-                }
+            };
+            // The next command runs before anybody hears of the last one.
+            let started = Instant::now();
+            let leader = self.start(&mut command);
+            if let Some(report) = untold.take() {
+                self.send(&report);
+            }
+            if rings {
+                self.ring();
+            }
+            let outcome = match leader {
+                Ok(leader) => self.watch(&command, leader, started)?,
+                Err(text) => self.outcome(command.seq, End::NotStarted(text), Vec::new(), RunCost::default()),
+            };
+            let (succeeded, stuck) = (outcome.end == End::Exited(0), matches!(outcome.end, End::Stuck(_)));
+            untold = Some(FromSlot::Ended { seq: command.seq, outcome });
+            if stuck {
+                self.tell(&mut untold);
+                // Nothing more is expected but the end of the line.
+                while self.messages.read::<ToSlot>(&mut self.line)?.is_some() {}
+                return self.bury_the_rest();
+            }
+            next = if succeeded { self.look_for_next(&mut untold)? } else { Next::Leave };
+            if matches!(next, Next::Leave) {
+                self.tell(&mut untold);
+            }
+        }
+    }
+
+    /// The next command, if there is one; else the last one is told of.
+    fn look_for_next(&mut self, untold: &mut Option<FromSlot>) -> io::Result<Next> {
+        Ok(match self.commands.take(self.queue.as_fd(), false)? {
+            Taken::Command(command, rings) => Next::Command(command, rings),
+            // The end comes again.
+            Taken::Nothing | Taken::End => {
+                self.tell(untold);
+                Next::Wait
+            }
+        })
+    }
+
+    /// Waits until the main process knows that a command did not succeed; false where it is gone.
+    fn wait_for_leave(&mut self) -> io::Result<bool> {
+        loop {
+            match self.messages.read(&mut self.line)? {
+                Some(ToSlot::GoOn) => return Ok(true),
                 // For a run that has ended meanwhile.
                 Some(ToSlot::Stop { .. }) => {}
-                None => return self.bury_the_rest(),
+                None => return Ok(false),
             }
+        }
+    }
+
+    /// Tells what has to be known at once.
+    fn tell(&mut self, untold: &mut Option<FromSlot>) {
+        if let Some(report) = untold.take() {
+            self.send(&report);
+            self.ring();
         }
     }
 
     /// A failure to send means that the main process is gone, which the next read tells.
     fn send(&mut self, message: &FromSlot) {
-        let _ = write_frame(&mut self.socket, message);
+        let _ = write_frame(&mut self.line, message);
     }
 
-    fn run(&mut self, command: &mut RunCommand) -> io::Result<Outcome> {
-        if !self.logs_are_empty {
-            self.empty_logs()?;
-        }
-        let started = Instant::now();
-        let leader = match self.start(command) {
-            Ok(leader) => leader,
-            Err(text) => return self.outcome(End::NotStarted(text), Vec::new(), RunCost::default()),
-        };
+    /// Wakes who sleeps although there are messages. The bell counts, so that it is never too full.
+    fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    fn watch(&mut self, command: &RunCommand, leader: Pid, started: Instant) -> io::Result<Outcome> {
         let timeout = command.timeout_ms.map(Duration::from_millis);
         let mut run = Run {
             seq: command.seq,
@@ -168,41 +242,48 @@ impl Slot {
             killed: Vec::new(),
             closed: false,
         };
-        let end = run.supervise(self)?;
+        let mut end = run.supervise(self)?;
         run.cost.wall = started.elapsed();
-        self.outcome(end, run.killed, run.cost)
-    }
-
-    fn empty_logs(&self) -> io::Result<()> {
-        for log in [&self.stdout, &self.stderr] {
-            if length(log)? > 0 {
-                log.set_len(0)?;
-            }
+        if let Some(error) = self.launcher.failure()
+            && end == End::Exited(Launcher::FAILED)
+        {
+            end = End::NotStarted(spawn_error(self.launcher.program(), self.launcher.bytes(), error));
         }
-        Ok(())
+        Ok(self.outcome(command.seq, end, run.killed, run.cost))
     }
 
-    fn outcome(&mut self, end: End, killed: Vec<String>, cost: RunCost) -> io::Result<Outcome> {
-        let (stdout_len, stderr_len) = (length(&self.stdout)?, length(&self.stderr)?);
-        self.logs_are_empty = stdout_len == 0 && stderr_len == 0;
-        Ok(Outcome { end, killed, cost, stdout_len, stderr_len })
+    fn outcome(&mut self, seq: u64, end: End, killed: Vec<String>, cost: RunCost) -> Outcome {
+        let what_it_wrote = match end {
+            // Somebody may still write.
+            End::Stuck(_) => Ok(Written::default()),
+            _ => self.scratch.clear(seq),
+        };
+        let (end, written) = match what_it_wrote {
+            Ok(written) => (end, written),
+            Err(error) => (End::Broken(format!("cannot clear what a command left: {error}")), Written::default()),
+        };
+        let Written { lengths: [stdout_len, stderr_len], left_files } = written;
+        Outcome { end, killed, cost, stdout_len, stderr_len, left_files }
     }
 
     fn start(&mut self, command: &mut RunCommand) -> Result<Pid, String> {
+        let variable = |name: &str| command.env.split('\0').find_map(|text| text.strip_prefix(name)?.strip_prefix('='));
+        let program = find_program(command.argv.split('\0').next().unwrap_or_default(), variable("PATH"))?;
+        let has = |name: &str| variable(name).is_some();
+        let tmpdir = self.scratch.variable().filter(|_| !has("TMPDIR"));
+        let makeflags = self.jobserver.as_ref().map(Seat::makeflags).filter(|_| !has("MAKEFLAGS"));
+        for part in tmpdir.map(|text| ["", text]).into_iter().chain(makeflags.map(|text| ["MAKEFLAGS=", text])) {
+            part.iter().for_each(|text| command.env.push_str(text));
+            command.env.push('\0');
+        }
         if let Some(cwd) = &command.cwd {
             enter(Path::new(cwd)).map_err(|error| format!("cannot enter `{cwd}`: {error}"))?;
         }
-        let variable = |name: &str| command.env.split('\0').find_map(|text| text.strip_prefix(name)?.strip_prefix('='));
-        let program = find_program(command.argv.split('\0').next().unwrap_or_default(), variable("PATH"))?;
-        if let Some(jobserver) = &self.jobserver
-            && variable("MAKEFLAGS").is_none()
-        {
-            for part in ["MAKEFLAGS=", jobserver.makeflags(), "\0"] {
-                command.env.push_str(part);
-            }
-        }
-        let started = self.launcher.start(&program, &command.argv, &command.env);
-        started.map_err(|error| spawn_error(&program, command.argv.len() + command.env.len(), error))
+        let [stdout, stderr] = self.scratch.logs();
+        let stdio = [self.null.as_fd(), stdout, stderr];
+        let (argv, env) = (std::mem::take(&mut command.argv), std::mem::take(&mut command.env));
+        let started = self.launcher.start(program, argv, env, stdio);
+        started.map_err(|error| spawn_error(self.launcher.program(), self.launcher.bytes(), error))
     }
 
     /// The main process is gone: whatever is still there dies before this process, and with it the lock, goes.
@@ -293,14 +374,15 @@ impl Run {
     }
 
     fn read_message(&mut self, slot: &mut Slot) {
-        match slot.messages.read(&mut slot.socket) {
+        match slot.messages.read(&mut slot.line) {
             Ok(Some(ToSlot::Stop { seq, reason })) if seq == self.seq => {
                 let act = self.course.stop(reason, Instant::now());
                 self.act(act, slot);
             }
+            // For a run that has ended meanwhile.
             Ok(Some(ToSlot::Stop { .. })) => {}
-            // A second command cannot come while one runs: the stream cannot be trusted any more.
-            Ok(Some(ToSlot::Run(_) | ToSlot::Skip { .. }) | None) | Err(_) => {
+            // Leave that nobody asked for: the stream cannot be trusted any more.
+            Ok(Some(ToSlot::GoOn) | None) | Err(_) => {
                 self.closed = true;
                 self.course.abandon(Instant::now());
             }
@@ -316,8 +398,14 @@ impl Run {
                 self.kill_all(slot.pid);
                 let text = format!("cannot be killed, still waiting: {}", survivors(slot.pid));
                 slot.send(&FromSlot::Notice { seq: self.seq, text });
+                slot.ring();
             }
         }
+    }
+
+    /// The command makes its own group, but may not have come to that. Fails where it is a program already, which comes later.
+    fn make_group(&self) {
+        let _ = setpgid(self.leader, self.leader);
     }
 
     /// SIGTERM, to each once: programs take a second one for impatience.
@@ -325,6 +413,7 @@ impl Run {
         let leader_is_there = self.end.is_none();
         if leader_is_there {
             // Not reaped yet, so the group is still this command's.
+            self.make_group();
             let _ = killpg(self.leader, Signal::SIGTERM);
             let _ = killpg(self.leader, Signal::SIGCONT);
         }
@@ -340,6 +429,7 @@ impl Run {
     /// SIGKILL to every descendant seen. Those that are missed become children sooner or later.
     fn kill_all(&mut self, own: Pid) {
         if self.end.is_none() && self.leader.as_raw() > 0 {
+            self.make_group();
             let _ = killpg(self.leader, Signal::SIGKILL);
         }
         for process in procs::descendants(own.as_raw()) {
@@ -374,7 +464,7 @@ fn wait_for_news(slot: &Slot, deadline: Option<Instant>, with_socket: bool) -> i
         }
     };
     let wanted = if with_socket { PollFlags::POLLIN } else { PollFlags::empty() };
-    let socket = if with_socket { slot.socket.as_fd() } else { slot.null.as_fd() };
+    let socket = if with_socket { slot.line.as_fd() } else { slot.null.as_fd() };
     let mut fds = [PollFd::new(slot.child_ended.as_fd(), PollFlags::POLLIN), PollFd::new(socket, wanted)];
     match poll(&mut fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => {}
@@ -401,10 +491,6 @@ fn wait_any() -> nix::Result<Option<(i32, i32, nix::libc::rusage)>> {
         0 => Ok(None),
         pid => Ok(Some((pid, status, usage))),
     }
-}
-
-fn length(log: &File) -> io::Result<u64> {
-    Ok(u64::try_from(rustix::fs::fstat(log)?.st_size).unwrap_or_default())
 }
 
 fn was_killed(status: i32) -> bool {
@@ -435,13 +521,14 @@ fn enter(root: &Path) -> io::Result<()> {
     std::env::set_current_dir(root)
 }
 
-fn open_log(path: &Path) -> io::Result<File> {
-    let open = OpenOptions::new().append(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
-    open.map_err(|e| io::Error::new(e.kind(), format!("cannot open `{}`: {e}", path.display())))
+/// What the main process put there, under another number.
+fn take_given(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: it was put there for us, and nothing else uses it.
+    let given = unsafe { OwnedFd::from_raw_fd(fd) };
+    own_copy(given.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(FIRST_FOREIGN_FD))
 }
 
 fn own_copy(fd: BorrowedFd<'_>, how: FcntlArg<'_>) -> io::Result<OwnedFd> {
-    use std::os::fd::FromRawFd;
     let copy = fcntl(fd, how)?;
     // SAFETY: `fcntl` has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
@@ -451,7 +538,7 @@ fn own_copy(fd: BorrowedFd<'_>, how: FcntlArg<'_>) -> io::Result<OwnedFd> {
 fn close_foreign_descriptors() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for fd in open.into_iter().filter(|&fd| fd >= FIRST_OWN_FD) {
+    for fd in open.into_iter().filter(|&fd| fd >= FIRST_FOREIGN_FD) {
         // The listing's own descriptor is closed already.
         let _ = nix::unistd::close(fd);
     }

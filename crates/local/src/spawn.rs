@@ -3,32 +3,35 @@
 //! Nothing is copied: the cost of a start must not grow with the memory of who starts it. It does not know what the
 //! programs are for.
 
-use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sched::{CloneFlags, clone};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-/// Descriptors a new process gets as its standard ones; `None` leaves it this process's own.
-pub(crate) type Stdio<'a> = [Option<BorrowedFd<'a>>; 3];
+/// Descriptors for a new process, each with the number it gets there, below [`LOWEST_SOURCE`]. Others it has by accident only.
+pub(crate) type Given<'a> = [(BorrowedFd<'a>, RawFd)];
+
+/// Above all numbers anything is given under, so that no descriptor is overwritten before it was copied.
+const LOWEST_SOURCE: RawFd = 16;
 
 /// Starts `program` (a path) as the leader of a new session: no terminal, no signals from one. No signal is blocked in it, and all
 /// are as they were for a process nobody changed them for.
-pub(crate) fn start_session(program: &CStr, argv: &[CString], stdio: Stdio<'_>) -> nix::Result<Pid> {
+pub(crate) fn start_session(program: &CStr, argv: &[CString], given: &Given<'_>) -> nix::Result<Pid> {
     let mut actions = PosixSpawnFileActions::init()?;
-    for (number, fd) in (0..).zip(stdio) {
-        if let Some(fd) = fd {
-            actions.add_dup2(fd.as_raw_fd(), number)?;
-        }
+    let mut sources = Vec::new();
+    for (fd, number) in given {
+        let copy = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(LOWEST_SOURCE))?;
+        // SAFETY: `fcntl` has just made this descriptor for us.
+        sources.push(unsafe { OwnedFd::from_raw_fd(copy) });
+        actions.add_dup2(copy, *number)?;
     }
     let mut attr = PosixSpawnAttr::init()?;
     // Known to glibc and musl, but not to nix.
@@ -42,59 +45,111 @@ pub(crate) fn start_session(program: &CStr, argv: &[CString], stdio: Stdio<'_>) 
 /// What a start on a stack of its own needs at most.
 const STACK: usize = 64 * 1024;
 
-/// Starts commands, each the leader of a new process group, for a process that has one thread.
+/// Starts commands, each the leader of a new process group, one at a time, for a process that has one thread and waits for the
+/// end of each before it starts the next.
 ///
-/// As `posix_spawn` does it, the new process lives in this one's memory until it is another program, and this one waits so
-/// long. But what each start would map, block and reset once more is here already.
+/// The new process lives in this one's memory until it is another program, as with `posix_spawn`, but this one does not wait so
+/// long: why a start failed is known when the process has ended. What each start would map, block and reset once more is here
+/// already.
 pub(crate) struct Launcher {
-    /// What they get as their standard descriptors; kept open by the owner.
-    stdio: [RawFd; 3],
+    /// Never freed: the process is about to end when this is dropped, and a new one may still be on its way.
+    launch: ManuallyDrop<Box<Launch>>,
+    stack: ManuallyDrop<Vec<u8>>,
+}
+
+/// What a new process reads, and where it says what went wrong.
+struct Launch {
     /// Signals that are ignored here and not to be ignored there.
     ignored: Vec<i32>,
-    stack: Vec<u8>,
-    /// Room for pointers.
+    stdio: [RawFd; 3],
+    program: CString,
+    /// What the pointers point at.
+    texts: [String; 2],
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
+    /// An error number; zero as long as nothing went wrong.
+    failure: AtomicI32,
 }
 
 impl Launcher {
-    /// For commands that get `stdio`, whose descriptors have to stay open.
-    pub(crate) fn new(stdio: [BorrowedFd<'_>; 3], ignored: &[Signal]) -> Self {
-        let ignored = ignored.iter().map(|&signal| signal as i32).collect();
-        let stdio = stdio.map(|fd| fd.as_raw_fd());
-        Self { stdio, ignored, stack: vec![0; STACK], argv: Vec::new(), env: Vec::new() }
+    /// The exit code of a process that did not become another program. Programs have it, too; see [`Self::failure`].
+    pub(crate) const FAILED: i32 = 127;
+
+    /// For a process that ignores and blocks these signals, and all of whose others are at their defaults.
+    pub(crate) fn new(ignored: &[Signal]) -> Self {
+        let launch = Launch {
+            ignored: ignored.iter().map(|&signal| signal as i32).collect(),
+            stdio: [0; 3],
+            program: CString::default(),
+            texts: Default::default(),
+            argv: Vec::new(),
+            env: Vec::new(),
+            failure: AtomicI32::new(0),
+        };
+        Self { launch: ManuallyDrop::new(Box::new(launch)), stack: ManuallyDrop::new(vec![0; STACK]) }
     }
 
-    /// Starts `program` (a path); see [`joined`] for arguments and environment.
-    pub(crate) fn start(&mut self, program: &CStr, argv: &str, env: &str) -> nix::Result<Pid> {
-        point_at(argv, &mut self.argv);
-        point_at(env, &mut self.env);
-        let (stdio, ignored, failure) = (self.stdio, &self.ignored[..], Cell::new(0));
-        let (program, argv, env) = (program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
-        let become_program = || {
-            // SAFETY: nothing but calls to the system, on memory that stays as it is until this ends, since its owner waits; all
-            // pointers end with a NUL byte or a null pointer.
-            unsafe {
-                let is_ready = ignored.iter().all(|&signal| libc::signal(signal, libc::SIG_DFL) != libc::SIG_ERR)
-                    && libc::setpgid(0, 0) == 0
-                    && (0..).zip(stdio).all(|(number, fd)| libc::dup2(fd, number) == number)
-                    && unblock_all();
-                if is_ready {
-                    libc::execve(program, argv, env);
-                }
-                failure.set(Errno::last_raw());
-                libc::_exit(127)
-            }
+    /// Starts `program` (a path); see [`joined`] for arguments and environment. The descriptors have to stay open until the new
+    /// process has ended.
+    pub(crate) fn start(
+        &mut self,
+        program: CString,
+        argv: String,
+        env: String,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> nix::Result<Pid> {
+        let launch = &mut **self.launch;
+        (launch.program, launch.texts, launch.stdio) = (program, [argv, env], stdio.map(|fd| fd.as_raw_fd()));
+        point_at(&launch.texts[0], &mut launch.argv);
+        point_at(&launch.texts[1], &mut launch.env);
+        launch.failure.store(0, Ordering::Relaxed);
+        let flags = libc::CLONE_VM | libc::SIGCHLD;
+        // The stack grows down from an address that is a multiple of 16.
+        let top = self.stack.as_mut_ptr_range().end;
+        // SAFETY: stays within the stack.
+        let top = unsafe { top.sub(top.addr() % 16) };
+        // SAFETY: this process has one thread, and no handler of a signal of its own. Stack and `launch` stay as they are until the
+        // new process has left this memory, since the next start comes after its end, and they are never freed.
+        let pid = unsafe {
+            libc::clone(become_program, top.cast(), flags, std::ptr::from_ref::<Launch>(launch).cast_mut().cast())
         };
-        let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
-        // SAFETY: this process has one thread, and no handler of a signal of its own; the stack is used by nobody else, since this
-        // call comes back only when the new process has left it.
-        let pid = unsafe { clone(Box::new(become_program), &mut self.stack, flags, Some(libc::SIGCHLD)) }?;
-        if failure.get() == 0 {
-            return Ok(pid);
+        Errno::result(pid).map(Pid::from_raw)
+    }
+
+    /// Why the last process, which has ended, could not become another program.
+    pub(crate) fn failure(&self) -> Option<Errno> {
+        let number = self.launch.failure.load(Ordering::Relaxed);
+        (number != 0).then(|| Errno::from_raw(number))
+    }
+
+    /// What was to be started last.
+    pub(crate) fn program(&self) -> &CStr {
+        &self.launch.program
+    }
+
+    /// The length of its arguments and environment.
+    pub(crate) fn bytes(&self) -> usize {
+        self.launch.texts.iter().map(String::len).sum()
+    }
+}
+
+/// What the new process does. A call that fails writes the error number where the process that started this one looks for its own:
+/// until the new process has left this memory nothing there may depend on which error it was.
+extern "C" fn become_program(launch: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: it is the launch this process was started with, which stays as it is.
+    let launch = unsafe { &*launch.cast_const().cast::<Launch>() };
+    // SAFETY: nothing but calls to the system. This memory belongs to another process as well, so nothing of it is changed but the
+    // number of the failure; all pointers end with a NUL byte or a null pointer.
+    unsafe {
+        let is_ready = launch.ignored.iter().all(|&signal| libc::signal(signal, libc::SIG_DFL) != libc::SIG_ERR)
+            && libc::setpgid(0, 0) == 0
+            && (0..).zip(launch.stdio).all(|(number, fd)| libc::dup2(fd, number) == number)
+            && unblock_all();
+        if is_ready {
+            libc::execve(launch.program.as_ptr(), launch.argv.as_ptr(), launch.env.as_ptr());
         }
-        while waitpid(pid, None) == Err(Errno::EINTR) {}
-        Err(Errno::from_raw(failure.get()))
+        launch.failure.store(Errno::last_raw(), Ordering::Relaxed);
+        libc::_exit(Launcher::FAILED)
     }
 }
 

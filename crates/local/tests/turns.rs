@@ -5,12 +5,6 @@ mod common;
 use common::{Workspace, out, shell};
 use minibuild_core::{ArtifactKind, ExecutionReport, ExecutionStatus, Executor, ExecutorEvent, RunId, StopReason};
 
-fn workspace(slots: usize, places: usize) -> Workspace {
-    let dir = tempfile::tempdir().expect("temp dir");
-    let root = dir.path().canonicalize().expect("exists");
-    Workspace::with_places(root, Some(dir), (slots, places), None)
-}
-
 /// The next report, and the runs whose command was handed over before it.
 fn next_end(ws: &Workspace) -> (ExecutionReport, Vec<RunId>) {
     let mut started = Vec::new();
@@ -43,7 +37,7 @@ fn open_gate(ws: &Workspace) {
 
 #[test]
 fn commands_never_run_beside_more_than_there_are_places() {
-    let mut ws = workspace(4, 2);
+    let mut ws = Workspace::with(2, None);
     // Each leaves a mark while it runs, and fails where there are too many.
     let script = |number: usize| {
         let shell_text =
@@ -68,7 +62,7 @@ fn commands_never_run_beside_more_than_there_are_places() {
 
 #[test]
 fn who_waits_comes_in_order_and_is_told_when_it_starts() {
-    let mut ws = workspace(3, 1);
+    let mut ws = Workspace::with(1, None);
     let first = block(&mut ws, "true");
     let (second, third) = (ws.start(shell("true", vec![])), ws.start(shell("true", vec![])));
     open_gate(&ws);
@@ -83,7 +77,7 @@ fn who_waits_comes_in_order_and_is_told_when_it_starts() {
 
 #[test]
 fn runs_without_a_slot_wait_for_whichever_is_free_first() {
-    let mut ws = workspace(1, 1);
+    let mut ws = Workspace::with(1, None);
     let first = block(&mut ws, "true");
     let runs: Vec<RunId> =
         ["one", "two", "three"].map(|text| ws.start(shell(&format!("echo {text} >> ran"), vec![]))).to_vec();
@@ -108,7 +102,7 @@ fn runs_without_a_slot_wait_for_whichever_is_free_first() {
 #[test]
 fn a_stop_reaches_who_waits_without_its_command_being_started() {
     for reason in [StopReason::LostRace, StopReason::Interrupt, StopReason::Kill] {
-        let mut ws = workspace(2, 1);
+        let mut ws = Workspace::with(1, None);
         let first = block(&mut ws, "true");
         let second = ws.start(shell("echo > ran", vec![]));
         ws.executor.stop(second, reason);
@@ -127,7 +121,7 @@ fn a_stop_reaches_who_waits_without_its_command_being_started() {
 
 #[test]
 fn after_a_failure_nothing_starts_before_the_caller_took_note() {
-    let mut ws = workspace(2, 1);
+    let mut ws = Workspace::with(1, None);
     let first = block(&mut ws, "exit 3");
     let second = ws.start(shell("echo > ran", vec![]));
     open_gate(&ws);
@@ -147,7 +141,7 @@ fn after_a_failure_nothing_starts_before_the_caller_took_note() {
 
 #[test]
 fn the_end_takes_who_waits_along() {
-    let mut ws = workspace(3, 1);
+    let mut ws = Workspace::with(1, None);
     let first = block(&mut ws, "true");
     let (second, third) = (ws.start(shell("echo > ran", vec![])), ws.start(shell("echo > ran", vec![])));
     ws.executor.shutdown();
@@ -165,7 +159,7 @@ fn the_end_takes_who_waits_along() {
 
 #[test]
 fn a_dead_helper_takes_no_place_with_it() {
-    let mut ws = workspace(2, 1);
+    let mut ws = Workspace::with(1, None);
     ws.make_pipe("pids");
     let first = ws.start(shell("echo $PPID > pids; sleep 1000", vec![]));
     let helper: i32 = ws.wait_for_pipe("pids").trim().parse().expect("a pid");

@@ -19,8 +19,8 @@ pub struct Goals {
     pub runs_nothing: bool,
     /// Actions that run here at once.
     pub jobs: usize,
-    /// Started beyond those: all but the last are prepared and wait for a place, which their executor knows of; the last
-    /// waits to be prepared.
+    /// Started beyond those at least, to be made ready while others run. There are more while runs are short. Where this is zero
+    /// there are none.
     pub ahead: usize,
     /// Named pools and their places, for actions that run here.
     pub pools: BTreeMap<String, u32>,

@@ -227,6 +227,8 @@ pub struct Machine {
     reopened: Vec<ActionId>,
     running_here: usize,
     running_there: usize,
+    /// How long runs here took of late, as a mean.
+    usual_run: Option<Duration>,
     /// Whether any wanted action takes more than a place.
     takes_resources: bool,
     running: FxHashMap<ActionId, Running>,
@@ -316,6 +318,7 @@ impl Machine {
             enqueued: 0,
             reopened: Vec::new(),
             running_here: 0,
+            usual_run: None,
             running_there: 0,
             takes_resources: false,
             running: FxHashMap::default(),

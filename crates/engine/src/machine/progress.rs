@@ -1,6 +1,8 @@
 //! Where a build stands, for whoever shows it.
 
-use minibuild_core::{ActionId, Branch};
+use std::time::Duration;
+
+use minibuild_core::{ActionId, Branch, RunId};
 
 use super::{Machine, Progress, Running, RunningAction};
 
@@ -23,17 +25,29 @@ impl Machine {
         }
     }
 
-    /// What runs now, oldest first.
-    pub fn running(&self) -> Vec<RunningAction> {
-        let describe = |(&action, running): (&ActionId, &Running)| RunningAction {
-            label: self.model.label_of(action).to_string(),
-            mnemonic: self.model.action(action).mnemonic.to_string(),
-            since: running.started,
-            side: if running.runs_on(Branch::Local) { Branch::Local } else { Branch::Remote },
-            stage: running.stage,
+    /// How many runs an executor here was given whose end was not told yet.
+    pub fn given_here(&self) -> u64 {
+        self.running_here as u64
+    }
+
+    /// What runs now, oldest first. `begun` tells since when a command runs here, if it does not wait for others.
+    pub fn running(&self, begun: &dyn Fn(RunId) -> Option<Duration>) -> Vec<RunningAction> {
+        let describe = |(&action, running): (&ActionId, &Running)| {
+            let here = running.run(Branch::Local).filter(|_| running.runs_on(Branch::Local));
+            let side = if here.is_some() { Branch::Local } else { Branch::Remote };
+            let command = here.and_then(|run| begun(RunId { action, attempt: run.attempt }));
+            let since = match command {
+                // Beside a remote run that one's beginning counts.
+                _ if running.runs_on(Branch::Remote) => running.started,
+                None if here.is_some() => return None,
+                since => since.unwrap_or(running.started),
+            };
+            let label = self.model.label_of(action).to_string();
+            let mnemonic = self.model.action(action).mnemonic.to_string();
+            Some(RunningAction { label, mnemonic, since, side, stage: running.stage })
         };
         let begun = self.running.iter().filter(|(_, running)| running.has_begun());
-        let mut list: Vec<_> = begun.map(describe).collect();
+        let mut list: Vec<_> = begun.filter_map(describe).collect();
         list.sort_by(|a, b| (a.since, &a.label).cmp(&(b.since, &b.label)));
         list
     }

@@ -1,6 +1,7 @@
 //! From the ready queues to the executors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionRequest, Fingerprint,
@@ -15,6 +16,11 @@ use super::race::{sides_of, work_of};
 use super::remote::Sides;
 use super::resources::{Fit, Usage};
 use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, Running, Status, Step, Strategy};
+
+/// What is started ahead should take about so long.
+const LEAD: Duration = Duration::from_millis(25);
+/// Started ahead at most, for each that may run: what an executor takes.
+const MOST_AHEAD: usize = 8;
 
 impl Machine {
     /// The action has to run.
@@ -129,7 +135,26 @@ impl Machine {
     }
 
     fn has_place_here(&self) -> bool {
-        self.stopping.is_none() && self.running_here < self.goals.jobs + self.goals.ahead && !self.exclusive_running
+        self.stopping.is_none() && self.running_here < self.goals.jobs + self.ahead() && !self.exclusive_running
+    }
+
+    /// How many are started beyond those that can run, so that their executor always has the next ones at hand. As much work as
+    /// takes [`LEAD`]: what is begun later may turn out to be more urgent.
+    fn ahead(&self) -> usize {
+        let (jobs, least) = (self.goals.jobs, self.goals.ahead);
+        let most = (MOST_AHEAD * jobs).max(least);
+        match self.usual_run {
+            Some(usual) if least > 0 => {
+                let each = LEAD.as_micros() / usual.as_micros().max(1);
+                usize::try_from(each).unwrap_or(most).saturating_mul(jobs).clamp(least, most)
+            }
+            _ => least,
+        }
+    }
+
+    /// A run here took so long.
+    pub(super) fn note_pace(&mut self, wall: Duration) {
+        self.usual_run = Some(self.usual_run.map_or(wall, |usual| usual * 7 / 8 + wall / 8));
     }
 
     /// Whether the action may start here beside what runs.

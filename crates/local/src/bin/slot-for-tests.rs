@@ -37,7 +37,6 @@ mod main_process {
             tree: Arc::new(OutTree::open(root).expect("output tree")),
             clock: Arc::new(FsClock::open(&root.join("minibuild-out/.state")).expect("clock")),
             slots: 1,
-            places: 1,
             jobserver: None,
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
@@ -46,7 +45,7 @@ mod main_process {
         let sink = Arc::new(move |event| {
             let _ = sender.lock().expect("not poisoned").send(event);
         });
-        let mut executor = LocalExecutor::new(config, sink);
+        let mut executor = LocalExecutor::new(config, sink).expect("an executor");
         let script = script.to_string_lossy().into_owned();
         let path = minibuild_core::ACTION_PATH.to_owned();
         executor.start(ExecutionRequest {

@@ -65,16 +65,6 @@ impl Workspace {
     }
 
     pub fn at(root: PathBuf, keep: Option<tempfile::TempDir>, slots: usize, lock: Option<OwnedFd>) -> Self {
-        Self::with_places(root, keep, (slots, slots), lock)
-    }
-
-    /// So many slots, and places for commands.
-    pub fn with_places(
-        root: PathBuf,
-        keep: Option<tempfile::TempDir>,
-        (slots, places): (usize, usize),
-        lock: Option<OwnedFd>,
-    ) -> Self {
         let tree = OutTree::open(&root).expect("output tree");
         let clock = FsClock::open(&root.join("minibuild-out/.state")).expect("clock");
         let (sender, events) = channel();
@@ -83,7 +73,6 @@ impl Workspace {
             tree: Arc::new(tree),
             clock: Arc::new(clock),
             slots,
-            places,
             jobserver: None,
             helper: env!("CARGO_BIN_EXE_slot-for-tests").into(),
             helper_args: vec!["__slot".into()],
@@ -92,7 +81,7 @@ impl Workspace {
         let sink = Arc::new(move |event| {
             let _ = sender.lock().expect("not poisoned").send(event);
         });
-        Self { executor: LocalExecutor::new(config, sink), events, next: 0, root, _keep: keep }
+        Self { executor: LocalExecutor::new(config, sink).expect("an executor"), events, next: 0, root, _keep: keep }
     }
 
     pub fn root(&self) -> &Path {

@@ -1,0 +1,233 @@
+//! What is done for one run beside its command, and blocks: from removing old outputs to hashing new ones.
+//!
+//! It does not know other runs, nor what comes of its reports.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use minibuild_core::{
+    ArtifactKind, ExecutionReport, ExecutionRequest, ExecutionStatus, RunId, STATE_ROOT, StopReason, WsPath,
+};
+use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree, Seen};
+
+use crate::protocol::{End, Outcome, Parcel, RunCommand};
+use crate::spawn::joined;
+
+/// Where runs take place.
+pub(crate) struct Place {
+    pub(crate) tree: Arc<OutTree>,
+    pub(crate) clock: Arc<dyn FileClock>,
+}
+
+/// A run that was asked for, and its command once it is ready.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) request: ExecutionRequest,
+    pub(crate) parcel: Option<Parcel>,
+}
+
+/// What came of making a run ready.
+pub(crate) enum Prepared {
+    /// Its command may start.
+    Ready(Parcel),
+    /// There is nothing to be run, or it cannot be: the report.
+    Over(Box<ExecutionReport>),
+}
+
+/// A command so short cannot have written much.
+const SHORT: Duration = Duration::from_millis(20);
+/// Bytes whose hashing takes no time worth mentioning.
+const FEW_BYTES: u64 = 1 << 20;
+
+impl Place {
+    /// The directory of a seat's helper.
+    pub(crate) fn dir(seat: usize) -> WsPath {
+        WsPath::new(&format!("{STATE_ROOT}/tmp/slot{seat}")).expect("constant segments and a number")
+    }
+
+    /// Where a long command waits for its helper.
+    fn file_of(&self, seq: u64) -> PathBuf {
+        self.tree.workspace().join(STATE_ROOT).join(format!("tmp/command{seq}"))
+    }
+
+    /// Removes old outputs and writes the files of the command.
+    pub(crate) fn prepare(&self, seq: u64, request: &ExecutionRequest) -> Prepared {
+        let started = Instant::now();
+        let over = |status: ExecutionStatus| {
+            let mut report = self.report(request);
+            report.status = status;
+            Prepared::Over(Box::new(report))
+        };
+        let depfile: Vec<&WsPath> = request.depfile.iter().collect();
+        let prepared = self.tree.prepare(&request.outputs, &depfile);
+        let written = prepared.and_then(|()| request.command.files.iter().try_for_each(|file| self.tree.write(file)));
+        if let Err(error) = written {
+            return over(ExecutionStatus::Infrastructure(error.render()));
+        }
+        if request.command.argv.is_empty() {
+            // An action without a command: its files are its outputs.
+            let mut report = empty_report(request.run);
+            self.capture(request, &mut report);
+            report.cost.wall = started.elapsed();
+            report.changed_inputs = self.changed_inputs(request);
+            return Prepared::Over(Box::new(report));
+        }
+        let command = match run_command(request, seq) {
+            Ok(command) => command,
+            Err(text) => return over(ExecutionStatus::NotStarted(text)),
+        };
+        match Parcel::new(&command, || self.file_of(seq)) {
+            Ok(parcel) => Prepared::Ready(parcel),
+            Err(error) => {
+                over(ExecutionStatus::Infrastructure(format!("cannot hand the command to its helper: {error}")))
+            }
+        }
+    }
+
+    /// Whether looking at what the command made may take long.
+    pub(crate) fn is_long(&self, request: &ExecutionRequest, outcome: &Outcome) -> bool {
+        let size = |path: &WsPath| self.tree.look(path).map_or(0, |seen| seen.fingerprint.size);
+        request.outputs.iter().any(|output| output.kind == ArtifactKind::Directory)
+            || outcome.cost.wall > SHORT
+                && request.outputs.iter().map(|output| size(&output.path)).sum::<u64>() > FEW_BYTES
+            || outcome.stdout_len + outcome.stderr_len > FEW_BYTES
+    }
+
+    /// Looks at what a command made that ran in the seat, and what it means for the run. `stop` gives the most urgent reason for
+    /// which it was to end.
+    pub(crate) fn finish(
+        &self,
+        seat: usize,
+        seq: u64,
+        request: &ExecutionRequest,
+        outcome: Outcome,
+        stop: &dyn Fn() -> Option<StopReason>,
+    ) -> ExecutionReport {
+        let mut report = empty_report(request.run);
+        let logs = self.take_logs(seat, seq, &outcome, &mut report);
+        // That something lives on is worth more than what it printed.
+        let logs = if matches!(outcome.end, End::Stuck(_)) { Ok(()) } else { logs };
+        match logs {
+            Ok(()) => {
+                (report.killed, report.cost) = (outcome.killed, outcome.cost);
+                self.settle(outcome.end, request, stop(), &mut report);
+            }
+            Err(error) => report.status = ExecutionStatus::Infrastructure(error.render()),
+        }
+        if outcome.left_files {
+            // What cannot be removed is nobody's any more; the next build tries again.
+            let _ = self.tree.remove(&of_run(seat, "tmp", seq));
+        }
+        report.changed_inputs = self.changed_inputs(request);
+        report
+    }
+
+    /// A report of a run that did not come to its command.
+    pub(crate) fn report(&self, request: &ExecutionRequest) -> ExecutionReport {
+        let mut report = empty_report(request.run);
+        report.changed_inputs = self.changed_inputs(request);
+        report
+    }
+
+    fn take_logs(
+        &self,
+        seat: usize,
+        seq: u64,
+        outcome: &Outcome,
+        report: &mut ExecutionReport,
+    ) -> Result<(), DiskError> {
+        let take = |name: &str, length: u64| {
+            if length == 0 {
+                return Ok(Vec::new());
+            }
+            let path = of_run(seat, name, seq);
+            let bytes = self.tree.read(&path)?;
+            self.tree.remove(&path)?;
+            let missing = || DiskError::new("read", path.as_str(), io::Error::from(io::ErrorKind::NotFound));
+            bytes.ok_or_else(missing)
+        };
+        report.stdout = take("out", outcome.stdout_len)?;
+        report.stderr = take("err", outcome.stderr_len)?;
+        Ok(())
+    }
+
+    /// What the end of the command means for the run.
+    fn settle(&self, end: End, request: &ExecutionRequest, stop: Option<StopReason>, report: &mut ExecutionReport) {
+        report.status = match end {
+            End::Exited(0) => match stop {
+                // Not wanted any more, so hashing would be for nothing.
+                Some(reason @ (StopReason::LostRace | StopReason::Kill)) => ExecutionStatus::Stopped(reason),
+                Some(StopReason::Interrupt) | None => return self.capture(request, report),
+            },
+            End::Exited(code) => ExecutionStatus::Exited(code),
+            End::Signalled(signal) => ExecutionStatus::Signalled(signal),
+            End::TimedOut => ExecutionStatus::TimedOut,
+            End::Stopped(reason) => ExecutionStatus::Stopped(reason),
+            End::NotStarted(text) => ExecutionStatus::NotStarted(text),
+            End::Broken(text) => ExecutionStatus::Infrastructure(text),
+            End::Stuck(who) => ExecutionStatus::Stuck(who),
+        };
+    }
+
+    fn capture(&self, request: &ExecutionRequest, report: &mut ExecutionReport) {
+        let captured = self.read_depfile(request).map_err(CaptureError::from).and_then(|depfile| {
+            report.depfile = depfile;
+            self.remove_private_inputs(request)?;
+            self.tree.capture(&request.outputs, &*self.clock)
+        });
+        report.status = match captured {
+            Ok(outputs) => {
+                report.outputs = outputs;
+                ExecutionStatus::Exited(0)
+            }
+            Err(CaptureError::Problems(problems)) => ExecutionStatus::BadOutputs(problems),
+            Err(CaptureError::Disk(error)) => ExecutionStatus::Infrastructure(error.render()),
+        };
+    }
+
+    /// Response files of a command that succeeded. After a failure they stay, so that it can be repeated by hand.
+    fn remove_private_inputs(&self, request: &ExecutionRequest) -> Result<(), DiskError> {
+        let is_private = |path: &WsPath| request.outputs.iter().all(|output| output.path != *path);
+        let files = request.command.files.iter().map(|file| &file.path);
+        files.filter(|path| is_private(path)).try_for_each(|path| self.tree.remove(path))
+    }
+
+    /// The depfile's content. One that is no declared output is removed: it is in the report now.
+    fn read_depfile(&self, request: &ExecutionRequest) -> Result<Option<Vec<u8>>, DiskError> {
+        let Some(path) = &request.depfile else { return Ok(None) };
+        let content = self.tree.read(path)?;
+        if content.is_some() && request.outputs.iter().all(|output| output.path != *path) {
+            self.tree.remove(path)?;
+        }
+        Ok(content)
+    }
+
+    fn changed_inputs(&self, request: &ExecutionRequest) -> Vec<WsPath> {
+        let paths: Vec<&str> = request.verify.iter().map(|(path, _)| path.as_str()).collect();
+        let seen = self.tree.look_at_all(&paths);
+        let is_same = |now: Option<Seen>, then| now.is_some_and(|now| now.fingerprint == then);
+        let pairs = request.verify.iter().zip(seen);
+        pairs.filter(|((_, then), now)| !is_same(*now, *then)).map(|((path, _), _)| path.clone()).collect()
+    }
+}
+
+/// What a helper named after a run.
+fn of_run(seat: usize, name: &str, seq: u64) -> WsPath {
+    WsPath::new(&format!("{}/{name}.{seq}", Place::dir(seat))).expect("constant segments and numbers")
+}
+
+/// The command for a helper, or why no program can get it.
+fn run_command(request: &ExecutionRequest, seq: u64) -> Result<RunCommand, String> {
+    let command = &request.command;
+    let argv = joined(command.argv.iter().map(|text| [text]), "an argument")?;
+    let env = joined(command.env.iter().map(|(name, value)| [name, "=", value]), "a variable")?;
+    let timeout_ms = request.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+    Ok(RunCommand { seq, argv, env, timeout_ms, cwd: None })
+}
+
+/// A report of a run of which nothing is known yet.
+pub(crate) fn empty_report(run: RunId) -> ExecutionReport {
+    ExecutionReport::new(run, ExecutionStatus::Infrastructure("the run has no result".into()))
+}

@@ -241,8 +241,7 @@ impl<W> Desk<W> {
         for _ in 0..count {
             let idle = self.seats.iter().position(|seat| seat.takes() && !seat.has_token);
             if let Some(at) = idle.filter(|_| !self.lacks_tokens) {
-                self.seats[at].has_token = lines.take_token(at);
-                self.lacks_tokens = !self.seats[at].has_token;
+                self.get_token(at, lines);
             }
             let load = |at: &usize| self.seats[*at].given.len() + shares[*at];
             let fits = |at: &usize| self.seats[*at].takes() && self.seats[*at].has_token && load(at) <= DEPTH;
@@ -270,13 +269,21 @@ impl<W> Desk<W> {
         true
     }
 
-    /// A helper without work gets what waits behind others' commands.
+    /// A helper without work gets what waits behind others' commands, if it may work.
     fn take_from_the_longest(&mut self, lines: &mut impl Lines<W>) {
-        let has_idle = self.seats.iter().any(|seat| seat.takes() && seat.given.is_empty());
         let longest = (0..self.seats.len()).max_by_key(|&at| self.seats[at].given.len());
-        if let Some(at) = longest.filter(|&at| has_idle && self.seats[at].given.len() > 1) {
-            self.take_back(at, lines);
+        let Some(longest) = longest.filter(|&at| self.seats[at].given.len() > 1) else { return };
+        let Some(idle) = self.seats.iter().position(|seat| seat.takes() && seat.given.is_empty()) else { return };
+        if self.seats[idle].has_token || self.get_token(idle, lines) {
+            self.take_back(longest, lines);
         }
+    }
+
+    fn get_token(&mut self, at: usize, lines: &mut impl Lines<W>) -> bool {
+        let has_token = lines.take_token(at);
+        self.seats[at].has_token = has_token;
+        self.lacks_tokens |= !has_token;
+        has_token
     }
 
     /// What lies in the seat's queue is ready again.

@@ -70,9 +70,12 @@ impl Line {
         &self.socket
     }
 
-    /// Lays a command into the queue; false where that takes none now.
+    /// Lays a command into the queue; false where that is full. A queue that takes nothing is the end of the line.
     pub(crate) fn lay(&self, parcel: &Parcel, rings: bool) -> bool {
-        parcel.lay(self.queue[0].as_fd(), rings)
+        parcel.lay(self.queue[0].as_fd(), rings).unwrap_or_else(|_| {
+            self.hang_up();
+            false
+        })
     }
 
     /// Takes back what the helper has not taken; gives the numbers of the runs.

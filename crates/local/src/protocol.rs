@@ -74,15 +74,19 @@ impl Parcel {
         Ok(parcel)
     }
 
-    /// Lays it into a queue; who takes it is to ring the bell, or not. False where the queue does not take it now.
-    pub(crate) fn lay(&self, queue: BorrowedFd<'_>, rings: bool) -> bool {
+    /// Lays it into a queue; who takes it is to ring the bell, or not. False where the queue is full.
+    ///
+    /// # Errors
+    /// Where it takes nothing, now or later.
+    pub(crate) fn lay(&self, queue: BorrowedFd<'_>, rings: bool) -> io::Result<bool> {
         let rings = [self.bytes[0] | if rings { RINGS } else { 0 }];
         let parts = [io::IoSlice::new(&rings), io::IoSlice::new(&self.bytes[1..])];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
             match nix::sys::socket::sendmsg::<()>(queue.as_raw_fd(), &parts, &[], flags, None) {
                 Err(Errno::EINTR) => {}
-                laid => return laid.is_ok(),
+                Err(Errno::EAGAIN) => return Ok(false),
+                laid => return laid.map(|_| true).map_err(Into::into),
             }
         }
     }
@@ -311,7 +315,7 @@ mod tests {
         let command = |seq| RunCommand { seq, argv: "a\0".into(), env: String::new(), timeout_ms: None, cwd: None };
         for seq in 1..4 {
             let parcel = Parcel::new(&command(seq), || unreachable!("short")).expect("packed");
-            assert!(parcel.lay(writing.as_fd(), false));
+            assert!(parcel.lay(writing.as_fd(), false).expect("open"));
         }
         let mut reader = QueueReader::new();
         assert_eq!(reader.take(reading.as_fd(), true).expect("taken"), Taken::Command(command(1), false));
@@ -364,14 +368,14 @@ mod tests {
             let at = |seq: u64| dir.path().join(seq.to_string());
             let parcels: Vec<Parcel> =
                 commands.iter().map(|command| Parcel::new(command, || at(command.seq)).expect("packed")).collect();
-            prop_assert!(parcels.iter().all(|parcel| parcel.lay(writing.as_fd(), false)));
+            prop_assert!(parcels.iter().all(|parcel| parcel.lay(writing.as_fd(), false).expect("open")));
             let mut reader = QueueReader::new();
             for command in commands {
                 let taken = reader.take(reading.as_fd(), true).expect("taken");
                 prop_assert_eq!(taken, Taken::Command(command, false));
             }
             prop_assert_eq!(reader.take(reading.as_fd(), false).expect("empty"), Taken::Nothing);
-            prop_assert!(parcels[0].lay(writing.as_fd(), true));
+            prop_assert!(parcels[0].lay(writing.as_fd(), true).expect("open"));
             prop_assert!(matches!(reader.take(reading.as_fd(), false), Ok(Taken::Command(_, true))));
             drop((parcels, writing));
             prop_assert_eq!(reader.take(reading.as_fd(), true).expect("the end"), Taken::End);

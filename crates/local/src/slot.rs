@@ -40,8 +40,7 @@ const FIRST_OWN_FD: i32 = 3;
 const FIRST_FOREIGN_FD: i32 = BELL_FD + 1;
 
 /// The whole life of a helper process: `args` are the workspace root and the slot's directory. Standard input is the line to the
-/// main process, standard output the descriptor that holds the workspace lock, [`QUEUE_FD`] the queue of commands, and
-/// [`BELL_FD`] the bell.
+/// main process, standard output the descriptor that holds the workspace lock, 3 the queue of commands, and 4 the bell.
 ///
 /// To be called before anything else in a process started for this: it rearranges descriptors and signals.
 pub fn slot_main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -170,7 +169,10 @@ impl Slot {
                 self.ring();
             }
             let outcome = match leader {
-                Ok(leader) => self.watch(&command, leader, started)?,
+                Ok(leader) => match self.watch(&command, leader, started)? {
+                    Some(outcome) => outcome,
+                    None => return self.bury_the_rest(),
+                },
                 Err(text) => self.outcome(command.seq, End::NotStarted(text), Vec::new(), RunCost::default()),
             };
             let (succeeded, stuck) = (outcome.end == End::Exited(0), matches!(outcome.end, End::Stuck(_)));
@@ -230,7 +232,8 @@ impl Slot {
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
-    fn watch(&mut self, command: &RunCommand, leader: Pid, started: Instant) -> io::Result<Outcome> {
+    /// Until the command and all it started are dead; `None` where the main process is gone.
+    fn watch(&mut self, command: &RunCommand, leader: Pid, started: Instant) -> io::Result<Option<Outcome>> {
         let timeout = command.timeout_ms.map(Duration::from_millis);
         let mut run = Run {
             seq: command.seq,
@@ -244,12 +247,15 @@ impl Slot {
         };
         let mut end = run.supervise(self)?;
         run.cost.wall = started.elapsed();
+        if run.closed {
+            return Ok(None);
+        }
         if let Some(error) = self.launcher.failure()
             && end == End::Exited(Launcher::FAILED)
         {
             end = End::NotStarted(spawn_error(self.launcher.program(), self.launcher.bytes(), error));
         }
-        Ok(self.outcome(command.seq, end, run.killed, run.cost))
+        Ok(Some(self.outcome(command.seq, end, run.killed, run.cost)))
     }
 
     fn outcome(&mut self, seq: u64, end: End, killed: Vec<String>, cost: RunCost) -> Outcome {

@@ -463,3 +463,23 @@ fn a_queue_that_is_filled_bit_by_bit_rings_once() {
     // The first one where two are left, later ones as the last that was given when there was none.
     assert_eq!(seen, [13, 20, 27, 34]);
 }
+
+#[test]
+fn nothing_is_taken_from_others_by_who_may_not_work() {
+    let mut state = State::new(Bounds { runs: 4, tokens: Some(0), ..QUIET });
+    for at in 0..4 {
+        state.desk.ask(run(at), 0);
+        let (seq, work) = state.desk.next_to_prepare().expect("asked for");
+        assert_eq!(state.desk.prepared(seq, work), None);
+    }
+    state.give();
+    let queue = |state: &State, at: usize| state.world.helpers[at].queue.len();
+    assert_eq!((queue(&state, 0), queue(&state, 1)), (4, 0));
+    // What was taken back and given again would ring otherwise.
+    let before = state.clone();
+    state.give();
+    assert!(state == before && state.desk.lacks_tokens());
+    state.world.tokens = Some(1);
+    state.give();
+    assert_eq!((queue(&state, 0), queue(&state, 1)), (2, 2));
+}

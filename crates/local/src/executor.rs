@@ -66,7 +66,7 @@ impl LocalExecutor {
         let Shared { desk, wires, .. } = &mut *shared;
         desk.go_on(wires);
         if desk.is_low() {
-            self.common.ring(&mut shared);
+            self.common.call(&mut shared);
         }
     }
 
@@ -76,7 +76,7 @@ impl LocalExecutor {
             let Shared { desk, wires, .. } = &mut *shared;
             let withdrawn = desk.stop(run, reason, wires);
             // What lay behind it in a queue is to be given anew.
-            self.common.ring(&mut shared);
+            self.common.call(&mut shared);
             withdrawn
         };
         for (run, reason) in withdrawn {
@@ -108,7 +108,7 @@ impl Executor for LocalExecutor {
         desk.go_on(wires);
         desk.ask(request.run, Work { request, parcel: None });
         if desk.has_idle() {
-            self.common.ring(&mut shared);
+            self.common.call(&mut shared);
         }
     }
 

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use minibuild_disk::granularity_of;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -37,12 +38,13 @@ pub(crate) struct Scratch {
 }
 
 /// What is known of the directory for temporary files.
-#[derive(Default)]
 struct Tmp {
     /// How it looked when it was empty, and since when it has looked like that.
     empty: Option<(Look, Instant)>,
     /// That is long enough ago: a change since then would have given it another time.
     is_trusted: bool,
+    /// How long is long enough.
+    tick: Duration,
 }
 
 /// What a change of a directory cannot leave as it was.
@@ -53,9 +55,6 @@ struct Look {
     modified: (i64, u64),
     changed: (i64, u64),
 }
-
-/// Longer than any file system's clock takes for a tick.
-const TICK: Duration = Duration::from_secs(2);
 
 impl Scratch {
     /// Makes what is missing in the directory, which has to be there. Files are new: a helper that was given up may still have
@@ -70,9 +69,13 @@ impl Scratch {
         let mut variable = OsString::from("TMPDIR=");
         variable.push(path.join(TMP));
         let variable = variable.to_string_lossy().into_owned();
-        let mut scratch = Self { dir, logs, tmp: with_tmp.then(Tmp::default), variable };
+        let magic = u64::try_from(rustix::fs::fstatfs(&dir)?.f_type).unwrap_or_default();
+        let sample = i64::try_from(rustix::fs::fstat(&logs[0])?.st_mtime_nsec).unwrap_or_default();
+        let tick = granularity_of(magic, sample);
+        let tmp = with_tmp.then_some(Tmp { empty: None, is_trusted: false, tick });
+        let mut scratch = Self { dir, logs, tmp, variable };
         // Whatever an earlier build left is not this one's.
-        scratch.clear_tmp("left")?;
+        scratch.clear_tmp(0)?;
         Ok(scratch)
     }
 
@@ -99,12 +102,12 @@ impl Scratch {
                 *log = new_log(self.dir.as_fd(), name)?;
             }
         }
-        written.left_files = self.clear_tmp(&seq.to_string())?;
+        written.left_files = self.clear_tmp(seq)?;
         Ok(written)
     }
 
     /// Sees to it that the directory is empty; whether something was in it.
-    fn clear_tmp(&mut self, suffix: &str) -> io::Result<bool> {
+    fn clear_tmp(&mut self, seq: u64) -> io::Result<bool> {
         let Some(tmp) = &mut self.tmp else { return Ok(false) };
         let now = Instant::now();
         let look = match rustix::fs::statat(&self.dir, TMP, AtFlags::SYMLINK_NOFOLLOW) {
@@ -116,14 +119,14 @@ impl Scratch {
             (Some(look), Some((empty, _))) if look == *empty && tmp.is_trusted => return Ok(false),
             (Some(look), known) if look.mode == PRIVATE_DIR && is_empty(self.dir.as_fd())? => {
                 let since = known.as_ref().filter(|(empty, _)| *empty == look).map_or(now, |(_, since)| *since);
-                tmp.is_trusted = now.duration_since(since) > TICK;
+                tmp.is_trusted = now.duration_since(since) > tmp.tick;
                 tmp.empty = Some((look, since));
                 return Ok(false);
             }
             _ => {}
         }
-        *tmp = Tmp::default();
-        let left = format!("{TMP}.{suffix}");
+        (tmp.empty, tmp.is_trusted) = (None, false);
+        let left = format!("{TMP}.{seq}");
         let was_there = match rustix::fs::renameat(&self.dir, TMP, &self.dir, &left) {
             Err(Errno::NOENT) => false,
             // What an earlier helper left under this name goes first.
@@ -212,7 +215,8 @@ mod tests {
     fn a_directory_that_looks_as_when_it_was_empty_is_believed_only_later() {
         let dir = tempfile::tempdir().expect("temp dir");
         let mut scratch = Scratch::open(dir.path(), true).expect("opens");
-        let long_ago = Instant::now().checked_sub(2 * TICK).expect("the machine has run for longer");
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine has run for longer");
+        scratch.tmp.as_mut().expect("asked for").tick = Duration::from_secs(2);
         scratch.clear(1).expect("clears");
         let tmp = scratch.tmp.as_mut().expect("asked for");
         assert!(!tmp.is_trusted);

@@ -44,8 +44,10 @@ pub(crate) struct Common {
 pub(crate) struct Shared {
     pub(crate) desk: Desk<Work>,
     pub(crate) wires: Wires,
-    /// The bell was rung and nobody has come yet.
-    is_rung: bool,
+    /// The thread that serves waits for the bell.
+    is_asleep: bool,
+    /// Something was changed that it should see to.
+    is_called: bool,
     is_ending: bool,
 }
 
@@ -130,7 +132,7 @@ impl Common {
             jobserver: jobserver.clone(),
             sink: Arc::clone(&sink),
         };
-        let shared = Shared { desk: Desk::new(seats), wires, is_rung: false, is_ending: false };
+        let shared = Shared { desk: Desk::new(seats), wires, is_asleep: false, is_called: false, is_ending: false };
         Ok(Self {
             place,
             program,
@@ -148,9 +150,10 @@ impl Common {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the thread that serves, unless it is about to wake up.
-    pub(crate) fn ring(&self, shared: &mut Shared) {
-        if !std::mem::replace(&mut shared.is_rung, true) {
+    /// Has the thread that serves look at what was changed, and wakes it if need be.
+    pub(crate) fn call(&self, shared: &mut Shared) {
+        shared.is_called = true;
+        if std::mem::take(&mut shared.is_asleep) {
             // The bell counts, so that it is never too full.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         }
@@ -160,7 +163,7 @@ impl Common {
     pub(crate) fn end(&self) {
         let mut shared = self.shared();
         shared.is_ending = true;
-        self.ring(&mut shared);
+        self.call(&mut shared);
     }
 
     fn tell(&self, seq: u64, report: Box<ExecutionReport>) {
@@ -240,6 +243,8 @@ pub(crate) struct Service {
     seats: Vec<Option<Seated>>,
     crew: Crew,
     /// The last nap ended by itself.
+    has_timed_out: bool,
+    /// And nothing had ended meanwhile: commands take longer than it was thought.
     slept_in_vain: bool,
 }
 
@@ -248,13 +253,14 @@ impl Service {
         let seats: Vec<Option<Seated>> =
             std::iter::repeat_with(|| None).take(common.shared().wires.lines.len()).collect();
         let crew = Crew::new(seats.len());
-        Self { common, seats, crew, slept_in_vain: false }
+        Self { common, seats, crew, has_timed_out: false, slept_in_vain: false }
     }
 
     /// Until the end of the executor.
     pub(crate) fn serve(mut self) {
         loop {
             let ended = self.listen();
+            self.slept_in_vain = self.has_timed_out && ended.is_empty();
             self.give();
             self.finish(ended);
             self.prepare();
@@ -330,7 +336,7 @@ impl Service {
             }
             let mut shared = common.shared();
             shared.desk.is_free(at);
-            common.ring(&mut shared);
+            common.call(&mut shared);
         }));
     }
 
@@ -414,7 +420,7 @@ impl Service {
                 self.crew.hand(Box::new(move || {
                     common.prepare(seq, work);
                     let mut shared = common.shared();
-                    common.ring(&mut shared);
+                    common.call(&mut shared);
                 }));
                 continue;
             }
@@ -429,36 +435,42 @@ impl Service {
 
     /// Sleeps until there is something to do; false where that is over.
     fn wait(&mut self) -> bool {
-        let (naps, lacks_tokens) = {
-            let shared = self.common.shared();
+        let common = Arc::clone(&self.common);
+        let (naps, lacks_tokens) = loop {
+            let mut shared = common.shared();
             if shared.is_ending && shared.desk.is_empty() {
                 return false;
             }
             if shared.desk.has_asked() {
                 return true;
             }
-            (shared.desk.may_nap() && !self.slept_in_vain, shared.desk.lacks_tokens())
+            if !std::mem::take(&mut shared.is_called) {
+                shared.is_asleep = true;
+                break (shared.desk.may_nap() && !self.slept_in_vain, shared.desk.lacks_tokens());
+            }
+            // Somebody made room, or put something back.
+            drop(shared);
+            self.give();
         };
         let lines: Vec<Arc<Line>> = match naps {
             true => Vec::new(),
             false => self.seats.iter().flatten().map(|seat| Arc::clone(seat.helper.line())).collect(),
         };
         let for_news = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![for_news(self.common.bell.as_fd())];
+        let mut fds = vec![for_news(common.bell.as_fd())];
         fds.extend(lines.iter().map(|line| for_news(line.socket().as_fd())));
-        if let Some(jobserver) = self.common.jobserver.as_ref().filter(|_| lacks_tokens) {
+        if let Some(jobserver) = common.jobserver.as_ref().filter(|_| lacks_tokens) {
             fds.push(for_news(jobserver.readiness()));
         }
         let timeout = if naps { PollTimeout::try_from(NAP).unwrap_or(PollTimeout::ZERO) } else { PollTimeout::NONE };
         // A failure is an interruption, or something that the next look finds out.
         let count = poll(&mut fds, timeout).unwrap_or(1);
-        self.slept_in_vain = naps && count == 0;
+        self.has_timed_out = naps && count == 0;
+        common.shared().is_asleep = false;
         if fds[0].any().unwrap_or(true) {
-            let mut shared = self.common.shared();
-            shared.is_rung = false;
             let mut rings = [0; 8];
-            // Empty where somebody else's ring came in between.
-            let _ = rustix::io::read(&self.common.bell, &mut rings);
+            // What is rung from now on is for the next look.
+            let _ = rustix::io::read(&common.bell, &mut rings);
         }
         true
     }

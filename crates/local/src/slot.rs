@@ -273,11 +273,15 @@ impl Slot {
     }
 
     fn start(&mut self, command: &mut RunCommand) -> Result<Pid, String> {
-        let variable = |name: &str| command.env.split('\0').find_map(|text| text.strip_prefix(name)?.strip_prefix('='));
-        let program = find_program(command.argv.split('\0').next().unwrap_or_default(), variable("PATH"))?;
-        let has = |name: &str| variable(name).is_some();
-        let tmpdir = self.scratch.variable().filter(|_| !has("TMPDIR"));
-        let makeflags = self.jobserver.as_ref().map(Seat::makeflags).filter(|_| !has("MAKEFLAGS"));
+        let (mut path, mut has_tmpdir, mut has_makeflags) = (None, false, false);
+        for variable in command.env.split('\0') {
+            path = path.or_else(|| variable.strip_prefix("PATH="));
+            has_tmpdir |= variable.starts_with("TMPDIR=");
+            has_makeflags |= variable.starts_with("MAKEFLAGS=");
+        }
+        let program = find_program(command.argv.split('\0').next().unwrap_or_default(), path)?;
+        let tmpdir = self.scratch.variable().filter(|_| !has_tmpdir);
+        let makeflags = self.jobserver.as_ref().map(Seat::makeflags).filter(|_| !has_makeflags);
         for part in tmpdir.map(|text| ["", text]).into_iter().chain(makeflags.map(|text| ["MAKEFLAGS=", text])) {
             part.iter().for_each(|text| command.env.push_str(text));
             command.env.push('\0');
@@ -360,7 +364,7 @@ impl Run {
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let victim = self.victims.remove(&pid);
+            let victim = if self.victims.is_empty() { None } else { self.victims.remove(&pid) };
             if pid == self.leader.as_raw() {
                 self.command_ended(status, &usage);
             } else if let (Some(described), true) = (victim, was_killed(status)) {

@@ -122,6 +122,8 @@ struct State {
     world: World,
     phase: Phase,
     is_rung: bool,
+    /// By who asks, stops or took note.
+    is_called: bool,
     /// Runs that are over for the desk, and whose reports are being made.
     being_finished: Vec<u64>,
     being_prepared: Option<(u64, u8)>,
@@ -151,6 +153,7 @@ impl State {
             world,
             phase: Phase::Listen,
             is_rung: false,
+            is_called: false,
             being_finished: Vec::new(),
             being_prepared: None,
             asked: 0,
@@ -176,7 +179,7 @@ impl State {
             must.push(step(&|s| {
                 s.has_news = false;
                 s.desk.go_on(&mut s.world);
-                s.is_rung |= s.desk.is_low();
+                s.is_called |= s.desk.is_low();
             }));
         }
         if self.left.2 > 0 {
@@ -198,7 +201,7 @@ impl State {
         self.desk.go_on(&mut self.world);
         self.desk.ask(run(self.asked), u8::try_from(self.asked).expect("few"));
         self.asked += 1;
-        self.is_rung |= self.desk.has_idle();
+        self.is_called |= self.desk.has_idle();
         self.has_news = true;
     }
 
@@ -208,7 +211,7 @@ impl State {
             assert!(!self.world.taken[stopped.action.index()], "{stopped:?} was taken and is said not to run");
             self.end(stopped.action.index());
         }
-        self.is_rung = true;
+        self.is_called = true;
     }
 
     fn end(&mut self, at: usize) {
@@ -234,7 +237,7 @@ impl State {
                         s.world.helpers[at] = Helper::default();
                         // The real one does this later, from another thread.
                         s.desk.is_free(at);
-                        s.is_rung = true;
+                        s.is_called = true;
                     }
                 }
                 Phase::Give
@@ -269,11 +272,16 @@ impl State {
                 }
             }
             Phase::Wait if s.desk.has_asked() => Phase::Listen,
+            Phase::Wait if s.is_called => {
+                s.is_called = false;
+                s.give();
+                Phase::Wait
+            }
             Phase::Wait => Phase::Asleep { naps: s.desk.may_nap() },
             Phase::Asleep { naps } => {
                 let is_told = |helper: &Helper| helper.is_dead || !helper.line.is_empty();
                 let has_token = s.desk.lacks_tokens() && s.world.tokens.is_some_and(|tokens| tokens > 0);
-                if !s.is_rung && !has_token && (naps || !s.world.helpers.iter().any(is_told)) {
+                if !s.is_rung && !s.is_called && !has_token && (naps || !s.world.helpers.iter().any(is_told)) {
                     return None;
                 }
                 s.is_rung = false;
@@ -366,7 +374,7 @@ impl State {
     /// What holds whenever the thread that serves sleeps.
     fn check_sleep(&self) {
         let Phase::Asleep { naps } = self.phase else { return };
-        if naps && !self.is_rung {
+        if naps && !self.is_rung && !self.is_called {
             let rings = |helper: &Helper| helper.queue.iter().any(|&(_, rings)| rings);
             assert!(self.world.helpers.iter().all(|helper| helper.is_dead || rings(helper)), "a nap without a bell");
         }

@@ -8,10 +8,8 @@ use std::collections::VecDeque;
 
 use minibuild_core::{RunId, StopReason};
 
-/// Commands that may wait in a helper's queue beside the one that runs.
-const DEPTH: usize = 8;
 /// So many are left in the queue when its helper rings the bell.
-const LOW: usize = 2;
+const LOW: usize = 3;
 
 /// What became of a command that was to be laid into a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,16 +83,18 @@ pub(crate) struct Desk<W> {
     /// In the order they came.
     entries: VecDeque<Entry<W>>,
     seats: Vec<Seat>,
+    /// Commands that may wait in a helper's queue beside the one that runs.
+    depth: usize,
     next_seq: u64,
     /// A helper could have worked if there had been a token.
     lacks_tokens: bool,
 }
 
 impl<W> Desk<W> {
-    /// For so many helpers, none of which has been started.
-    pub(crate) fn new(seats: usize) -> Self {
+    /// For so many helpers, none of which has been started, with queues of a certain length.
+    pub(crate) fn new(seats: usize, depth: usize) -> Self {
         let seats = vec![Seat::default(); seats.max(1)];
-        Self { entries: VecDeque::new(), seats, next_seq: 1, lacks_tokens: false }
+        Self { entries: VecDeque::new(), seats, depth: depth.max(1), next_seq: 1, lacks_tokens: false }
     }
 
     /// One more run.
@@ -244,7 +244,7 @@ impl<W> Desk<W> {
                 self.get_token(at, lines);
             }
             let load = |at: &usize| self.seats[*at].given.len() + shares[*at];
-            let fits = |at: &usize| self.seats[*at].takes() && self.seats[*at].has_token && load(at) <= DEPTH;
+            let fits = |at: &usize| self.seats[*at].takes() && self.seats[*at].has_token && load(at) <= self.depth;
             let Some(at) = (0..self.seats.len()).filter(fits).min_by_key(load) else { break };
             shares[at] += 1;
         }

@@ -132,7 +132,13 @@ impl Common {
             jobserver: jobserver.clone(),
             sink: Arc::clone(&sink),
         };
-        let shared = Shared { desk: Desk::new(seats), wires, is_asleep: false, is_called: false, is_ending: false };
+        let shared = Shared {
+            desk: Desk::new(seats, queue_length()),
+            wires,
+            is_asleep: false,
+            is_called: false,
+            is_ending: false,
+        };
         Ok(Self {
             place,
             program,
@@ -220,9 +226,20 @@ impl Common {
 /// Where a run takes longer than this beside its command, the disk is to blame, and runs need not wait for each other.
 const SLOW: Duration = Duration::from_millis(1);
 /// So long at most an end is not taken note of while helpers have enough to do.
-const NAP: Duration = Duration::from_millis(20);
+const NAP: Duration = Duration::from_millis(40);
 /// So many runs are made ready before it is looked at what ended meanwhile.
 const AT_ONCE: usize = 16;
+
+/// What lies in a queue at most. The kernel may allow less.
+const LONGEST_QUEUE: usize = 16;
+
+/// How many messages a socket takes before somebody reads them.
+fn queue_length() -> usize {
+    /// The kernel's own default.
+    const USUAL: usize = 10;
+    let setting = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").ok();
+    setting.and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL).clamp(1, LONGEST_QUEUE)
+}
 
 /// A command that is over.
 struct Ended {

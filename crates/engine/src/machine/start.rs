@@ -18,9 +18,9 @@ use super::resources::{Fit, Usage};
 use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, Running, Status, Step, Strategy};
 
 /// What is started ahead should take about so long.
-const LEAD: Duration = Duration::from_millis(25);
-/// Started ahead at most, for each that may run: what an executor takes.
-const MOST_AHEAD: usize = 8;
+const LEAD: Duration = Duration::from_millis(50);
+/// Started ahead at most for each that may run, and in all.
+const MOST_AHEAD: (usize, usize) = (16, 256);
 
 impl Machine {
     /// The action has to run.
@@ -142,7 +142,7 @@ impl Machine {
     /// takes [`LEAD`]: what is begun later may turn out to be more urgent.
     fn ahead(&self) -> usize {
         let (jobs, least) = (self.goals.jobs, self.goals.ahead);
-        let most = (MOST_AHEAD * jobs).max(least);
+        let most = (MOST_AHEAD.0 * jobs).min(MOST_AHEAD.1).max(least);
         match self.usual_run {
             Some(usual) if least > 0 => {
                 let each = LEAD.as_micros() / usual.as_micros().max(1);

@@ -55,11 +55,13 @@ pub trait SourceFs: Send + Sync {
     /// Whether `path`, symlinks followed, is a directory. A dangling link is not.
     fn is_dir(&self, path: &str) -> bool;
 
-    /// All directories at or below `start` whose path `enter` accepts, each with its entries, sorted by path.
-    /// Directories that cannot be read are given with their error. Symlinks to directories are not entered.
+    /// All directories at or below `start` whose path `enter` accepts, sorted by path, each with those of its entries that are
+    /// directories or have one of `names`. Directories that cannot be read are given with their error. Symlinks to directories
+    /// are not entered.
     fn walk(
         &self,
         start: &str,
+        names: &[&str],
         enter: &(dyn Fn(&str) -> bool + Sync),
     ) -> Vec<(String, io::Result<std::sync::Arc<[DirEntry]>>)>;
 }

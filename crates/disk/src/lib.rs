@@ -29,6 +29,6 @@ pub use move_out::{copy_hashed, touch};
 pub use out_tree::OutTree;
 pub use recheck::{fingerprint_behind, tree_is_unchanged};
 pub use remove::remove_all;
-pub use source::{Answer, DiskFs, Look, listing_digest};
+pub use source::{Answer, DiskFs, Look, NameSet, listing_digest};
 pub use staging::{Keep, Staged, StagedFile, StagedTree};
 pub use stat::{Seen, fingerprint_of, look_at, stat_batch, stat_filter};

@@ -4,6 +4,7 @@
 //! again cheaply. It does not know packages, globs or TOML.
 
 use std::collections::hash_map::Entry;
+use std::hash::Hasher;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +35,9 @@ pub enum Answer {
     Content(Digest, Stamp),
     /// A directory's names and kinds, by digest (see [`listing_digest`]); the stamp is that of the directory.
     Listing(Digest, Stamp),
+    /// The same of a part of a directory: its directories, and what has one of the names that were asked for, whether or not
+    /// there was something.
+    Part(Digest, Stamp, NameSet),
     /// There is something of this kind, symlinks not followed.
     Kind(EntryKind),
     /// There is nothing.
@@ -42,6 +46,37 @@ pub enum Answer {
     IsDir(bool),
     /// The operating system refused; never up to date.
     Refused,
+}
+
+/// Names, by four bytes of a hash each, sorted: good for telling that something is none of them. One that is none may be taken for
+/// one, always or never.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameSet(Vec<u8>);
+
+impl NameSet {
+    fn new(mut hashes: Vec<u32>) -> Self {
+        hashes.sort_unstable();
+        hashes.dedup();
+        Self(hashes.into_iter().flat_map(u32::to_be_bytes).collect())
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        let (hashes, _) = self.0.as_chunks::<4>();
+        hashes.binary_search(&name_hash(name).to_be_bytes()).is_ok()
+    }
+
+    /// The digest of the directories, and of what may have one of these names.
+    fn digest_of(&self, entries: &[DirEntry]) -> Digest {
+        let counts = |entry: &&DirEntry| entry.kind == EntryKind::Directory || self.contains(entry_name(entry));
+        digest_of(entries.iter().filter(counts))
+    }
+}
+
+fn name_hash(name: &str) -> u32 {
+    let mut hasher = rustc_hash::FxHasher::default();
+    hasher.write(name.as_bytes());
+    let hash = hasher.finish();
+    (hash >> 32) as u32 ^ hash as u32
 }
 
 type Listing = Arc<[DirEntry]>;
@@ -58,19 +93,44 @@ pub struct DiskFs {
 #[derive(Default)]
 struct Memory {
     contents: FxHashMap<String, Known<Arc<[u8]>>>,
-    listings: FxHashMap<String, Known<Listing>>,
+    listings: FxHashMap<String, Listed>,
     kinds: FxHashMap<String, Result<Option<EntryKind>, Failure>>,
     is_dir: FxHashMap<String, bool>,
 }
 
+/// A listing, and what of it was given out.
+struct Listed {
+    known: Known<Listing>,
+    is_whole: bool,
+    /// Hashes of names that were asked for.
+    asked: Vec<u32>,
+}
+
+impl Listed {
+    /// What has to stay as it is.
+    fn answer(&self) -> Answer {
+        match (&self.known, self.is_whole) {
+            ((Ok(entries), Answer::Listing(_, stamp)), false) => {
+                let names = NameSet::new(self.asked.clone());
+                Answer::Part(names.digest_of(entries), *stamp, names)
+            }
+            ((_, answer), _) => answer.clone(),
+        }
+    }
+}
+
 impl Memory {
     /// What the listing of the parent, where one was taken, says about a path.
-    fn kind_in_listing(&self, path: &str) -> Option<Option<EntryKind>> {
+    fn kind_in_listing(&mut self, path: &str) -> Option<Option<EntryKind>> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         if name.is_empty() || (parent.is_empty() && path.starts_with('/')) {
             return None;
         }
-        let (Ok(entries), _) = self.listings.get(parent)? else { return None };
+        let listed = self.listings.get_mut(parent)?;
+        let Ok(entries) = &listed.known.0 else { return None };
+        if !listed.is_whole {
+            listed.asked.push(name_hash(name));
+        }
         let found = entries.binary_search_by(|entry| entry_name(entry).cmp(name)).ok();
         Some(found.map(|index| entries[index].kind))
     }
@@ -78,7 +138,7 @@ impl Memory {
     /// Whether a listing says that nothing can lie at a path, because a directory above it is none or is not there. Each
     /// declared output is asked for a `BUILD.toml` below it; this spares the call, and the look that later builds would
     /// have to take again.
-    fn has_no_parent(&self, path: &str) -> bool {
+    fn has_no_parent(&mut self, path: &str) -> bool {
         let mut above = path;
         while let Some((parent, _)) = above.rsplit_once('/') {
             match self.kind_in_listing(parent) {
@@ -109,6 +169,10 @@ impl From<Failure> for io::Error {
 
 /// Digest of a directory's names and kinds, as in [`Answer::Listing`].
 pub fn listing_digest(entries: &[DirEntry]) -> Digest {
+    digest_of(entries.iter())
+}
+
+fn digest_of<'e>(entries: impl Iterator<Item = &'e DirEntry>) -> Digest {
     let mut hasher = DigestFunction::Blake3.hasher();
     for entry in entries {
         let (tag, name) = match &entry.name {
@@ -133,7 +197,7 @@ impl DiskFs {
         let mut looks = Vec::new();
         let mut push = |path: &String, answer| looks.push(Look { path: path.clone(), answer });
         memory.contents.iter().for_each(|(path, (_, answer))| push(path, answer.clone()));
-        memory.listings.iter().for_each(|(path, (_, answer))| push(path, answer.clone()));
+        memory.listings.iter().for_each(|(path, listed)| push(path, listed.answer()));
         for (path, kind) in &memory.kinds {
             push(
                 path,
@@ -153,14 +217,28 @@ impl DiskFs {
     /// if the loader would be told the same, `None` if not.
     pub fn ask_again(&self, look: &Look) -> Option<Look> {
         let answer = match &look.answer {
-            Answer::Content(digest, stamp) | Answer::Listing(digest, stamp) => {
+            Answer::Content(digest, stamp) | Answer::Listing(digest, stamp) | Answer::Part(digest, stamp, _) => {
                 if self.is_unchanged(&look.path, stamp) {
                     return Some(look.clone());
                 }
-                let is_file = matches!(look.answer, Answer::Content(..));
-                let now = if is_file { self.read_now(&look.path).1 } else { self.list_now(&look.path).1 };
-                match (&now, is_file) {
-                    (Answer::Content(found, _), true) | (Answer::Listing(found, _), false) if found == digest => now,
+                let now = match &look.answer {
+                    Answer::Content(..) => self.read_now(&look.path).1,
+                    Answer::Part(_, _, names) => match self.list_now(&look.path) {
+                        (Ok(entries), Answer::Listing(_, stamp)) => {
+                            Answer::Part(names.digest_of(&entries), stamp, names.clone())
+                        }
+                        (_, answer) => answer,
+                    },
+                    _ => self.list_now(&look.path).1,
+                };
+                match (&now, &look.answer) {
+                    (Answer::Content(found, _), Answer::Content(..))
+                    | (Answer::Listing(found, _), Answer::Listing(..))
+                    | (Answer::Part(found, ..), Answer::Part(..))
+                        if found == digest =>
+                    {
+                        now
+                    }
                     _ => return None,
                 }
             }
@@ -171,7 +249,7 @@ impl DiskFs {
             Answer::IsDir(_) => Answer::IsDir(self.at(&look.path).is_dir()),
             Answer::Refused => return None,
         };
-        let is_read = matches!(answer, Answer::Content(..) | Answer::Listing(..));
+        let is_read = matches!(answer, Answer::Content(..) | Answer::Listing(..) | Answer::Part(..));
         (is_read || answer == look.answer).then(|| Look { path: look.path.clone(), answer })
     }
 
@@ -231,13 +309,19 @@ impl DiskFs {
         }
     }
 
-    fn remember_listing(&self, path: &str, fresh: Known<Listing>) -> io::Result<Listing> {
+    /// What becomes known of a directory, unless it is known already; `take` gives out of it.
+    fn remember_listing(
+        &self,
+        path: &str,
+        fresh: Known<Listing>,
+        take: impl FnOnce(&mut Listed) -> Result<Listing, Failure>,
+    ) -> io::Result<Listing> {
         let mut memory = self.memory();
-        let (listing, _) = match memory.listings.entry(path.to_owned()) {
+        let listed = match memory.listings.entry(path.to_owned()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(free) => free.insert(fresh),
+            Entry::Vacant(free) => free.insert(Listed { known: fresh, is_whole: false, asked: Vec::new() }),
         };
-        listing.clone().map_err(io::Error::from)
+        take(listed).map_err(io::Error::from)
     }
 }
 
@@ -253,15 +337,19 @@ impl SourceFs for DiskFs {
     }
 
     fn list_dir(&self, path: &str) -> io::Result<Listing> {
-        if let Some((known, _)) = self.memory().listings.get(path) {
-            return known.clone().map_err(io::Error::from);
+        let take = |listed: &mut Listed| {
+            listed.is_whole = true;
+            listed.known.0.clone()
+        };
+        if let Some(known) = self.memory().listings.get_mut(path) {
+            return take(known).map_err(io::Error::from);
         }
-        self.remember_listing(path, self.list_now(path))
+        self.remember_listing(path, self.list_now(path), take)
     }
 
     fn kind(&self, path: &str) -> io::Result<Option<EntryKind>> {
         {
-            let memory = self.memory();
+            let mut memory = self.memory();
             if let Some(known) = memory.kind_in_listing(path) {
                 return Ok(known);
             }
@@ -295,8 +383,13 @@ impl SourceFs for DiskFs {
         *self.memory().is_dir.entry(path.to_owned()).or_insert(fresh)
     }
 
-    fn walk(&self, start: &str, enter: &(dyn Fn(&str) -> bool + Sync)) -> Vec<(String, io::Result<Listing>)> {
-        let mut walk = Walk { fs: self, open: Vec::new(), done: Vec::new() };
+    fn walk(
+        &self,
+        start: &str,
+        names: &[&str],
+        enter: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Vec<(String, io::Result<Listing>)> {
+        let mut walk = Walk { fs: self, names, open: Vec::new(), done: Vec::new() };
         if enter(start) {
             walk.run(start, enter);
         }
@@ -315,6 +408,7 @@ struct Open {
 
 struct Walk<'a> {
     fs: &'a DiskFs,
+    names: &'a [&'a str],
     /// From the start down to the directory being read.
     open: Vec<Open>,
     done: Vec<(String, io::Result<Listing>)>,
@@ -371,8 +465,7 @@ impl Walk<'_> {
     fn close_to(&mut self, depth: usize) {
         while self.open.len() > depth {
             let Some(open) = self.open.pop() else { return };
-            let listing = self.fs.remember_listing(&open.path, finish_listing(open.entries, open.stamp));
-            self.done.push((open.path, listing));
+            self.finish(open.path, finish_listing(open.entries, open.stamp));
         }
     }
 
@@ -385,8 +478,20 @@ impl Walk<'_> {
             self.close_to(index + 1);
         }
         let path = self.open.pop().map_or_else(|| start.to_owned(), |open| open.path);
-        let fresh = (Err(cause), answer_of(&cause.into()));
-        self.done.push((path.clone(), self.fs.remember_listing(&path, fresh)));
+        self.finish(path, (Err(cause), answer_of(&cause.into())));
+    }
+
+    /// Only what was asked for of a listing is given.
+    fn finish(&mut self, path: String, fresh: Known<Listing>) {
+        let listing = self.fs.remember_listing(&path, fresh, |listed| {
+            if !listed.is_whole {
+                listed.asked.extend(self.names.iter().map(|name| name_hash(name)));
+            }
+            let is_asked = |name: &str| self.names.contains(&name);
+            let counts = |e: &&DirEntry| e.kind == EntryKind::Directory || e.name.as_deref().is_ok_and(is_asked);
+            listed.known.0.clone().map(|entries| entries.iter().filter(counts).cloned().collect())
+        });
+        self.done.push((path, listing));
     }
 }
 

@@ -77,7 +77,7 @@ fn answers_do_not_change_within_one_load() {
         let listed = source.list_dir("a").map(|entries| names(&entries)).map_err(|e| e.kind());
         let read = ["BUILD.toml", "missing"].map(|path| source.read(path).map_err(|e| e.kind()));
         let kinds = ["a/b", "missing", "a/new"].map(|path| source.kind(path).expect("no error"));
-        let walked: Vec<String> = source.walk("", &|_| true).into_iter().map(|(path, _)| path).collect();
+        let walked: Vec<String> = source.walk("", &[], &|_| true).into_iter().map(|(path, _)| path).collect();
         (listed, read, kinds, walked.len(), source.is_dir("a/b"))
     };
     let before = ask();
@@ -88,28 +88,69 @@ fn answers_do_not_change_within_one_load() {
 }
 
 #[test]
-fn a_walk_enters_what_it_may_and_gives_whole_listings() {
+fn a_walk_enters_what_it_may_and_gives_what_was_asked_for() {
     let (_dir, source) = fixture();
-    let walked = source.walk("", &|path| path != "skip");
-    let shown: Vec<(String, usize)> =
-        walked.iter().map(|(path, listing)| (path.clone(), listing.as_ref().expect("readable").len())).collect();
-    let expected = [("", 8), ("a", 2), ("a-b", 1), ("a/b", 2), ("a/b/c", 0), ("empty", 0)];
-    assert_eq!(shown, expected.map(|(path, count)| (path.to_owned(), count)));
-    for (path, listing) in &walked {
-        assert_eq!(names(listing.as_ref().expect("readable")), names(&source.list_dir(path).expect("known")));
-    }
+    let walked = source.walk("", &["BUILD.toml", "f"], &|path| path != "skip");
+    let shown: Vec<(&str, Vec<String>)> =
+        walked.iter().map(|(path, listing)| (&**path, names(listing.as_ref().expect("readable")))).collect();
+    let top = ["BUILD.toml File", "a Directory", "a-b Directory", "empty Directory", "skip Directory"];
+    let expected: [(&str, &[&str]); 6] = [
+        ("", &top),
+        ("a", &["BUILD.toml File", "b Directory"]),
+        ("a-b", &[]),
+        ("a/b", &["c Directory", "f File"]),
+        ("a/b/c", &[]),
+        ("empty", &[]),
+    ];
+    assert_eq!(shown, expected.map(|(path, names)| (path, names.iter().map(|&name| name.to_owned()).collect())));
+    // The whole listing is known as well.
     let fresh = DiskFs::new(_dir.path(), NOW);
-    for (path, listing) in &walked {
-        let alone = fresh.list_dir(path).expect("listed");
-        assert_eq!(names(listing.as_ref().expect("readable")), names(&alone), "{path}");
+    for (path, _) in &walked {
+        assert_eq!(
+            names(&source.list_dir(path).expect("known")),
+            names(&fresh.list_dir(path).expect("listed")),
+            "{path}"
+        );
     }
-    let below: Vec<String> = source.walk("a/b", &|_| true).into_iter().map(|(path, _)| path).collect();
+    let below: Vec<String> = source.walk("a/b", &[], &|_| true).into_iter().map(|(path, _)| path).collect();
     assert_eq!(below, ["a/b", "a/b/c"]);
-    assert!(source.walk("a", &|_| false).is_empty());
-    let missing = source.walk("missing", &|_| true);
+    assert!(source.walk("a", &[], &|_| false).is_empty());
+    let missing = source.walk("missing", &[], &|_| true);
     assert!(missing.len() == 1 && missing[0].1.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound), "{missing:?}");
-    let file = source.walk("BUILD.toml", &|_| true);
+    let file = source.walk("BUILD.toml", &[], &|_| true);
     assert!(file.len() == 1 && file[0].1.is_err(), "{file:?}");
+}
+
+#[test]
+fn of_a_listing_only_what_was_asked_for_has_to_stay() {
+    let check = |change: &dyn Fn(&std::path::Path), stays: [bool; 3]| {
+        let (dir, walked) = fixture();
+        let listed = DiskFs::new(dir.path(), NOW);
+        let asked = DiskFs::new(dir.path(), NOW);
+        for fs in [&walked, &asked] {
+            fs.walk("a", &["BUILD.toml"], &|_| true);
+        }
+        let _ = (asked.kind("a/f"), asked.kind("a/new.o/BUILD.toml"), asked.is_dir("a/dir"), listed.list_dir("a"));
+        change(&dir.path().join("a"));
+        for (fs, stays) in [walked, asked, listed].into_iter().zip(stays) {
+            let look = fs.looks().into_iter().find(|look| look.path == "a").expect("walked");
+            let again = DiskFs::new(dir.path(), NOW).ask_again(&look);
+            assert_eq!(again.is_some(), stays, "{look:?}");
+            // And from then on it is as good as the first.
+            if let Some(again) = again {
+                assert_eq!(DiskFs::new(dir.path(), NOW).ask_again(&again).as_ref(), Some(&again));
+            }
+        }
+    };
+    let write = |name: &'static str| move |a: &std::path::Path| fs::write(a.join(name), "x").expect("write");
+    check(&|_| {}, [true, true, true]);
+    check(&write(".f.swp"), [true, true, false]);
+    check(&write("f"), [true, false, false]);
+    check(&write("new.o"), [true, false, false]);
+    check(&write("dir"), [true, false, false]);
+    check(&|a| fs::create_dir(a.join("more")).expect("mkdir"), [false, false, false]);
+    check(&|a| fs::remove_file(a.join("BUILD.toml")).expect("rm"), [false, false, false]);
+    check(&|a| fs::remove_dir_all(a).expect("rm"), [false, false, false]);
 }
 
 #[test]

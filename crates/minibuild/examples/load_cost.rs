@@ -55,9 +55,14 @@ impl SourceFs for Clocked {
         self.files.is_dir(path)
     }
 
-    fn walk(&self, start: &str, enter: &(dyn Fn(&str) -> bool + Sync)) -> Vec<(String, io::Result<Arc<[DirEntry]>>)> {
+    fn walk(
+        &self,
+        start: &str,
+        names: &[&str],
+        enter: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Vec<(String, io::Result<Arc<[DirEntry]>>)> {
         self.mark(|marks| marks.walk_begins = marks.walk_begins.or(Some(Instant::now())));
-        let found = self.files.walk(start, enter);
+        let found = self.files.walk(start, names, enter);
         self.mark(|marks| marks.walk_ends = Some(Instant::now()));
         found
     }

@@ -312,7 +312,7 @@ impl Loader<'_> {
     fn packages_below(&mut self, cx: PackageCx<'_>, top: &str) -> Vec<String> {
         let enter = |dir: &str| !is_never_a_package(dir) && !cx.ignored.iter().any(|i| is_below(dir, i.as_str()));
         let mut found = Vec::new();
-        for (dir, entries) in self.fs.walk(top, &enter) {
+        for (dir, entries) in self.fs.walk(top, &[BUILD_FILE], &enter) {
             match entries {
                 Ok(entries) if !enter(&dir) => drop(entries),
                 Ok(entries) => {

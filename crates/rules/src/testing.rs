@@ -86,7 +86,12 @@ impl SourceFs for MemoryFs {
         !self.files.contains_key(path) && self.list_dir(path).is_ok()
     }
 
-    fn walk(&self, start: &str, enter: &(dyn Fn(&str) -> bool + Sync)) -> Vec<(String, io::Result<Arc<[DirEntry]>>)> {
+    fn walk(
+        &self,
+        start: &str,
+        names: &[&str],
+        enter: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Vec<(String, io::Result<Arc<[DirEntry]>>)> {
         let mut found = Vec::new();
         let mut pending = vec![start.to_owned()];
         while let Some(dir) = pending.pop() {
@@ -99,7 +104,10 @@ impl SourceFs for MemoryFs {
                     pending.push(crate::glob::join(&dir, name));
                 }
             }
-            found.push((dir, entries));
+            let is_asked = |e: &&DirEntry| {
+                e.kind == EntryKind::Directory || e.name.as_deref().is_ok_and(|name| names.contains(&name))
+            };
+            found.push((dir, entries.map(|entries| entries.iter().filter(is_asked).cloned().collect())));
         }
         found.sort_by(|a, b| a.0.cmp(&b.0));
         found

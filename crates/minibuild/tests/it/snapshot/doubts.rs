@@ -56,7 +56,21 @@ fn the_configuration() {
     let edit = |ws: &Workspace| ws.write("minibuild.local.toml", "[build]\nsalt = \"x\"\n");
     doubt(edit, "there is no snapshot of this request", &["//:a", "//:all", "//:b", "//:c", "//d:x"]);
     let edit = |ws: &Workspace| ws.write("minibuild.local.toml", "[build]\njobs = 3\n");
-    doubt(edit, "`//` changed, which loading depends on", &[]);
+    doubt(edit, "`minibuild.local.toml` changed, which loading depends on", &[]);
+}
+
+#[test]
+fn a_new_directory() {
+    doubt(|ws| ws.write("d/more/file.txt", ""), "`d` changed, which loading depends on", &[]);
+}
+
+#[test]
+fn a_file_where_an_output_goes() {
+    let ws = settled();
+    let declared = ws.read("d/BUILD.toml").contains("outs = [\"x\"]");
+    assert!(declared, "the sample has changed");
+    ws.write("d/x", "a source file of that name");
+    assert_ne!(ws.build(&["//..."]).why_no_snapshot(), "used");
 }
 
 #[test]

@@ -28,6 +28,17 @@ fn the_first_build_after_a_clean_one_needs_no_load_either() {
 }
 
 #[test]
+fn a_file_nobody_asked_for_needs_no_load() {
+    let ws = settled();
+    for name in ["d/.x.txt.swp", "notes.md", "d/other.txt"] {
+        ws.write(name, "x");
+        ws.build(&["//..."]).ok_without_running().from_snapshot();
+    }
+    ws.remove("d/other.txt");
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+}
+
+#[test]
 fn an_edited_source_costs_its_cone() {
     let ws = settled();
     for text in ["one\n", "two\n", "three\n"] {

@@ -273,6 +273,10 @@ impl Slot {
     }
 
     fn start(&mut self, command: &mut RunCommand) -> Result<Pid, String> {
+        // Programs, too, may be named from there.
+        if let Some(cwd) = &command.cwd {
+            enter(Path::new(cwd)).map_err(|error| format!("cannot enter `{cwd}`: {error}"))?;
+        }
         let (mut path, mut has_tmpdir, mut has_makeflags) = (None, false, false);
         for variable in command.env.split('\0') {
             path = path.or_else(|| variable.strip_prefix("PATH="));
@@ -285,9 +289,6 @@ impl Slot {
         for part in tmpdir.map(|text| ["", text]).into_iter().chain(makeflags.map(|text| ["MAKEFLAGS=", text])) {
             part.iter().for_each(|text| command.env.push_str(text));
             command.env.push('\0');
-        }
-        if let Some(cwd) = &command.cwd {
-            enter(Path::new(cwd)).map_err(|error| format!("cannot enter `{cwd}`: {error}"))?;
         }
         let [stdout, stderr] = self.scratch.logs();
         let stdio = [self.null.as_fd(), stdout, stderr];

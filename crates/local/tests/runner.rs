@@ -49,6 +49,23 @@ fn each_run_has_its_directory_and_exactly_its_environment() {
 }
 
 #[test]
+fn programs_are_looked_up_from_the_directory_of_the_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mut runner = runner(dir.path());
+    for name in ["one", "two"] {
+        let cwd = dir.path().join(name);
+        std::fs::create_dir_all(cwd.join("bin")).expect("mkdir");
+        let tool = cwd.join("bin").join(name);
+        std::fs::write(&tool, "#!/bin/sh\nexit 7\n").expect("write");
+        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+        let (argv, env) = ([name.to_owned()], [("PATH".to_owned(), "bin".to_owned())]);
+        let spec = CommandSpec { argv: &argv, env: &env, cwd: &cwd, timeout: None };
+        assert_eq!(runner.run(&spec, &Stopper::default()).end, CommandEnd::Exited(7));
+    }
+}
+
+#[test]
 fn ends_of_all_kinds() {
     let dir = tempfile::tempdir().expect("temp dir");
     let mut runner = runner(dir.path());

@@ -322,12 +322,16 @@ impl Driver {
             }
             let machine = &self.machine;
             let received = self.remote.as_ref().map_or(0, |remote| remote.received());
-            let (begun, progress) = (self.begun.lock(), machine.progress());
             // What was given ahead waits for its turn.
-            let waiting = machine.given_here().saturating_sub(begun.len() as u64);
+            let waiting = machine.given_here().saturating_sub(self.begun.lock().len() as u64);
+            let progress = machine.progress();
             let progress = Progress { received, running: progress.running.saturating_sub(waiting), ..progress };
-            reporter.progress(self.began.elapsed(), progress, &|| machine.running(&|run| begun.get(&run).copied()));
-            drop(begun);
+            // Not locked while something is shown: whoever starts commands must not wait for a terminal.
+            let running = || {
+                let begun = self.begun.lock().clone();
+                machine.running(&|run| begun.get(&run).copied())
+            };
+            reporter.progress(self.began.elapsed(), progress, &running);
             next = self.wait(events, reporter);
         }
     }

@@ -227,8 +227,8 @@ pub struct Machine {
     reopened: Vec<ActionId>,
     running_here: usize,
     running_there: usize,
-    /// How long runs here took of late, as a mean.
-    usual_run: Option<Duration>,
+    /// How long runs of a mnemonic took here of late, as a mean.
+    usual_runs: FxHashMap<Arc<str>, Duration>,
     /// Whether any wanted action takes more than a place.
     takes_resources: bool,
     running: FxHashMap<ActionId, Running>,
@@ -318,7 +318,7 @@ impl Machine {
             enqueued: 0,
             reopened: Vec::new(),
             running_here: 0,
-            usual_run: None,
+            usual_runs: FxHashMap::default(),
             running_there: 0,
             takes_resources: false,
             running: FxHashMap::default(),

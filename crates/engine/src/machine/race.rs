@@ -351,7 +351,7 @@ impl Machine {
         match branch {
             Branch::Local => {
                 self.running_here -= 1;
-                self.note_pace(report.cost.wall);
+                self.note_pace(run.action, &report);
                 self.exclusive_running &= !self.model.action(run.action).tags.exclusive;
             }
             Branch::Remote => self.running_there -= 1,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionRequest, Fingerprint,
-    Model, RunId, WsPath,
+    ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionReport,
+    ExecutionRequest, ExecutionStatus, Fingerprint, Model, RunId, WsPath,
 };
 use minibuild_dynamic::policy::{Reason, Urgency};
 use minibuild_dynamic::race::{Attempt, Event as Heard, Plan};
@@ -15,7 +15,7 @@ use super::evaluate::FlatInputs;
 use super::race::{sides_of, work_of};
 use super::remote::Sides;
 use super::resources::{Fit, Usage};
-use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, Running, Status, Step, Strategy};
+use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, Running, Status, Step, Strategy, UNKNOWN_TIME, key_path};
 
 /// What is started ahead should take about so long.
 const LEAD: Duration = Duration::from_millis(50);
@@ -108,6 +108,10 @@ impl Machine {
             if self.status_of(action) != Status::Queued {
                 continue;
             }
+            if !self.may_go_ahead(action) {
+                held_back.push((action, priority));
+                break;
+            }
             match self.fit_here(action, &usage) {
                 Fit::Starts => {}
                 wait => {
@@ -135,26 +139,40 @@ impl Machine {
     }
 
     fn has_place_here(&self) -> bool {
-        self.stopping.is_none() && self.running_here < self.goals.jobs + self.ahead() && !self.exclusive_running
+        let most = if self.goals.ahead == 0 { 0 } else { self.most_ahead() };
+        self.stopping.is_none() && self.running_here < self.goals.jobs + most && !self.exclusive_running
     }
 
-    /// How many are started beyond those that can run, so that their executor always has the next ones at hand. As much work as
-    /// takes [`LEAD`]: what is begun later may turn out to be more urgent.
-    fn ahead(&self) -> usize {
+    /// Whether the action may start although others have to end before its command can run: their executor should always have the
+    /// next commands at hand. Not more than takes [`LEAD`], if it is known: what is begun later may turn out to be more urgent.
+    fn may_go_ahead(&self, action: ActionId) -> bool {
         let (jobs, least) = (self.goals.jobs, self.goals.ahead);
-        let most = (MOST_AHEAD.0 * jobs).min(MOST_AHEAD.1).max(least);
-        match self.usual_run {
-            Some(usual) if least > 0 => {
-                let each = LEAD.as_micros() / usual.as_micros().max(1);
-                usize::try_from(each).unwrap_or(most).saturating_mul(jobs).clamp(least, most)
-            }
-            _ => least,
+        if self.running_here < jobs + least {
+            return true;
         }
+        let each = LEAD.as_micros() / self.expected_run(action).as_micros().max(1);
+        let ahead = usize::try_from(each).unwrap_or(usize::MAX).saturating_mul(jobs);
+        self.running_here < jobs.saturating_add(ahead.min(self.most_ahead()))
     }
 
-    /// A run here took so long.
-    pub(super) fn note_pace(&mut self, wall: Duration) {
-        self.usual_run = Some(self.usual_run.map_or(wall, |usual| usual * 7 / 8 + wall / 8));
+    fn most_ahead(&self) -> usize {
+        (MOST_AHEAD.0 * self.goals.jobs).min(MOST_AHEAD.1).max(self.goals.ahead)
+    }
+
+    /// How long its command will run here, by its last run, or by others of its kind.
+    fn expected_run(&self, action: ActionId) -> Duration {
+        let last = self.state.action(&key_path(&self.model, action)).filter(|last| !last.failed);
+        let last = last.map(|last| Duration::from_millis(last.wall_ms.max(1).into()));
+        last.or_else(|| self.usual_runs.get(&self.model.action(action).mnemonic).copied()).unwrap_or(UNKNOWN_TIME)
+    }
+
+    /// A run here is over.
+    pub(super) fn note_pace(&mut self, action: ActionId, report: &ExecutionReport) {
+        if self.goals.ahead > 0 && report.status == ExecutionStatus::Exited(0) {
+            let wall = report.cost.wall;
+            let usual = self.usual_runs.entry(Arc::clone(&self.model.action(action).mnemonic)).or_insert(wall);
+            *usual = *usual * 7 / 8 + wall / 8;
+        }
     }
 
     /// Whether the action may start here beside what runs.

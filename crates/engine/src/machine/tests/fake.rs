@@ -85,6 +85,8 @@ pub struct Fake {
     pub disk: BTreeMap<String, Entry>,
     pub runs: BTreeMap<ActionId, Run>,
     pub slots: usize,
+    /// Given beyond those at most.
+    pub ahead: usize,
     pub no_more_starts: bool,
     /// Every text whose digest was ever told.
     pub texts: HashMap<Digest, String>,
@@ -105,6 +107,7 @@ impl Fake {
             disk: BTreeMap::new(),
             runs: BTreeMap::new(),
             slots: 1,
+            ahead: 0,
             no_more_starts: false,
             texts: HashMap::new(),
             remote: Remote::default(),
@@ -140,9 +143,9 @@ impl Fake {
     }
 
     /// A build begins.
-    pub fn begin(&mut self, slots: usize, remote: Option<&RemoteGoals>) {
+    pub fn begin(&mut self, slots: usize, ahead: usize, remote: Option<&RemoteGoals>) {
         assert!(self.runs.is_empty(), "a build ended while something ran");
-        self.slots = slots;
+        (self.slots, self.ahead) = (slots, if ahead > 0 { 16 * slots } else { 0 });
         self.remote.begin(remote);
         self.no_more_starts = false;
         self.seen_runs.clear();
@@ -162,7 +165,9 @@ impl Fake {
     fn check_resources(&self, action: ActionId) {
         let all = || self.runs.keys().chain([&action]).map(|&a| &self.model.action(a).resources);
         let cpus: usize = all().map(|taken| (taken.cpus.max(1) as usize).min(self.slots)).sum();
-        assert!(cpus <= self.slots, "{action:?} is started though its processors are taken");
+        // Nothing is given ahead that takes more than a place.
+        let ahead = if all().all(|taken| taken.cpus <= 1) { self.ahead } else { 0 };
+        assert!(cpus <= self.slots + ahead, "{action:?} is started though its processors are taken");
         let memory: u64 = all().map(|taken| taken.memory).sum();
         let takers = all().filter(|taken| taken.memory > 0).count();
         assert!(memory <= super::session::MEMORY || takers < 2, "{action:?} is started though its memory is taken");
@@ -175,7 +180,7 @@ impl Fake {
     /// What the key of the started action was made of is handed in as `known`.
     pub fn start(&mut self, request: ExecutionRequest, known: impl Fn(ArtifactId) -> Option<Content>) {
         let action = request.run.action;
-        assert!(self.runs.len() < self.slots, "{action:?} is started though no slot is free");
+        assert!(self.runs.len() < self.slots + self.ahead, "{action:?} is started though no slot is free");
         self.check_start(request.run);
         assert!(!self.runs.contains_key(&action), "{action:?} is started here while it runs here");
         let is_exclusive = |action: ActionId| self.model.action(action).tags.exclusive;

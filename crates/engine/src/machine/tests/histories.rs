@@ -109,11 +109,12 @@ impl Choices<'_> {
             targets.push(actions - 1);
         }
         let bytes = self.below(4);
-        Ask {
+        let asked = Ask {
             targets,
             all_bytes: bytes == 3,
             toplevel_bytes: bytes != 2,
             jobs: 1 + self.below(4),
+            ahead: 0,
             keep_going: self.one_in(2),
             fresh_tests: self.one_in(8),
             strategy: [Strategy::Local, Strategy::Remote, Strategy::Dynamic, Strategy::Dynamic][self.below(4)],
@@ -124,7 +125,10 @@ impl Choices<'_> {
             },
             remote: (!self.one_in(4)).then(|| self.remote()),
             stores: StoreGoals { local: self.one_in(2), disk_cache: self.one_in(3) },
-        }
+        };
+        // As a build does it: with one side and several jobs.
+        let is_ahead = bytes == 2 && asked.jobs > 1 && asked.remote.is_none();
+        if is_ahead { asked.ahead(3) } else { asked }
     }
 
     fn remote(&mut self) -> RemoteGoals {

@@ -59,6 +59,30 @@ fn as_many_run_as_there_are_slots() {
 }
 
 #[test]
+fn short_runs_are_started_ahead_and_long_ones_are_not() {
+    let targets: Vec<usize> = (0..60).collect();
+    // So many are given to the executor after the first one took `wall` milliseconds: two run, others wait.
+    let given = |wall: u64| {
+        let mut bench = Bench::new(1, vec![action(&[Source(0)]); 60]);
+        bench.fake.behaviours.iter_mut().for_each(|behaviour| behaviour.wall = wall);
+        let mut session = bench.begin(&ask(&targets).jobs(2).ahead(3));
+        assert_eq!(session.running().len(), 5, "nothing is known of them");
+        session.end(0, End::ByItself);
+        session.running().len()
+    };
+    assert_eq!([1, 5, 10, 20, 1000].map(given), [34, 22, 12, 6, 5]);
+    // Of those that ran before it is known how long each took.
+    let mut bench = Bench::new(1, vec![action(&[Source(0)]); 60]);
+    for (at, behaviour) in bench.fake.behaviours.iter_mut().enumerate() {
+        behaviour.wall = if at < 10 { 1000 } else { 1 };
+    }
+    bench.build(&ask(&targets));
+    bench.edit(0, "1");
+    let session = bench.begin(&ask(&targets).jobs(2).ahead(3));
+    assert_eq!(session.running(), [0, 1, 2, 3, 4], "the long ones come first, and not too many of them");
+}
+
+#[test]
 fn the_first_failure_stops_what_runs() {
     let mut bench =
         Bench::new(1, vec![action(&[Source(0)]), action(&[Source(0)]), action(&[Source(0)]), action(&[Out(0, 0)])]);

@@ -34,6 +34,7 @@ pub struct Ask {
     pub all_bytes: bool,
     pub toplevel_bytes: bool,
     pub jobs: usize,
+    pub ahead: usize,
     pub keep_going: bool,
     pub fresh_tests: bool,
     pub strategy: Strategy,
@@ -50,6 +51,7 @@ pub fn ask(targets: &[usize]) -> Ask {
         all_bytes: false,
         toplevel_bytes: true,
         jobs: 1,
+        ahead: 0,
         keep_going: false,
         fresh_tests: false,
         strategy: Strategy::Local,
@@ -62,6 +64,11 @@ pub fn ask(targets: &[usize]) -> Ask {
 impl Ask {
     pub fn jobs(self, jobs: usize) -> Self {
         Self { jobs, ..self }
+    }
+
+    /// Runs are started ahead, at least so many.
+    pub fn ahead(self, ahead: usize) -> Self {
+        Self { ahead, ..self }
     }
 
     pub fn keep_going(self) -> Self {
@@ -129,7 +136,7 @@ impl Ask {
             wishes: self.wishes(),
             runs_nothing: false,
             jobs: self.jobs,
-            ahead: 0,
+            ahead: self.ahead,
             pools: POOLS.into_iter().map(|(name, places)| (name.to_owned(), places)).collect(),
             memory: MEMORY,
             keep_going: self.keep_going,
@@ -225,7 +232,7 @@ impl<'a> Session<'a> {
         assert_eq!(warnings, Vec::<String>::new());
         let world = look(fake, &mut state);
         let (machine, _) = Self::machine(fake, ask, world, state);
-        fake.begin(ask.jobs, ask.remote.as_ref());
+        fake.begin(ask.jobs, ask.ahead, ask.remote.as_ref());
         let mut session = Session {
             fake,
             machine,

@@ -10,9 +10,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, Branch, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
-    FetchOutcome, FetchRequest, Kept, Level, Model, RemoteEvent, RemoteSide, RunId, StoreEvent, StoreSide, WrittenFile,
-    WsPath,
+    ArtifactId, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
+    FetchOutcome, FetchRequest, Kept, Level, Model, RemoteSide, RunId, StoreEvent, StoreSide, WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts, Node};
@@ -311,7 +310,7 @@ impl Driver {
                     self.begun.lock().remove(&report.run);
                 }
                 self.explain_full_disk(&event, reporter);
-                self.tell(moment_of(&event), reporter);
+                self.tell(Moment::of(&event), reporter);
                 let steps = self.machine.handle_event(event, self.began.elapsed());
                 for (action, wait) in self.machine.take_waits() {
                     self.tell(Some(Moment::Waits(action, wait)), reporter);
@@ -366,7 +365,7 @@ impl Driver {
 
     fn perform(&mut self, steps: Vec<Step>, reporter: &mut dyn Reporter) -> Option<Outcome> {
         for step in steps {
-            self.tell(moment_of_step(&step), reporter);
+            self.tell(Moment::of_step(&step), reporter);
             match step {
                 Step::Start(request) => {
                     // What it is about to write is recorded, and must be even if this process dies now.
@@ -580,27 +579,4 @@ impl Driver {
         }
         outcome
     }
-}
-
-/// What an event is for whoever keeps an account of time.
-fn moment_of(event: &Event) -> Option<Moment> {
-    Some(match event {
-        Event::Begin => Moment::Begun,
-        Event::Executor(ExecutorEvent::Finished(report)) => Moment::RunEnded(report.run, Branch::Local),
-        Event::Remote(RemoteEvent::Finished(report)) => Moment::RunEnded(report.run, Branch::Remote),
-        Event::Remote(RemoteEvent::Stage { run, stage }) => Moment::Stage(*run, *stage),
-        Event::Remote(RemoteEvent::Fetched { id, .. }) => Moment::FetchEnded(*id),
-        Event::Remote(RemoteEvent::Uploaded { run, .. }) => Moment::UploadEnded(*run),
-        _ => return None,
-    })
-}
-
-fn moment_of_step(step: &Step) -> Option<Moment> {
-    Some(match step {
-        Step::Start(request) => Moment::RunStarted(request.run, Branch::Local),
-        Step::StartRemote(request) => Moment::RunStarted(request.run, Branch::Remote),
-        Step::Fetch(request) => Moment::FetchStarted(request.id, request.path.clone()),
-        Step::Upload(request) => Moment::UploadStarted(request.run),
-        _ => return None,
-    })
 }

@@ -1,6 +1,8 @@
-//! What happens to actions and transfers, for whoever keeps an account of time. Values only.
+//! What happens to actions and transfers, for whoever keeps an account of time.
 
-use minibuild_core::{ActionId, Branch, FetchId, RemoteStage, RunId, WsPath};
+use minibuild_core::{ActionId, Branch, ExecutorEvent, FetchId, RemoteEvent, RemoteStage, RunId, WsPath};
+
+use crate::machine::{Event, Step};
 
 /// What an action waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,4 +38,30 @@ pub enum Moment {
     UploadStarted(RunId),
     /// That is over.
     UploadEnded(RunId),
+}
+
+impl Moment {
+    /// What an event says.
+    pub(crate) fn of(event: &Event) -> Option<Self> {
+        Some(match event {
+            Event::Begin => Self::Begun,
+            Event::Executor(ExecutorEvent::Finished(report)) => Self::RunEnded(report.run, Branch::Local),
+            Event::Remote(RemoteEvent::Finished(report)) => Self::RunEnded(report.run, Branch::Remote),
+            Event::Remote(RemoteEvent::Stage { run, stage }) => Self::Stage(*run, *stage),
+            Event::Remote(RemoteEvent::Fetched { id, .. }) => Self::FetchEnded(*id),
+            Event::Remote(RemoteEvent::Uploaded { run, .. }) => Self::UploadEnded(*run),
+            _ => return None,
+        })
+    }
+
+    /// What a step begins.
+    pub(crate) fn of_step(step: &Step) -> Option<Self> {
+        Some(match step {
+            Step::Start(request) => Self::RunStarted(request.run, Branch::Local),
+            Step::StartRemote(request) => Self::RunStarted(request.run, Branch::Remote),
+            Step::Fetch(request) => Self::FetchStarted(request.id, request.path.clone()),
+            Step::Upload(request) => Self::UploadStarted(request.run),
+            _ => return None,
+        })
+    }
 }

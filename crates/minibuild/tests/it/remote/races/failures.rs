@@ -12,21 +12,22 @@ enum First {
     There,
 }
 
-/// Races one action whose branches wait for each other, and does not let the second go before the first is over.
+/// Races one action whose branches wait for each other, and does not let the second go before the build knows that the first failed:
+/// that its process is dead is not enough.
 fn race(remote: &Remote, first: First, here: &str, there: &str, flags: &[&str]) -> (Workspace, Run) {
     let ws = with_targets("");
     let (mut gate_here, mut gate_there) = (ws.gate("here"), ws.gate("there"));
     let command = sides(&format!("{}; {here}", gate_here.pass()), &format!("{}; {there}", gate_there.pass()));
     ws.write("BUILD.toml", genrule("a", &[], &["a"], &command));
     let build = remote.start_race(&ws, &[&["//..."], flags].concat());
-    let local = gate_here.arrival();
-    let there = gate_there.arrival();
-    let (opens, dies, next) = match first {
-        First::Here => (&mut gate_here, local, &mut gate_there),
-        First::There => (&mut gate_there, there, &mut gate_here),
+    gate_here.arrival();
+    gate_there.arrival();
+    let (opens, branch, next) = match first {
+        First::Here => (&mut gate_here, "local", &mut gate_there),
+        First::There => (&mut gate_there, "remote", &mut gate_here),
     };
     opens.open();
-    assert!(minibuild_testkit::wait_until_dead(dies, std::time::Duration::from_secs(60)), "it goes on");
+    build.wait_for_event(&format!(r#""branch":"{branch}","outcome":"failed""#));
     next.open();
     let run = build.wait();
     (ws, run)

@@ -41,7 +41,8 @@ pub(crate) fn resolves_beneath(base: BorrowedFd<'_>, path: &[u8]) -> Result<()> 
     }
 }
 
-/// `None` where the call is not to be had.
+/// `None` where the call is not to be had, or cannot tell: while anything at all is renamed on this machine the kernel may not
+/// know whether a `..` led outside, and says `EAGAIN` (openat2(2)).
 fn openat2(
     base: BorrowedFd<'_>,
     path: impl rustix::path::Arg,
@@ -56,6 +57,7 @@ fn openat2(
             NO_OPENAT2.store(true, Ordering::Relaxed);
             None
         }
+        Err(Errno::AGAIN) => None,
         answer => Some(answer),
     }
 }
@@ -135,6 +137,24 @@ mod tests {
         std::fs::create_dir(dir.path().join("outside")).expect("mkdir");
         let base = File::open(base).expect("open");
         (dir, base)
+    }
+
+    #[test]
+    fn renames_elsewhere_change_no_answer() {
+        let (dir, base) = fixture();
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        std::fs::create_dir(&one).expect("mkdir");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::fs::rename(&one, &two).and_then(|()| std::fs::rename(&two, &one)).expect("renames");
+                }
+            });
+            let wrong = (0..20_000).find_map(|_| resolves_beneath(base.as_fd(), b"a/b/../file").err());
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(wrong, None);
+        });
     }
 
     #[test]

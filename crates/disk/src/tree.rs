@@ -123,7 +123,9 @@ impl Walk<'_> {
                 return Ok(());
             }
             Err(Errno::XDEV) => format!("is a symlink to `{target}`, which leaves its directory"),
-            Err(_) => format!("is a symlink to `{target}`, which does not exist"),
+            Err(Errno::NOENT | Errno::NOTDIR) => format!("is a symlink to `{target}`, which does not exist"),
+            Err(Errno::LOOP) => format!("is a symlink to `{target}`, which leads to itself"),
+            Err(error) => return Err(Fault::reading(shown, error.into())),
         };
         Err(Fault::problem(shown, what))
     }

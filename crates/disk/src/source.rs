@@ -109,13 +109,15 @@ struct Listed {
 impl Listed {
     /// What has to stay as it is.
     fn answer(&self) -> Answer {
-        match (&self.known, self.is_whole) {
-            ((Ok(entries), Answer::Listing(_, stamp)), false) => {
-                let names = NameSet::new(self.asked.clone());
-                Answer::Part(names.digest_of(entries), *stamp, names)
-            }
-            ((_, answer), _) => answer.clone(),
-        }
+        if self.is_whole { self.known.1.clone() } else { part_of(&self.known, NameSet::new(self.asked.clone())) }
+    }
+}
+
+/// What has to stay as it is of a directory of which only these names were asked for.
+fn part_of(known: &Known<Listing>, names: NameSet) -> Answer {
+    match known {
+        (Ok(entries), Answer::Listing(_, stamp)) => Answer::Part(names.digest_of(entries), *stamp, names),
+        (_, answer) => answer.clone(),
     }
 }
 
@@ -223,12 +225,7 @@ impl DiskFs {
                 }
                 let now = match &look.answer {
                     Answer::Content(..) => self.read_now(&look.path).1,
-                    Answer::Part(_, _, names) => match self.list_now(&look.path) {
-                        (Ok(entries), Answer::Listing(_, stamp)) => {
-                            Answer::Part(names.digest_of(&entries), stamp, names.clone())
-                        }
-                        (_, answer) => answer,
-                    },
+                    Answer::Part(_, _, names) => part_of(&self.list_now(&look.path), names.clone()),
                     _ => self.list_now(&look.path).1,
                 };
                 match (&now, &look.answer) {

@@ -11,18 +11,11 @@ use minibuild_core::{RunId, StopReason};
 /// So many are left in the queue when its helper rings the bell.
 const LOW: usize = 3;
 
-/// What became of a command that was to be laid into a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pushed {
-    Lies,
-    /// The queue takes no more for now, or the helper is dead, which who listens to it finds out.
-    Refused,
-}
-
 /// The way to the helpers.
 pub(crate) trait Lines<W> {
-    /// Lays a command into a helper's queue. The helper that takes one with `rings` rings the bell.
-    fn push(&mut self, seat: usize, seq: u64, work: &W, rings: bool) -> Pushed;
+    /// Lays a command into a helper's queue. The helper that takes one with `rings` rings the bell. False where the queue takes no
+    /// more for now, or the helper is dead, which who listens to it finds out.
+    fn push(&mut self, seat: usize, seq: u64, work: &W, rings: bool) -> bool;
     /// Takes back what the helper has not taken, in order.
     fn drain(&mut self, seat: usize) -> Vec<u64>;
     /// Has the helper end a run it has taken; one that is over is ignored there.
@@ -131,12 +124,12 @@ impl<W> Desk<W> {
 
     /// The most urgent reason for which the run is to end.
     pub(crate) fn stop_asked(&self, seq: u64) -> Option<StopReason> {
-        self.entries.iter().find(|entry| entry.seq == seq)?.stop
+        self.entry(seq)?.stop
     }
 
     /// The run with this number.
     pub(crate) fn run_of(&self, seq: u64) -> Option<RunId> {
-        self.entries.iter().find(|entry| entry.seq == seq).map(|entry| entry.run)
+        self.entry(seq).map(|entry| entry.run)
     }
 
     /// Whether nothing is under way.
@@ -173,7 +166,7 @@ impl<W> Desk<W> {
     /// A seat that should get a helper now.
     pub(crate) fn seat_to_bring_up(&self) -> Option<usize> {
         let ready = self.entries.iter().filter(|entry| entry.stage == Stage::Ready).count();
-        let idle = self.seats.iter().filter(|seat| seat.is_up && !seat.is_held && seat.given.is_empty()).count();
+        let idle = self.seats.iter().filter(|seat| seat.takes() && seat.given.is_empty()).count();
         // What lies in others' queues is more than none for those that have nothing.
         let spare: usize = self.seats.iter().map(|seat| seat.given.len().saturating_sub(1)).sum();
         if ready + spare <= idle {
@@ -183,7 +176,7 @@ impl<W> Desk<W> {
     }
 
     /// The seat has a helper now.
-    pub(crate) fn is_up(&mut self, seat: usize) {
+    pub(crate) fn came_up(&mut self, seat: usize) {
         self.seats[seat].is_up = true;
     }
 
@@ -203,22 +196,18 @@ impl<W> Desk<W> {
         }
         let mut ready: VecDeque<u64> =
             self.entries.iter().filter(|entry| waits(entry)).map(|entry| entry.seq).collect();
-        let shares = self.share(ready.len(), lines);
+        let mut shares = self.share(ready.len(), lines);
         // Level by level, so that what came first starts first.
-        let before: Vec<usize> = self.seats.iter().map(|seat| seat.given.len()).collect();
-        let (mut shares, mut refused) = (shares, vec![false; self.seats.len()]);
         while let Some(at) = (0..shares.len()).filter(|&at| shares[at] > 0).min_by_key(|&at| self.seats[at].given.len())
         {
             let Some(seq) = ready.pop_front() else { break };
             let position = self.seats[at].given.len();
             let total = position + shares[at];
-            let rings = !self.seats[at].will_ring()
-                && position >= total.saturating_sub(1 + LOW).max(before[at])
-                && total > LOW + 1;
-            if !refused[at] && self.push(at, seq, rings, lines) {
+            let rings = total > LOW + 1 && position + LOW + 1 >= total && !self.seats[at].will_ring();
+            if self.push(at, seq, rings, lines) {
                 shares[at] -= 1;
             } else {
-                (refused[at], shares[at]) = (true, 0);
+                shares[at] = 0;
                 ready.push_front(seq);
             }
         }
@@ -254,7 +243,7 @@ impl<W> Desk<W> {
     fn push(&mut self, at: usize, seq: u64, rings: bool, lines: &mut impl Lines<W>) -> bool {
         let Some(entry) = self.entry_mut(seq) else { return true };
         let Some(work) = &entry.work else { return true };
-        if lines.push(at, seq, work, rings) == Pushed::Refused {
+        if !lines.push(at, seq, work, rings) {
             return false;
         }
         entry.stage = Stage::Given(at);
@@ -332,7 +321,7 @@ impl<W> Desk<W> {
         entry.work.take()
     }
 
-    /// The seat's helper is dead or of no use any more. What it had begun is lost; the seat is out of use until [`Self::is_free`].
+    /// The seat's helper is dead or of no use any more. What it had begun is lost; the seat is out of use until [`Self::set_free`].
     pub(crate) fn lost(&mut self, at: usize, lines: &mut impl Lines<W>) -> Vec<(u64, W)> {
         self.take_back(at, lines);
         let seat = &mut self.seats[at];
@@ -351,7 +340,7 @@ impl<W> Desk<W> {
     }
 
     /// The seat may have a helper again.
-    pub(crate) fn is_free(&mut self, at: usize) {
+    pub(crate) fn set_free(&mut self, at: usize) {
         self.seats[at] = Seat::default();
     }
 
@@ -376,8 +365,7 @@ impl<W> Desk<W> {
         let meant: Vec<u64> = self.entries.iter().filter(|entry| is_meant(entry)).map(|entry| entry.seq).collect();
         let mut withdrawn = Vec::new();
         for seq in meant {
-            let Some(stage) = self.entry_mut(seq).map(|entry| entry.stage) else { continue };
-            if let Stage::Given(at) = stage {
+            if let Some(Stage::Given(at)) = self.entry(seq).map(|entry| entry.stage) {
                 self.take_back(at, lines);
                 self.rest(at, false, lines);
             }
@@ -395,6 +383,10 @@ impl<W> Desk<W> {
             }
         }
         withdrawn
+    }
+
+    fn entry(&self, seq: u64) -> Option<&Entry<W>> {
+        self.entries.iter().find(|entry| entry.seq == seq)
     }
 
     fn entry_mut(&mut self, seq: u64) -> Option<&mut Entry<W>> {

@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use minibuild_core::{ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, RunId, StopReason};
+use minibuild_core::{ExecutionReport, ExecutionRequest, ExecutionStatus, Executor, ExecutorEvent, RunId, StopReason};
 use minibuild_disk::{FileClock, OutTree};
 
 use crate::helper;
 use crate::jobserver::Jobserver;
 use crate::service::{Common, Service, Shared};
-use crate::work::{Place, Work, empty_report};
+use crate::work::{Place, Work};
 
 /// Takes the events of all runs; called from the executor's threads.
 pub type EventSink = Arc<dyn Fn(ExecutorEvent) + Send + Sync>;
@@ -85,9 +85,7 @@ impl LocalExecutor {
     }
 
     fn finish(&self, run: RunId, status: ExecutionStatus) {
-        let mut report = empty_report(run);
-        report.status = status;
-        (self.common.sink)(ExecutorEvent::Finished(Box::new(report)));
+        (self.common.sink)(ExecutorEvent::Finished(Box::new(ExecutionReport::new(run, status))));
     }
 }
 

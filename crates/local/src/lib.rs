@@ -5,6 +5,7 @@
 //! and everything it started are dead. It does not know why a command runs, what its inputs are, whether a result
 //! is wanted, or that there may be another executor racing it.
 
+mod bell;
 mod crew;
 mod desk;
 mod executor;

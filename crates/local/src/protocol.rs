@@ -203,17 +203,12 @@ const MAX_FRAME: u32 = 1 << 30;
 
 /// Sends one message.
 pub(crate) fn write_frame(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
-    to.write_all(&frame(message)?)
-}
-
-/// The bytes of one message.
-pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; 4];
     frame = postcard::to_extend(message, frame).map_err(io::Error::other)?;
     let length = u32::try_from(frame.len() - 4).ok().filter(|length| *length <= MAX_FRAME);
     let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "message too long"))?;
     frame[..4].copy_from_slice(&length.to_le_bytes());
-    Ok(frame)
+    to.write_all(&frame)
 }
 
 /// Takes frames off a socket. What is there is read in one call: a frame that has come whole costs one.

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use minibuild_core::{RunCost, StopReason};
-use rustix::event::{EventfdFlags, eventfd};
 
+use crate::bell::Bell;
 use crate::helper::{Helper, HelperSpec, Line};
 use crate::protocol::{End, FrameReader, FromSlot, Outcome, Parcel, RunCommand, ToSlot};
 use crate::spawn::joined;
@@ -191,7 +191,7 @@ impl CommandRunner {
         }
         let dir = &self.config.dir;
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Bell::new()?;
         let helper = Helper::start(&HelperSpec {
             program: &self.config.helper,
             args: &self.args,

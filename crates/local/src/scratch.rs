@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use minibuild_disk::granularity_of;
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use minibuild_core::Fingerprint;
+use minibuild_disk::{granularity_of, look_at};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 /// The two files.
@@ -40,20 +41,11 @@ pub(crate) struct Scratch {
 /// What is known of the directory for temporary files.
 struct Tmp {
     /// How it looked when it was empty, and since when it has looked like that.
-    empty: Option<(Look, Instant)>,
+    empty: Option<(Fingerprint, Instant)>,
     /// That is long enough ago: a change since then would have given it another time.
     is_trusted: bool,
     /// How long is long enough.
     tick: Duration,
-}
-
-/// What a change of a directory cannot leave as it was.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Look {
-    inode: u64,
-    mode: u32,
-    modified: (i64, u64),
-    changed: (i64, u64),
 }
 
 impl Scratch {
@@ -110,10 +102,10 @@ impl Scratch {
     fn clear_tmp(&mut self, seq: u64) -> io::Result<bool> {
         let Some(tmp) = &mut self.tmp else { return Ok(false) };
         let now = Instant::now();
-        let look = match rustix::fs::statat(&self.dir, TMP, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Some(Look::of(&stat)),
-            Err(Errno::NOENT) => None,
-            Err(error) => return Err(error.into()),
+        let look = match look_at(&self.dir, TMP) {
+            Ok(seen) => Some(seen.fingerprint),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
         match (look, &tmp.empty) {
             (Some(look), Some((empty, _))) if look == *empty && tmp.is_trusted => return Ok(false),
@@ -143,17 +135,6 @@ impl Scratch {
 
 /// The mode of a directory nobody else may enter.
 const PRIVATE_DIR: u32 = 0o040_700;
-
-impl Look {
-    fn of(stat: &Stat) -> Self {
-        Self {
-            inode: stat.st_ino,
-            mode: stat.st_mode,
-            modified: (stat.st_mtime, stat.st_mtime_nsec),
-            changed: (stat.st_ctime, stat.st_ctime_nsec),
-        }
-    }
-}
 
 fn is_empty(dir: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use minibuild_core::{ExecutionReport, ExecutionStatus, ExecutorEvent, RunId, StopReason};
 use minibuild_disk::DiskError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::event::{EventfdFlags, eventfd};
 
+use crate::bell::Bell;
 use crate::crew::Crew;
-use crate::desk::{Desk, Lines, Pushed};
+use crate::desk::{Desk, Lines};
 use crate::executor::EventSink;
 use crate::helper::{Helper, HelperSpec, Line};
 use crate::jobserver::Jobserver;
@@ -34,7 +34,7 @@ pub(crate) struct Common {
     pub(crate) sink: EventSink,
     pub(crate) jobserver: Option<Arc<Jobserver>>,
     /// Wakes the thread that serves.
-    bell: OwnedFd,
+    bell: Bell,
     shared: Mutex<Shared>,
     /// Nanoseconds that looking at what a command made takes, as a mean of late.
     usual_finish: AtomicU64,
@@ -62,11 +62,8 @@ pub(crate) struct Wires {
 }
 
 impl Lines<Work> for Wires {
-    fn push(&mut self, seat: usize, _seq: u64, work: &Work, rings: bool) -> Pushed {
-        match (&self.lines[seat], &work.parcel) {
-            (Some(line), Some(parcel)) if line.lay(parcel, rings) => Pushed::Lies,
-            _ => Pushed::Refused,
-        }
+    fn push(&mut self, seat: usize, _seq: u64, work: &Work, rings: bool) -> bool {
+        matches!((&self.lines[seat], &work.parcel), (Some(line), Some(parcel)) if line.lay(parcel, rings))
     }
 
     fn drain(&mut self, seat: usize) -> Vec<u64> {
@@ -146,7 +143,7 @@ impl Common {
             lock,
             sink,
             jobserver,
-            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            bell: Bell::new()?,
             shared: Mutex::new(shared),
             usual_finish: AtomicU64::new(0),
         })
@@ -160,8 +157,7 @@ impl Common {
     pub(crate) fn call(&self, shared: &mut Shared) {
         shared.is_called = true;
         if std::mem::take(&mut shared.is_asleep) {
-            // The bell counts, so that it is never too full.
-            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+            self.bell.ring();
         }
     }
 
@@ -208,9 +204,7 @@ impl Common {
     fn is_ready(&self, seq: u64, work: Work) {
         let stopped = self.shared().desk.prepared(seq, work);
         if let Some((reason, work)) = stopped {
-            let mut report = self.place.report(&work.request);
-            report.status = ExecutionStatus::Stopped(reason);
-            self.tell(seq, Box::new(report));
+            self.tell(seq, self.place.report(&work.request, ExecutionStatus::Stopped(reason)));
         }
     }
 
@@ -320,7 +314,7 @@ impl Service {
         let work = desk.ended(at, seq, outcome.end == End::Exited(0), wires)?;
         if matches!(outcome.end, End::Stuck(_)) {
             desk.lost(at, wires);
-            desk.is_free(at);
+            desk.set_free(at);
             wires.lines[at] = None;
             self.seats[at].take().into_iter().for_each(|seat| seat.helper.retire());
         }
@@ -339,8 +333,7 @@ impl Service {
         self.crew.hand(Box::new(move || {
             let alive = seat.helper.bury();
             for (seq, work) in lost {
-                let mut report = common.place.report(&work.request);
-                report.status = match common.stop_asked(seq) {
+                let status = match common.stop_asked(seq) {
                     _ if !alive.is_empty() => ExecutionStatus::Stuck(alive.join(", ")),
                     Some(reason) => ExecutionStatus::Stopped(reason),
                     None => ExecutionStatus::Infrastructure(
@@ -349,10 +342,10 @@ impl Service {
                             .into(),
                     ),
                 };
-                common.tell(seq, Box::new(report));
+                common.tell(seq, common.place.report(&work.request, status));
             }
             let mut shared = common.shared();
-            shared.desk.is_free(at);
+            shared.desk.set_free(at);
             common.call(&mut shared);
         }));
     }
@@ -371,16 +364,15 @@ impl Service {
                 Ok(seated) => {
                     let mut shared = self.common.shared();
                     shared.wires.lines[at] = Some(Arc::clone(seated.helper.line()));
-                    shared.desk.is_up(at);
+                    shared.desk.came_up(at);
                     drop(shared);
                     self.seats[at] = Some(seated);
                 }
                 Err(text) => {
                     let failed = self.common.shared().desk.cannot_bring_up();
                     let Some((seq, work)) = failed else { return };
-                    let mut report = self.common.place.report(&work.request);
-                    report.status = ExecutionStatus::Infrastructure(text);
-                    self.common.tell(seq, Box::new(report));
+                    let report = self.common.place.report(&work.request, ExecutionStatus::Infrastructure(text));
+                    self.common.tell(seq, report);
                 }
             }
         }
@@ -485,9 +477,7 @@ impl Service {
         self.has_timed_out = naps && count == 0;
         common.shared().is_asleep = false;
         if fds[0].any().unwrap_or(true) {
-            let mut rings = [0; 8];
-            // What is rung from now on is for the next look.
-            let _ = rustix::io::read(&common.bell, &mut rings);
+            common.bell.silence();
         }
         true
     }

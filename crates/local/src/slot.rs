@@ -26,6 +26,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, setpgid};
 use rustix::process::Signal as RawSignal;
 
+use crate::bell::Bell;
 use crate::helper::{BELL_FD, QUEUE_FD, WITH_TMP};
 use crate::jobserver::Seat;
 use crate::procs;
@@ -45,11 +46,11 @@ const FIRST_FOREIGN_FD: i32 = BELL_FD + 1;
 /// To be called before anything else in a process started for this: it rearranges descriptors and signals.
 pub fn slot_main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
-    let [root, slot_dir, jobserver @ ..] = &args[..] else {
+    let [root, slot_dir, options @ ..] = &args[..] else {
         eprintln!("minibuild slot: expected a workspace root and a slot directory");
         return ExitCode::from(37);
     };
-    let served = Slot::new(Path::new(root), Path::new(slot_dir), jobserver).and_then(|mut slot| slot.serve());
+    let served = Slot::new(Path::new(root), Path::new(slot_dir), options).and_then(|mut slot| slot.serve());
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,7 +69,7 @@ struct Slot {
     messages: FrameReader,
     queue: OwnedFd,
     commands: QueueReader,
-    bell: OwnedFd,
+    bell: Bell,
     child_ended: SignalFd,
     null: File,
     scratch: Scratch,
@@ -87,13 +88,12 @@ enum Next {
 }
 
 impl Slot {
-    fn new(root: &Path, slot_dir: &Path, jobserver: &[OsString]) -> io::Result<Self> {
+    fn new(root: &Path, slot_dir: &Path, options: &[OsString]) -> io::Result<Self> {
         close_foreign_descriptors();
-        let jobserver: Option<Vec<&str>> = jobserver.iter().map(|arg| arg.to_str()).collect();
-        // Where the main process says whether commands run in the workspace, with a directory for temporary files.
-        let (with_tmp, jobserver) = match jobserver.as_deref() {
-            Some([first, rest @ ..]) if *first == WITH_TMP => (true, Some(rest)),
-            given => (false, given),
+        let options: Vec<&str> = options.iter().filter_map(|arg| arg.to_str()).collect();
+        let (with_tmp, jobserver) = match &options[..] {
+            [WITH_TMP, rest @ ..] => (true, rest),
+            rest => (false, rest),
         };
         // The lowest numbers are free for what commands inherit.
         let (queue, bell) = (take_given(QUEUE_FD)?, take_given(BELL_FD)?);
@@ -105,7 +105,7 @@ impl Slot {
         }
         let jobserver = match jobserver {
             // One that went away meanwhile is one that commands do without.
-            Some([read, write, kind, jobs]) => Seat::open(read, write, kind, jobs).ok(),
+            [read, write, kind, jobs] => Seat::open(read, write, kind, jobs).ok(),
             _ => None,
         };
         // Fails where the main process made the session already.
@@ -129,7 +129,7 @@ impl Slot {
             messages: FrameReader::default(),
             queue,
             commands: QueueReader::new(),
-            bell,
+            bell: bell.into(),
             child_ended: SignalFd::with_flags(&child, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             null,
             scratch: Scratch::open(slot_dir, with_tmp)?,
@@ -166,7 +166,7 @@ impl Slot {
                 self.send(&report);
             }
             if rings {
-                self.ring();
+                self.bell.ring();
             }
             let outcome = match leader {
                 Ok(leader) => match self.watch(&command, leader, started)? {
@@ -218,18 +218,13 @@ impl Slot {
     fn tell(&mut self, untold: &mut Option<FromSlot>) {
         if let Some(report) = untold.take() {
             self.send(&report);
-            self.ring();
+            self.bell.ring();
         }
     }
 
     /// A failure to send means that the main process is gone, which the next read tells.
     fn send(&mut self, message: &FromSlot) {
         let _ = write_frame(&mut self.line, message);
-    }
-
-    /// Wakes who sleeps although there are messages. The bell counts, so that it is never too full.
-    fn ring(&self) {
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
     /// Until the command and all it started are dead; `None` where the main process is gone.
@@ -409,7 +404,7 @@ impl Run {
                 self.kill_all(slot.pid);
                 let text = format!("cannot be killed, still waiting: {}", survivors(slot.pid));
                 slot.send(&FromSlot::Notice { seq: self.seq, text });
-                slot.ring();
+                slot.bell.ring();
             }
         }
     }

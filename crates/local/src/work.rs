@@ -55,11 +55,7 @@ impl Place {
     /// Removes old outputs and writes the files of the command.
     pub(crate) fn prepare(&self, seq: u64, request: &ExecutionRequest) -> Prepared {
         let started = Instant::now();
-        let over = |status: ExecutionStatus| {
-            let mut report = self.report(request);
-            report.status = status;
-            Prepared::Over(Box::new(report))
-        };
+        let over = |status: ExecutionStatus| Prepared::Over(self.report(request, status));
         let depfile: Vec<&WsPath> = request.depfile.iter().collect();
         let prepared = self.tree.prepare(&request.outputs, &depfile);
         let written = prepared.and_then(|()| request.command.files.iter().try_for_each(|file| self.tree.write(file)));
@@ -125,10 +121,9 @@ impl Place {
     }
 
     /// A report of a run that did not come to its command.
-    pub(crate) fn report(&self, request: &ExecutionRequest) -> ExecutionReport {
-        let mut report = empty_report(request.run);
-        report.changed_inputs = self.changed_inputs(request);
-        report
+    pub(crate) fn report(&self, request: &ExecutionRequest, status: ExecutionStatus) -> Box<ExecutionReport> {
+        let changed_inputs = self.changed_inputs(request);
+        Box::new(ExecutionReport { changed_inputs, ..ExecutionReport::new(request.run, status) })
     }
 
     fn take_logs(
@@ -228,6 +223,6 @@ fn run_command(request: &ExecutionRequest, seq: u64) -> Result<RunCommand, Strin
 }
 
 /// A report of a run of which nothing is known yet.
-pub(crate) fn empty_report(run: RunId) -> ExecutionReport {
+fn empty_report(run: RunId) -> ExecutionReport {
     ExecutionReport::new(run, ExecutionStatus::Infrastructure("the run has no result".into()))
 }

@@ -139,8 +139,7 @@ impl Machine {
     }
 
     fn has_place_here(&self) -> bool {
-        let most = if self.goals.ahead == 0 { 0 } else { self.most_ahead() };
-        self.stopping.is_none() && self.running_here < self.goals.jobs + most && !self.exclusive_running
+        self.stopping.is_none() && self.running_here < self.goals.jobs + self.most_ahead() && !self.exclusive_running
     }
 
     /// Whether the action may start although others have to end before its command can run: their executor should always have the
@@ -156,7 +155,8 @@ impl Machine {
     }
 
     fn most_ahead(&self) -> usize {
-        (MOST_AHEAD.0 * self.goals.jobs).min(MOST_AHEAD.1).max(self.goals.ahead)
+        let most = (MOST_AHEAD.0 * self.goals.jobs).min(MOST_AHEAD.1);
+        if self.goals.ahead == 0 { 0 } else { most.max(self.goals.ahead) }
     }
 
     /// How long its command will run here, by its last run, or by others of its kind.

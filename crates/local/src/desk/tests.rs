@@ -52,12 +52,12 @@ struct World {
 }
 
 impl Lines<u8> for World {
-    fn push(&mut self, seat: usize, seq: u64, _: &u8, rings: bool) -> Pushed {
+    fn push(&mut self, seat: usize, seq: u64, _: &u8, rings: bool) -> bool {
         let helper = &mut self.helpers[seat];
         assert!(helper.is_up, "there is nobody");
         assert!(helper.token, "it works without a token");
         helper.queue.push_back((seq, rings));
-        Pushed::Lies
+        true
     }
 
     fn drain(&mut self, seat: usize) -> Vec<u64> {
@@ -238,7 +238,7 @@ impl State {
                         assert!(!token, "a token is lost");
                         s.world.helpers[at] = Helper::default();
                         // The real one does this later, from another thread.
-                        s.desk.is_free(at);
+                        s.desk.set_free(at);
                         s.is_called = true;
                     }
                 }
@@ -300,7 +300,7 @@ impl State {
             let Some(at) = self.desk.seat_to_bring_up() else { return };
             assert!(!self.world.helpers[at].is_up);
             self.world.helpers[at].is_up = true;
-            self.desk.is_up(at);
+            self.desk.came_up(at);
         }
     }
 

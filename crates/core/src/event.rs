@@ -299,7 +299,8 @@ pub enum BuildEvent {
         uploads: UploadCounts,
         /// Counts of races.
         races: RaceCounts,
-        /// `used` where the snapshot of an earlier build spared loading, else why it did not.
+        /// `used` where the snapshot of an earlier build spared loading, `used after loading: ` with the reason where it spared the
+        /// rest, else why it did not.
         #[serde(skip_serializing_if = "str::is_empty")]
         snapshot: Cow<'static, str>,
     },

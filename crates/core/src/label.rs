@@ -129,6 +129,13 @@ impl Label {
     }
 }
 
+/// Equal to the label as it is written.
+impl PartialEq<str> for Label {
+    fn eq(&self, other: &str) -> bool {
+        other.strip_prefix("//") == Some(&*self.text)
+    }
+}
+
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("//")?;
@@ -162,6 +169,7 @@ mod tests {
         let texts: Vec<String> = labels.iter().map(Label::to_string).collect();
         assert_eq!(texts, ["//:z", "//a:a", "//a:z", "//a-b:b", "//a.b:a", "//a/b:c"]);
         assert_eq!(Label::new("a/b", "b"), Label::parse("//a/b", ""));
+        assert!(labels.iter().zip(&texts).all(|(label, text)| label == text.as_str()) && labels[0] != *"//:y");
     }
 
     #[test]

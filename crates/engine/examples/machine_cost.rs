@@ -200,7 +200,7 @@ fn build(name: &str, model: &Arc<Model>, dir: &std::path::Path, round: u8, as_on
     let (mut state, _) = State::open(dir, "boot", DigestFunction::Sha256).expect("the state opens");
     lap("state read", actions, &mut at);
     let goals = goals(model, as_one);
-    let wanted = Wanted::new(model, &goals).expect("no cycle");
+    let wanted = Wanted::new(model, &goals.targets).expect("no cycle");
     lap("graph and order", actions, &mut at);
     let world = world(model, &state, round);
     at = cpu();

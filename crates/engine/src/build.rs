@@ -261,7 +261,7 @@ impl Parts<'_> {
     /// Looks at the workspace; gives the machine, and what is wanted in the order of needs.
     pub fn machine(self, mut state: State) -> Result<(Machine, Vec<Node>), BuildError> {
         let (model, goals) = (self.model, self.goals);
-        let wanted = Wanted::new(model, goals)?;
+        let wanted = Wanted::new(model, &goals.targets)?;
         let actions: Vec<_> = wanted.actions().collect();
         let targets: Vec<_> =
             goals.targets.iter().flat_map(|goal| goal.artifacts.iter().chain(&goal.runfiles)).copied().collect();

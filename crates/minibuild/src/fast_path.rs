@@ -1,20 +1,27 @@
 //! The short way of a build: from the snapshot of an earlier one, without loading.
 //!
-//! Nothing to do is told as the full way would tell it; a part that changed is built alone. Any doubt is given back, with
-//! nothing told and nothing done, and the full way is gone. It does not know how a snapshot is made.
+//! Nothing to do is told as the full way would tell it; a part that changed is built alone. Where something changed that loading
+//! depends on, it is loaded, and what is not what it was is such a part. Any doubt is given back, with
+//! nothing told and nothing run, and the full way is gone. It does not know how a snapshot is made.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use minibuild_core::{ActionCounts, BuildEvent, DigestFunction};
+use minibuild_core::{ActionCounts, BuildEvent, DigestFunction, StoreSide};
 use minibuild_disk::{DiskFs, OutTree, fingerprint_behind};
 use minibuild_engine::build::{AtEnd, Reporter as _};
-use minibuild_engine::machine::Outcome;
-use minibuild_engine::snapshot::{Changes, Doubt, Key, Part, Question, Remembered, Snapshot, remember};
-use minibuild_rules::{ConfigInput, Settings};
+use minibuild_engine::machine::{Goal, Outcome};
+use minibuild_engine::snapshot::{
+    Changes, Doubt, Fresh, Key, Part, Question, Remembered, Snapshot, Surroundings, is_much, remember,
+};
+use minibuild_rules::{ConfigInput, Loaded, Settings};
 
 use crate::remote_side::{self, FunctionChoice};
 use crate::session::{BuildParts, Kind, Place, Refusal, Session, Told};
-use crate::workspace;
+use crate::{stores, workspace};
+
+/// What would be downloaded may lie here under another path, of which a part does not know.
+const IN_PART_WITH_REMOTE: Doubt = Doubt::Request("something is to be done, and a remote side is configured");
 
 /// Names the snapshot of a request: all that decides about the loaded graph, the keys of its actions and what is asked
 /// for, besides files, which a snapshot looks at itself. What is applied on the graph is not among it: where actions run,
@@ -119,10 +126,7 @@ pub fn take(
     let found = snapshot.check(&question).and_then(|changes| {
         let part = match changes.is_empty() {
             true => None,
-            // What would be downloaded may lie here under another path, of which a part does not know.
-            false if has_remote => {
-                return Err(Doubt::Request("something is to be done, and a remote side is configured"));
-            }
+            false if has_remote => return Err(IN_PART_WITH_REMOTE),
             false => Some(snapshot.part(&changes, &workspace::boot_id(), choice.function)?),
         };
         let tale = Tale::new(&snapshot, part.as_ref(), session, told)?;
@@ -146,6 +150,61 @@ pub fn take(
             Ok(Ok(tale.tell(outcome, told)))
         }
     }
+}
+
+/// Builds what was loaded because the snapshot of this key could not be sure of it any more.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_loaded(
+    session: &Session<'_>,
+    key: Key,
+    loaded: &Loaded,
+    choice: FunctionChoice,
+    files: &DiskFs,
+    place: &Place<'_>,
+    told: &mut Told<'_>,
+) -> Result<Result<Outcome, Doubt>, Refusal> {
+    let goals = session.requested(loaded)?;
+    match renew(session, key, loaded, &goals, choice, files, place) {
+        Ok(()) => take(session, key, &loaded.settings, choice, files, place, told),
+        Err(doubt) => Ok(Err(doubt)),
+    }
+}
+
+/// Makes the snapshot of this key one of what was loaded.
+fn renew(
+    session: &Session<'_>,
+    key: Key,
+    loaded: &Loaded,
+    goals: &[Goal],
+    choice: FunctionChoice,
+    files: &DiskFs,
+    place: &Place<'_>,
+) -> Result<(), Doubt> {
+    let settings = &loaded.settings;
+    let has_remote = refused(session, settings, choice)?;
+    if !loaded.warnings.list.is_empty() {
+        return Err(Doubt::Request("warnings are told by each load"));
+    }
+    let root = &session.workspace.root;
+    let state_dir = &root.join(minibuild_core::STATE_ROOT);
+    let snapshot = Snapshot::open(state_dir, key, choice.function)?;
+    let fresh = Fresh { model: &loaded.model, commands: &*loaded.commands, goals, packages: &loaded.packages };
+    let remembered = Remembered { key, looks: files.looks(), env: &settings.env, root, state_dir };
+    let reload = snapshot.reloaded(fresh, &remembered)?;
+    if has_remote && reload.changed() > 0 {
+        return Err(IN_PART_WITH_REMOTE);
+    }
+    if is_much(reload.changed(), reload.actions()) {
+        return Err(Doubt::Much);
+    }
+    let tree = OutTree::open(root).map_err(|e| Doubt::Disk(e.render()))?.hashed_with(choice.function);
+    let tree = Arc::new(tree);
+    let stores = stores::goals(settings).any().then(|| stores::open(settings, &tree, place.clock, place.line));
+    let store = stores.as_ref().map(|stores| stores as &dyn StoreSide);
+    let boot_id = &workspace::boot_id();
+    reload.write(remembered, &Surroundings { tree: &tree, store, boot_id, function: choice.function })
 }
 
 /// Whether there is a remote side; what a snapshot cannot answer is a doubt.

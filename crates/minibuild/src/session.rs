@@ -19,7 +19,7 @@ use minibuild_engine::build::{AtEnd, Build, BuildError, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
 use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown, SourceFact};
 use minibuild_engine::moment::Moment;
-use minibuild_engine::snapshot::Key;
+use minibuild_engine::snapshot::{Doubt, Key};
 use minibuild_engine::state::State;
 use minibuild_graph::HostFacts;
 use minibuild_rules::{
@@ -257,14 +257,15 @@ impl Session<'_> {
         let key = fast_path::key(self, &settings, &input, function.function);
         let place = Place { lock: &lock, line: &line, clock: &clock };
         let mut told = Told { console: &mut console, events, profile };
-        match fast_path::take(self, key, &settings, function, &files, &place, &mut told)? {
+        let doubt = match fast_path::take(self, key, &settings, function, &files, &place, &mut told)? {
             Ok(outcome) => {
                 self.snapshot = "used".into();
                 console.summary(&outcome, self.began.elapsed());
                 return Ok(Done { outcome, program: None });
             }
-            Err(doubt) => self.snapshot = doubt.to_string().into(),
-        }
+            Err(doubt) => doubt,
+        };
+        self.snapshot = doubt.to_string().into();
         let request = self.load_request(input);
         let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings)))?;
         if !loaded.warnings.list.is_empty() {
@@ -272,8 +273,18 @@ impl Session<'_> {
         }
         profile.phase("load", self.began.elapsed());
         profile.loaded(&loaded.model);
-        let program = self.program(&loaded)?;
         let mut told = Told { console: &mut console, events, profile };
+        if matches!(doubt, Doubt::Loading(_)) {
+            match fast_path::take_loaded(self, key, &loaded, function, &files, &place, &mut told)? {
+                Ok(outcome) => {
+                    self.snapshot = format!("used after loading: {doubt}").into();
+                    console.summary(&outcome, self.began.elapsed());
+                    return Ok(Done { outcome, program: None });
+                }
+                Err(another) => self.snapshot = format!("{doubt}; {another}").into(),
+            }
+        }
+        let program = self.program(&loaded)?;
         let mut outcome = self.drive(&loaded, function, &place, &mut told, Some((key, &files)))?;
         if let Some(other) = outcome.other_function.filter(|_| function.may_change) {
             remote_side::remember_function(&loaded.settings.remote, &state_dir, other);
@@ -307,7 +318,7 @@ impl Session<'_> {
         Refusal::bad_input(render(&failure.diagnostics, &failure.sources, color))
     }
 
-    fn requested(&self, loaded: &Loaded) -> Result<Vec<Goal>, Refusal> {
+    pub(crate) fn requested(&self, loaded: &Loaded) -> Result<Vec<Goal>, Refusal> {
         let targets: Vec<Goal> = loaded.requested.iter().map(|requested| self.goal(&loaded.model, requested)).collect();
         if self.kind == Kind::Test && targets.iter().all(|goal| goal.test.is_none()) {
             let text =

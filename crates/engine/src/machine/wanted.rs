@@ -3,7 +3,7 @@
 use minibuild_core::{ActionId, Model};
 use minibuild_graph::{ActionGraph, CycleError, Node, NodeKind};
 
-use super::Goals;
+use super::Goal;
 
 /// The wanted part of a graph.
 #[derive(Debug)]
@@ -19,10 +19,10 @@ impl Wanted {
     ///
     /// # Errors
     /// A [`CycleError`], which only a bug of the loader can cause.
-    pub fn new(model: &Model, goals: &Goals) -> Result<Self, CycleError> {
+    pub fn new(model: &Model, goals: &[Goal]) -> Result<Self, CycleError> {
         let graph = ActionGraph::new(model);
         let mut roots: Vec<ActionId> = Vec::new();
-        for goal in &goals.targets {
+        for goal in goals {
             let artifacts = goal.artifacts.iter().chain(&goal.runfiles);
             roots.extend(artifacts.filter_map(|&a| model.artifact(a).producer).chain(goal.test));
         }
@@ -30,9 +30,14 @@ impl Wanted {
         Ok(Self { graph, order })
     }
 
+    /// The wanted actions and sets, each after what it needs.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeKind> {
+        self.order.iter().map(|&node| self.graph.kind(node))
+    }
+
     /// The wanted actions.
     pub fn actions(&self) -> impl Iterator<Item = ActionId> {
-        self.order.iter().filter_map(|&node| match self.graph.kind(node) {
+        self.nodes().filter_map(|node| match node {
             NodeKind::Action(id) => Some(id),
             NodeKind::Set(_) => None,
         })

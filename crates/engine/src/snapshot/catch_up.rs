@@ -6,6 +6,7 @@ use minibuild_core::{DigestFunction, TEST_LOG_ROOT};
 use rustc_hash::FxHashMap;
 
 use super::rows::{ActionRow, ArtifactRow, EXTRA, NONE};
+use super::tables::place;
 use super::tail::Update;
 use super::{Doubt, Snapshot};
 
@@ -51,9 +52,6 @@ impl Snapshot {
 
     /// The artifact of this path.
     fn find(&self, path: &str) -> Option<usize> {
-        fn place(path: &str) -> (&str, &str) {
-            path.rsplit_once('/').unwrap_or(("", path))
-        }
         let (mut low, mut high) = (0, self.paths.len());
         while low < high {
             let middle = low + (high - low) / 2;
@@ -67,7 +65,7 @@ impl Snapshot {
     }
 
     /// An artifact's row as it is now.
-    fn row(&self, index: usize) -> Result<ArtifactRow, Doubt> {
+    pub(super) fn row(&self, index: usize) -> Result<ArtifactRow, Doubt> {
         let flags = self.flags[index];
         let extra = if flags & EXTRA != 0 { Some(self.extra(index)?) } else { None };
         let (print, digest) = (self.print(index), self.digest(index)?);

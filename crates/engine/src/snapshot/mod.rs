@@ -3,7 +3,8 @@
 //! A snapshot in `minibuild-out/.state` holds the wanted part of the graph as columns of numbers, the content and fingerprint of
 //! every file it is made of, all that the loader was told, and where the state's records lie. [`Snapshot::check`] looks at
 //! all of that again in one pass; what changed gives a [`Part`], a small build of its own that ends like the whole one would.
-//! Whatever is not exactly as it was is a [`Doubt`], and the build goes the full way.
+//! Where the loader would be told something else it is asked once more, and [`Snapshot::reloaded`] finds the actions that are not what
+//! they were: a [`Reload`]. Whatever else is not exactly as it was is a [`Doubt`], and the build goes the full way.
 //!
 //! It does not know TOML, command lines or the terminal, and starts nothing.
 
@@ -13,6 +14,7 @@ mod file;
 mod part;
 mod plan;
 mod record;
+mod reload;
 mod report;
 mod rows;
 mod tables;
@@ -25,6 +27,7 @@ use minibuild_core::DigestFunction;
 pub use check::{Changes, Question};
 pub use part::Part;
 pub use record::{PartRows, Remembered, remember};
+pub use reload::{Fresh, Reload, Surroundings};
 pub use report::Outside;
 pub use tables::Snapshot;
 
@@ -54,6 +57,11 @@ impl Key {
 const PREFIX: &str = "snapshot-";
 /// Snapshots that are kept: of so many different requests.
 const KEPT: usize = 4;
+
+/// Whether a part of `part` actions out of `all` is so large that the full way is no slower.
+pub fn is_much(part: usize, all: usize) -> bool {
+    part > all / 2 + 1000
+}
 
 /// Why a snapshot does not help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,7 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::rows::{NONE, PRESENT, PrintRow, SET, kind_of};
 use super::tables::{Goals as GoalTable, Graph};
-use super::{Changes, Doubt, Snapshot};
+use super::{Changes, Doubt, Snapshot, is_much};
 use crate::machine::{Goal, SourceFact};
 use crate::state::State;
 
@@ -54,7 +54,7 @@ impl Snapshot {
     pub fn part(&self, changes: &Changes, boot_id: &str, function: DigestFunction) -> Result<Part, Doubt> {
         let graph = self.graph()?;
         let cone = self.cone(graph, changes);
-        if cone.len() > self.actions() / 2 + 1000 {
+        if is_much(cone.len(), self.actions()) {
             return Err(Doubt::Much);
         }
         let mut maker = Maker::new(self, graph);

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use minibuild_core::{ActionId, ArtifactId, Input, Model, SetId, TargetId};
+use minibuild_core::{ActionId, ArtifactId, CommandSource, Input, Model, SetId, TargetId};
 use minibuild_graph::NodeKind;
 use rustc_hash::FxHashMap;
 
 use super::file::{Writer, sealed};
-use super::record::{action_row, artifact_row};
 use super::rows::{ActionRow, ArtifactRow, Detail, NONE, SET};
-use super::tables::{DIGEST, PRINT, print_bytes};
-use crate::machine::Ended;
-use crate::state::Index;
+use super::tables::{DIGEST, PRINT, place, print_bytes};
+use crate::machine::Goal;
 
 /// Words, each once.
 #[derive(Default)]
@@ -40,17 +38,26 @@ pub(super) struct Plan {
     new_actions: Vec<u32>,
     /// Actions and, marked, sets.
     order: Vec<u32>,
-    sets: Vec<SetId>,
+    /// Each after those in it.
+    pub sets: Vec<SetId>,
     new_sets: Vec<u32>,
     /// Sorted by directory and name.
-    artifacts: Vec<ArtifactId>,
+    pub artifacts: Vec<ArtifactId>,
     new_artifacts: Vec<u32>,
     targets: Vec<TargetId>,
     new_targets: Vec<u32>,
 }
 
+/// What single actions are besides their edges, one [`sealed`] piece each.
+#[derive(Default)]
+pub(super) struct Details {
+    pub places: Vec<u64>,
+    pub bytes: Vec<u8>,
+}
+
 impl Plan {
-    pub fn new(model: &Model, ended: &Ended<'_>) -> Self {
+    /// That of wanted nodes, each after what it needs, and what is asked for.
+    pub fn new(model: &Model, order: impl Iterator<Item = NodeKind>, goals: &[Goal]) -> Self {
         let mut plan = Self {
             actions: Vec::new(),
             new_actions: vec![NONE; model.actions.len()],
@@ -62,7 +69,7 @@ impl Plan {
             targets: Vec::new(),
             new_targets: vec![NONE; model.targets.len()],
         };
-        for node in ended.order() {
+        for node in order {
             match node {
                 NodeKind::Action(id) => {
                     plan.order.push(number(plan.actions.len()));
@@ -81,7 +88,7 @@ impl Plan {
                 }
             }
         }
-        for goal in &ended.goals().targets {
+        for goal in goals {
             goal.artifacts.iter().for_each(|&id| plan.take(id));
             plan.take_target(goal.target);
         }
@@ -111,27 +118,16 @@ impl Plan {
     }
 
     fn number_artifacts(&mut self, model: &Model) {
-        fn place(model: &Model, id: ArtifactId) -> (&str, &str) {
-            let path = model.artifact(id).path.as_str();
-            path.rsplit_once('/').unwrap_or(("", path))
-        }
-        self.artifacts.sort_unstable_by(|&a, &b| place(model, a).cmp(&place(model, b)));
+        let place = |id| place(model.artifact(id).path.as_str());
+        self.artifacts.sort_unstable_by(|&a, &b| place(a).cmp(&place(b)));
         for (new, &id) in self.artifacts.iter().enumerate() {
             self.new_artifacts[id.index()] = number(new);
         }
     }
 
-    /// `None` where one of them is nothing a snapshot can tell of.
-    pub fn artifact_rows(&self, model: &Model, ended: &Ended<'_>, index: &Index) -> Option<Vec<ArtifactRow>> {
-        let is_settled: Vec<bool> = self.actions.iter().map(|&id| ended.is_settled(id)).collect();
-        let row = |&id: &ArtifactId| {
-            let is_known = match model.artifact(id).producer {
-                Some(producer) => *is_settled.get(self.new_actions[producer.index()] as usize)?,
-                None => true,
-            };
-            artifact_row(id, model, ended, index, is_known, 0)
-        };
-        self.artifacts.iter().map(row).collect()
+    /// The row of an action.
+    pub fn row_of(&self, action: ActionId) -> Option<usize> {
+        self.new_actions.get(action.index()).filter(|&&row| row != NONE).map(|&row| row as usize)
     }
 
     pub fn write_artifacts(&self, model: &Model, rows: &[ArtifactRow], writer: &mut Writer) -> io::Result<()> {
@@ -164,12 +160,10 @@ impl Plan {
     pub fn write_actions(
         &self,
         model: &Model,
-        ended: &Ended<'_>,
-        index: &Index,
+        rows: &[ActionRow],
         mnemonics: &[u32],
         writer: &mut Writer,
     ) -> io::Result<()> {
-        let rows: Vec<ActionRow> = self.actions.iter().map(|&id| action_row(id, model, ended, index, 0)).collect();
         let actions = || self.actions.iter().map(|&id| model.action(id));
         write_numbers(writer, self.order.iter().copied())?;
         write_long_numbers(writer, rows.iter().map(|row| row.record_at))?;
@@ -183,8 +177,7 @@ impl Plan {
         write_lists(writer, self.sets.iter().map(|&id| self.inputs(&model.sets[id.index()].items)))
     }
 
-    pub fn write_goals(&self, model: &Model, ended: &Ended<'_>, writer: &mut Writer) -> io::Result<()> {
-        let goals = &ended.goals().targets;
+    pub fn write_goals(&self, model: &Model, goals: &[Goal], writer: &mut Writer) -> io::Result<()> {
         let labels: Vec<String> = self.targets.iter().map(|&id| model.target(id).label.to_string()).collect();
         write_texts(writer, labels.iter().map(String::as_str))?;
         write_numbers(writer, goals.iter().map(|goal| self.new_targets[goal.target.index()]))?;
@@ -192,36 +185,47 @@ impl Plan {
         write_lists(writer, goals.iter().map(|goal| self.ids(&goal.artifacts)))
     }
 
-    pub fn write_details(
+    /// `env` is `[env]`, `tools` the rows of the model's host tools.
+    pub fn details(
         &self,
         model: &Model,
-        ended: &Ended<'_>,
+        commands: &dyn CommandSource,
         env: &BTreeMap<String, String>,
-        writer: &mut Writer,
-    ) -> io::Result<()> {
-        // Places come first in the file, and are known only afterwards: sizes are small enough to be kept.
-        let commands = ended.commands();
-        let (mut at, mut places, mut details) = (0, Vec::with_capacity(self.actions.len()), Vec::new());
+        tools: &[u32],
+    ) -> io::Result<Details> {
+        let mut details = Details { places: Vec::with_capacity(self.actions.len()), bytes: Vec::new() };
         for &id in &self.actions {
-            let detail = Detail::new(model.action(id), commands.work(id), env);
-            details.extend(sealed(&postcard::to_allocvec(&detail).map_err(io::Error::other)?));
-            places.push(at);
-            at = details.len() as u64;
+            let detail = Detail::new(model.action(id), commands.work(id), env, tools);
+            details.places.push(details.bytes.len() as u64);
+            details.bytes.extend(sealed(&postcard::to_allocvec(&detail).map_err(io::Error::other)?));
         }
-        write_long_numbers(writer, places.into_iter())?;
-        writer.section(&details)
+        Ok(details)
     }
 
-    fn ids(&self, ids: &[ArtifactId]) -> Vec<u32> {
+    pub fn ids(&self, ids: &[ArtifactId]) -> Vec<u32> {
         ids.iter().map(|id| self.new_artifacts[id.index()]).collect()
     }
 
-    fn inputs(&self, inputs: &[Input]) -> Vec<u32> {
+    pub fn inputs(&self, inputs: &[Input]) -> Vec<u32> {
         let id = |input: &Input| match input {
             Input::Artifact(id) => self.new_artifacts[id.index()],
             Input::Set(id) => self.new_sets[id.index()] | SET,
         };
         inputs.iter().map(id).collect()
+    }
+}
+
+impl Details {
+    pub fn write(&self, writer: &mut Writer) -> io::Result<()> {
+        write_long_numbers(writer, self.places.iter().copied())?;
+        writer.section(&self.bytes)
+    }
+
+    /// The piece of a row.
+    pub fn get(&self, row: usize) -> &[u8] {
+        let begin = self.places.get(row).copied().unwrap_or_default() as usize;
+        let end = self.places.get(row + 1).map_or(self.bytes.len(), |&end| end as usize);
+        self.bytes.get(begin..end).unwrap_or_default()
     }
 }
 

@@ -9,12 +9,12 @@ use minibuild_disk::Look;
 use rustc_hash::FxHashSet;
 
 use super::file::Writer;
-use super::plan::{Names, Plan};
-use super::rows::{ActionRow, ArtifactRow, Head, ToolRow};
+use super::plan::{Details, Names, Plan};
+use super::rows::{ActionRow, ArtifactRow, Declared, Head, ToolRow};
 use super::tables::SECTIONS;
 use super::tail::{Tail, Update};
 use super::{Changes, KEPT, Key, PREFIX, Part, Snapshot};
-use crate::machine::Ended;
+use crate::machine::{Ended, Goal};
 use crate::state::{Index, Mark};
 use crate::tools;
 
@@ -38,39 +38,92 @@ pub struct Remembered<'a> {
 /// # Errors
 /// Those of the operating system: then there is none.
 pub fn remember(remembered: Remembered<'_>, ended: &mut Ended<'_>) -> io::Result<()> {
-    let path = remembered.key.path(remembered.state_dir);
     let Some(looks) = usable(&remembered.looks) else { return Ok(()) };
     let mark = ended.state().mark()?;
     let index = ended.state().index(0)?;
     let model = ended.model();
-    let plan = Plan::new(&model, ended);
-    let Some(rows) = plan.artifact_rows(&model, ended, &index) else { return Ok(()) };
+    let plan = Plan::new(&model, ended.order(), &ended.goals().targets);
+    let Some(artifacts) = artifact_rows(&model, &plan, ended, &index) else { return Ok(()) };
     let Some(tools) = tool_rows(&model, &plan, &remembered, ended) else { return Ok(()) };
-    let mut mnemonics = Names::default();
-    let of_actions: Vec<u32> = plan.actions.iter().map(|&id| mnemonics.id(&model.action(id).mnemonic)).collect();
-    let head = Head {
-        key: remembered.key.0,
-        looks,
+    let actions = plan.actions.iter().map(|&id| action_row(id, &model, ended, &index, 0)).collect();
+    let same: Vec<u32> = (0..tools.len() as u32).collect();
+    let whole = Whole {
+        model: &model,
+        plan: &plan,
+        goals: &ended.goals().targets,
+        artifacts,
+        actions,
+        details: plan.details(&model, &*ended.commands(), remembered.env, &same)?,
         tools,
-        env: remembered.env.clone(),
-        mnemonics: mnemonics.all,
         mark,
-        common: index.common.clone(),
+        common: index.common,
+        declared: Declared::of(&model),
     };
-    let mut writer = Writer::create(&path, SECTIONS)?;
-    writer.section(&postcard::to_allocvec(&head).map_err(io::Error::other)?)?;
-    plan.write_artifacts(&model, &rows, &mut writer)?;
-    plan.write_actions(&model, ended, &index, &of_actions, &mut writer)?;
-    plan.write_goals(&model, ended, &mut writer)?;
-    plan.write_details(&model, ended, remembered.env, &mut writer)?;
-    Tail::of(&path).remove()?;
-    writer.finish(&path)?;
-    forget_old(remembered.state_dir);
-    Ok(())
+    whole.write(&remembered, looks)
+}
+
+/// A snapshot that is to be written.
+pub(super) struct Whole<'a> {
+    pub model: &'a Model,
+    pub plan: &'a Plan,
+    pub goals: &'a [Goal],
+    pub artifacts: Vec<ArtifactRow>,
+    pub actions: Vec<ActionRow>,
+    pub details: Details,
+    pub tools: Vec<ToolRow>,
+    pub mark: Mark,
+    pub common: Vec<u64>,
+    pub declared: Declared,
+}
+
+impl Whole<'_> {
+    /// Writes it in the place of the one of that name, and forgets the oldest.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn write(self, remembered: &Remembered<'_>, looks: Vec<Look>) -> io::Result<()> {
+        let Self { model, plan, goals, .. } = self;
+        let path = remembered.key.path(remembered.state_dir);
+        let mut mnemonics = Names::default();
+        let of_actions: Vec<u32> = plan.actions.iter().map(|&id| mnemonics.id(&model.action(id).mnemonic)).collect();
+        let head = Head {
+            key: remembered.key.0,
+            looks,
+            tools: self.tools,
+            env: remembered.env.clone(),
+            mnemonics: mnemonics.all,
+            mark: self.mark,
+            common: self.common,
+            declared: self.declared,
+        };
+        let mut writer = Writer::create(&path, SECTIONS)?;
+        writer.section(&postcard::to_allocvec(&head).map_err(io::Error::other)?)?;
+        plan.write_artifacts(model, &self.artifacts, &mut writer)?;
+        plan.write_actions(model, &self.actions, &of_actions, &mut writer)?;
+        plan.write_goals(model, goals, &mut writer)?;
+        self.details.write(&mut writer)?;
+        Tail::of(&path).remove()?;
+        writer.finish(&path)?;
+        forget_old(remembered.state_dir);
+        Ok(())
+    }
+}
+
+/// `None` where one of them is nothing a snapshot can tell of.
+fn artifact_rows(model: &Model, plan: &Plan, ended: &Ended<'_>, index: &Index) -> Option<Vec<ArtifactRow>> {
+    let is_settled: Vec<bool> = plan.actions.iter().map(|&id| ended.is_settled(id)).collect();
+    let row = |&id: &ArtifactId| {
+        let is_known = match model.artifact(id).producer {
+            Some(producer) => *is_settled.get(plan.row_of(producer)?)?,
+            None => true,
+        };
+        artifact_row(id, model, ended, index, is_known, 0)
+    };
+    plan.artifacts.iter().map(row).collect()
 }
 
 /// Looks that a later build can repeat.
-fn usable(looks: &[Look]) -> Option<Vec<Look>> {
+pub(super) fn usable(looks: &[Look]) -> Option<Vec<Look>> {
     let is_refused = |look: &Look| matches!(look.answer, minibuild_disk::Answer::Refused);
     (!looks.iter().any(is_refused)).then(|| looks.to_vec())
 }

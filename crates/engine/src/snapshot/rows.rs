@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionKind, ActionTags, ArtifactKind, CommandLine, Content, Digest, Fingerprint, Stamp, Work, WrittenFile, WsPath,
+    ActionKind, ActionTags, ArtifactKind, CommandLine, Content, Digest, DigestFunction, Fingerprint, Stamp, Work,
+    WrittenFile, WsPath,
 };
 use minibuild_disk::Look;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,24 @@ pub(super) struct Head {
     pub mark: Mark,
     /// Places of records every build needs.
     pub common: Vec<u64>,
+    /// Of all outputs the loaded packages declare, wanted or not.
+    pub declared: Declared,
+}
+
+/// Stands for the paths of a set of outputs, in any order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Declared(u128);
+
+impl Declared {
+    /// Those of `model`.
+    pub fn of(model: &minibuild_core::Model) -> Self {
+        let outputs = model.artifacts.iter().filter(|artifact| artifact.producer.is_some());
+        outputs.fold(Self::default(), |all, output| {
+            let hash = DigestFunction::Blake3.digest(output.path.as_str().as_bytes()).hash;
+            let words = hash.as_chunks::<16>().0;
+            Self(words.iter().take(1).fold(all.0, |sum, word| sum.wrapping_add(u128::from_le_bytes(*word))))
+        })
+    }
 }
 
 /// A host program.
@@ -207,8 +226,8 @@ impl From<FileRow> for WrittenFile {
 }
 
 impl Detail {
-    /// What `action` is, with its `work`; `env` is `[env]`.
-    pub fn new(action: &minibuild_core::Action, work: Work, env: &BTreeMap<String, String>) -> Self {
+    /// What `action` is, with its `work`; `env` is `[env]`, `tools` the rows of the model's host tools.
+    pub fn new(action: &minibuild_core::Action, work: Work, env: &BTreeMap<String, String>, tools: &[u32]) -> Self {
         let work = match work {
             Work::Write(file) => WorkRow::Write(file.into()),
             Work::Spawn(command) => WorkRow::Spawn {
@@ -226,7 +245,7 @@ impl Detail {
             },
             tags: tag_bits(action.tags),
             depfile: action.depfile.clone(),
-            tools: action.host_tools.iter().map(|id| id.index() as u32).collect(),
+            tools: action.host_tools.iter().map(|id| tools.get(id.index()).copied().unwrap_or(NONE)).collect(),
             timeout: action.timeout,
             platform: action.platform.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
             pool: action.resources.pool.as_ref().map(ToString::to_string),
@@ -276,8 +295,6 @@ fn tag_bits(tags: ActionTags) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use minibuild_core::DigestFunction;
-
     use super::*;
 
     #[test]
@@ -323,7 +340,7 @@ mod tests {
                 platform: std::sync::Arc::from([("a".into(), "b".into())]),
                 resources: Default::default(),
             };
-            let bytes = postcard::to_allocvec(&Detail::new(&action, work.clone(), &base)).expect("encodes");
+            let bytes = postcard::to_allocvec(&Detail::new(&action, work.clone(), &base, &[])).expect("encodes");
             let back: Detail = postcard::from_bytes(&bytes).expect("decodes");
             assert_eq!((back.kind(), back.tags(), back.timeout), (Some(action.kind), action.tags, action.timeout));
             assert_eq!(back.into_work(&base), work);

@@ -7,6 +7,7 @@ use minibuild_core::{Content, Digest, DigestFunction, Fingerprint};
 use rustc_hash::FxHashMap;
 
 use super::file::Sections;
+use super::plan::Details;
 use super::rows::{ActionRow, ArtifactRow, Detail, EXTRA, ExtraRow, Head, NONE, PrintRow, SET, UNKNOWN, is_executable};
 use super::tail::{Tail, Update};
 use super::{Doubt, Key};
@@ -310,6 +311,12 @@ impl Snapshot {
         self.long_numbers(Section::DetailAt, self.actions()).ok_or(Doubt::Damaged)
     }
 
+    /// All of them.
+    pub(super) fn details(&self) -> Result<Details, Doubt> {
+        let bytes = self.sections.read(Section::Details as usize).ok_or(Doubt::Damaged)?;
+        Ok(Details { places: self.detail_places()?, bytes })
+    }
+
     pub(super) fn graph(&self) -> Result<&Graph, Doubt> {
         self.graph.get_or_init(|| self.read_graph()).as_ref().ok_or(Doubt::Damaged)
     }
@@ -388,6 +395,11 @@ fn texts(sections: &Sections, ends: Section, text: Section) -> Option<Texts> {
     let text = String::from_utf8(sections.read(text as usize)?).ok()?;
     let texts = Texts { ends: numbers(&sections.read(ends as usize)?), text };
     is_rising(&texts.ends, texts.text.len()).then_some(texts)
+}
+
+/// What artifacts are ordered by: directory and name.
+pub(super) fn place(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
 }
 
 /// A fingerprint as it stands in its column.

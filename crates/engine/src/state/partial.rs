@@ -90,14 +90,33 @@ impl State {
         Ok(Mark { records, manifests, written: self.written as u64 })
     }
 
+    /// As [`State::open`], with the places of all records; `None` where not all could be believed.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn open_indexed(dir: &Path, boot_id: &str, function: DigestFunction) -> io::Result<Option<(Self, Index)>> {
+        let mut index = Index::default();
+        let (state, warnings) = Self::open_with(dir, boot_id, function, |offset, bytes| index.read(offset, bytes))?;
+        Ok(warnings.is_empty().then_some((state, index)))
+    }
+
     /// Where records lie that were written from offset `from` of the log on; 0 for all.
     ///
     /// # Errors
     /// Those of the operating system.
     pub fn index(&self, from: u64) -> io::Result<Index> {
         let mut index = Index::default();
-        self.records.read_from(from, |offset, payload| index.read(offset, payload))?;
+        self.add_to(&mut index, from)?;
         Ok(index)
+    }
+
+    /// Adds what was written from offset `from` of the log on to an index of what was before.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn add_to(&self, index: &mut Index, from: u64) -> io::Result<()> {
+        self.records.read_from(from, |offset, payload| index.read(offset, payload))?;
+        Ok(())
     }
 
     /// Length of the log of records: where the next one will lie.

@@ -214,7 +214,7 @@ impl<'a> Session<'a> {
 
     fn machine(fake: &Fake, ask: &Ask, world: World, state: State) -> (Machine, Vec<Node>) {
         let goals = ask.goals(fake);
-        let wanted = Wanted::new(&fake.model, &goals).expect("no cycle");
+        let wanted = Wanted::new(&fake.model, &goals.targets).expect("no cycle");
         let commands = Commands { plan: fake.plan.clone(), behaviours: fake.behaviours.clone() };
         let host = HostFacts {
             os: "linux".into(),

@@ -1,4 +1,4 @@
-//! Every doubt sends a build the full way, and that way sees what changed.
+//! Every doubt sends a build to the loader, and where that is not enough the full way, and that way sees what changed.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
@@ -23,12 +23,16 @@ fn doubt(edit: impl Fn(&Workspace), why: &str, expected: &[&str]) {
 #[test]
 fn a_changed_build_file() {
     let edit = |ws: &Workspace| ws.write("d/BUILD.toml", genrule("x", &["x.txt"], &["x"], "tac $SRC > $OUT"));
-    doubt(edit, "`d/BUILD.toml` changed, which loading depends on", &["//d:x"]);
+    doubt(edit, "used after loading: `d/BUILD.toml` changed, which loading depends on", &["//d:x"]);
 }
 
 #[test]
 fn a_new_file_that_a_glob_matches() {
-    doubt(|ws| ws.write("g/two.txt", "two\n"), "`g` changed, which loading depends on", &["//:all"]);
+    doubt(
+        |ws| ws.write("g/two.txt", "two\n"),
+        "used after loading: `g` changed, which loading depends on",
+        &["//:all"],
+    );
 }
 
 #[test]
@@ -38,7 +42,7 @@ fn a_file_that_a_glob_matched_is_gone() {
     ws.build(&["//..."]).ok().from_snapshot();
     ws.remove("g/two.txt");
     let run = ws.build(&["//..."]).ok().started_only(&["//:all"]);
-    assert_eq!(run.why_no_snapshot(), "`g` changed, which loading depends on");
+    assert_eq!(run.why_no_snapshot(), "used after loading: `g` changed, which loading depends on");
 }
 
 #[test]
@@ -56,12 +60,12 @@ fn the_configuration() {
     let edit = |ws: &Workspace| ws.write("minibuild.local.toml", "[build]\nsalt = \"x\"\n");
     doubt(edit, "there is no snapshot of this request", &["//:a", "//:all", "//:b", "//:c", "//d:x"]);
     let edit = |ws: &Workspace| ws.write("minibuild.local.toml", "[build]\njobs = 3\n");
-    doubt(edit, "`minibuild.local.toml` changed, which loading depends on", &[]);
+    doubt(edit, "used after loading: `minibuild.local.toml` changed, which loading depends on", &[]);
 }
 
 #[test]
 fn a_new_directory() {
-    doubt(|ws| ws.write("d/more/file.txt", ""), "`d` changed, which loading depends on", &[]);
+    doubt(|ws| ws.write("d/more/file.txt", ""), "used after loading: `d` changed, which loading depends on", &[]);
 }
 
 #[test]

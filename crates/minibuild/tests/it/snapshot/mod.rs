@@ -3,6 +3,7 @@
 
 mod doubts;
 mod equal;
+mod reload;
 mod used;
 
 use std::fs;

@@ -1,0 +1,298 @@
+//! What loading depends on changed: it is loaded, and only actions that are not what they were are looked at.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use minibuild_testkit::{Run, Workspace};
+
+use super::{settled, snapshots};
+use crate::{genrule, test, with_targets, workspace};
+
+const OF_D: &str = "used after loading: `d/BUILD.toml` changed, which loading depends on";
+
+/// After `edit` a build loads, runs `expected`, and takes the rest from the snapshot; so does the next one, without loading.
+#[track_caller]
+fn reloaded(edit: impl Fn(&Workspace), changed: &str, expected: &[&str]) -> Workspace {
+    let ws = settled();
+    edit(&ws);
+    let run = ws.build(&["//..."]).ok().started_only(expected);
+    assert_eq!(run.why_no_snapshot(), format!("used after loading: `{changed}` changed, which loading depends on"));
+    as_the_full_way_says(&ws, &ws.build(&["//..."]).ok_without_running().from_snapshot());
+    ws
+}
+
+/// A build without snapshots runs nothing, and tells what `run` told.
+#[track_caller]
+fn as_the_full_way_says(ws: &Workspace, run: &Run) {
+    snapshots(ws).iter().for_each(|path| fs::remove_file(path).expect("removes"));
+    let full = ws.build(&["//..."]).ok_without_running();
+    assert!(!full.why_no_snapshot().starts_with("used"));
+    assert_eq!((run.counts(), sorted(run)), (full.counts(), sorted(&full)));
+}
+
+fn sorted(run: &Run) -> Vec<(&str, bool)> {
+    let mut targets = run.targets();
+    targets.sort_unstable();
+    targets
+}
+
+fn append(ws: &Workspace, path: &str, text: &str) {
+    ws.write(path, ws.read(path) + text);
+}
+
+#[test]
+fn a_comment_runs_nothing() {
+    reloaded(|ws| append(ws, "d/BUILD.toml", "# nothing\n"), "d/BUILD.toml", &[]);
+}
+
+#[test]
+fn a_changed_command_runs_with_what_reads_it() {
+    let edit = |ws: &Workspace| ws.write("d/BUILD.toml", genrule("x", &["x.txt"], &["x"], "echo new > $OUT"));
+    let ws = reloaded(edit, "d/BUILD.toml", &["//d:x", "//:c"]);
+    assert_eq!(ws.output("c"), "new\n");
+    // The same bytes by another command: what reads it need not run.
+    ws.write("d/BUILD.toml", genrule("x", &["x.txt"], &["x"], "echo  new > $OUT"));
+    let run = ws.build(&["//..."]).ok().started_only(&["//d:x"]);
+    assert_eq!((run.why_no_snapshot(), run.counts().total, run.counts().up_to_date), (OF_D, 5, 4));
+    assert!(run.reason("//d:x").contains("echo  new"), "{}", run.reason("//d:x"));
+}
+
+#[test]
+fn a_new_target_and_its_end() {
+    let edit = |ws: &Workspace| append(ws, "d/BUILD.toml", &genrule("y", &[":x"], &["y"], "cat $SRC > $OUT"));
+    let ws = reloaded(edit, "d/BUILD.toml", &["//d:y"]);
+    let both = ws.read("d/BUILD.toml");
+    ws.write("d/BUILD.toml", both.replace("\"y\"", "\"z\""));
+    let run = ws.build(&["//..."]).ok().started_only(&["//d:z"]);
+    assert_eq!(run.why_no_snapshot(), OF_D);
+    assert!(ws.has_output("d/z") && !ws.has_output("d/y"), "nobody declares it any more");
+    // As before: its result is still known, and its bytes are kept.
+    ws.write("d/BUILD.toml", both);
+    let run = ws.build(&["//..."]).ok_without_running();
+    assert_eq!(run.why_no_snapshot(), OF_D);
+    assert!(ws.has_output("d/y") && !ws.has_output("d/z"));
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+}
+
+#[test]
+fn the_last_target_of_a_package_is_gone() {
+    let ws = with_targets(&genrule("a", &["in"], &["a"], "cat $SRC > $OUT"))
+        .file("in", "in\n")
+        .file("d/BUILD.toml", genrule("x", &[], &["x"], "echo x > $OUT"));
+    ws.build(&["//..."]).ok();
+    ws.build(&["//..."]).ok_without_running();
+    ws.write("d/BUILD.toml", "");
+    let run = ws.build(&["//..."]).ok_without_running();
+    assert_eq!((run.why_no_snapshot(), run.counts().total), (OF_D, 1));
+    assert!(!ws.has_output("d/x"));
+}
+
+#[test]
+fn targets_in_another_order() {
+    let ws = settled();
+    let before = ws.read("BUILD.toml");
+    let (first, rest) = before.split_at(before[1..].find("[[genrule]]").expect("has several") + 1);
+    ws.write("BUILD.toml", format!("{rest}{first}"));
+    let run = ws.build(&["//..."]).ok_without_running();
+    assert_eq!(run.why_no_snapshot(), "used after loading: `BUILD.toml` changed, which loading depends on");
+    ws.write("in", "another\n");
+    ws.build(&["//..."]).ok().started_only(&["//:a", "//:b"]).from_snapshot();
+}
+
+#[test]
+fn other_sources() {
+    // A new one, by name.
+    let edit = |ws: &Workspace| {
+        ws.write("d/more.txt", "more\n");
+        ws.write("d/BUILD.toml", genrule("x", &["x.txt", "more.txt"], &["x"], "cat $SRCS > $OUT"));
+    };
+    let ws = reloaded(edit, "d/BUILD.toml", &["//d:x", "//:c"]);
+    assert_eq!(ws.output("c"), "x\nmore\n");
+    ws.write("d/more.txt", "other\n");
+    ws.build(&["//..."]).ok().started_only(&["//d:x", "//:c"]);
+    // And by a pattern; one that matches nothing costs a load only.
+    let ws = reloaded(|ws| ws.write("g/two.txt", "two\n"), "g", &["//:all"]);
+    ws.build(&["//..."]).ok();
+    ws.write("g/notes.md", "no match\n");
+    let run = ws.build(&["//..."]).ok_without_running();
+    assert_eq!(run.why_no_snapshot(), "used after loading: `g` changed, which loading depends on");
+    ws.remove("g/two.txt");
+    let run = ws.build(&["//..."]).ok_without_running();
+    assert!(run.why_no_snapshot().starts_with("used after loading"), "{}", run.why_no_snapshot());
+    assert_eq!(ws.output("all"), "one\n", "its bytes were kept");
+}
+
+#[test]
+fn a_source_becomes_an_output_and_back() {
+    let ws = settled();
+    let plain = ws.read("d/BUILD.toml");
+    append(&ws, "d/BUILD.toml", &genrule("made", &[], &["gen/y"], "echo made > $OUT"));
+    ws.write("d/BUILD.toml", ws.read("d/BUILD.toml").replace("\"x.txt\"", "\":made\""));
+    ws.build(&["//..."]).ok().started_only(&["//d:made", "//d:x", "//:c"]);
+    assert_eq!(ws.output("c"), "made\n");
+    ws.write("d/BUILD.toml", plain);
+    let run = ws.build(&["//..."]).ok_without_running();
+    assert_eq!((run.why_no_snapshot(), ws.output("c").as_str()), (OF_D, "x\n"));
+}
+
+#[test]
+fn a_file_becomes_a_directory() {
+    let dir = "[[genrule]]\nname = \"x\"\nsrcs = [\"x.txt\"]\nout_dirs = [\"x\"]\ncmd = \"cp $SRC $OUT_DIR\"\n";
+    let ws = settled();
+    ws.write("BUILD.toml", ws.read("BUILD.toml").replace("cat $SRC > $OUT", "ls $SRC > $OUT"));
+    ws.build(&["//..."]).ok();
+    ws.write("d/BUILD.toml", dir);
+    let run = ws.build(&["//..."]).ok().started_only(&["//d:x", "//:c"]);
+    assert_eq!((run.why_no_snapshot(), ws.output("c").as_str()), (OF_D, "x.txt\n"));
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+}
+
+#[test]
+fn what_is_wrong_is_said_as_ever() {
+    // A source that is not there, a mistake, and then all is well again.
+    let ws = settled();
+    let plain = ws.read("d/BUILD.toml");
+    ws.write("d/BUILD.toml", plain.replace("x.txt", "absent.txt"));
+    ws.build(&["//..."]).code(2).says(&["absent.txt"]);
+    ws.write("d/BUILD.toml", "[[genrule]\n");
+    ws.build(&["//..."]).code(2).says(&["d/BUILD.toml:1"]);
+    ws.write("d/BUILD.toml", plain);
+    ws.build(&["//..."]).ok_without_running();
+    // A filegroup names a file that is not there.
+    append(&ws, "d/BUILD.toml", "[[filegroup]]\nname = \"f\"\nsrcs = [\"nothing.txt\"]\n");
+    ws.build(&["//..."]).code(2).says(&["nothing.txt"]);
+}
+
+#[test]
+fn a_failure_in_a_part_is_tried_again() {
+    let ws = settled();
+    let key = ws.outside().join("key");
+    let cmd = format!("test -e {} && cat $SRC > $OUT", key.display());
+    ws.write("d/BUILD.toml", genrule("x", &["x.txt"], &["x"], &cmd));
+    let run = ws.build(&["//...", "-k"]).code(1);
+    assert_eq!(run.why_no_snapshot(), OF_D);
+    ws.build(&["//...", "-k"]).code(1).from_snapshot();
+    fs::write(&key, "").expect("writes");
+    ws.build(&["//...", "-k"]).ok().started_only(&["//d:x"]).from_snapshot();
+}
+
+#[test]
+fn a_source_that_is_a_symlink_goes_the_full_way() {
+    let ws = settled();
+    symlink("x.txt", ws.path("d/link.txt")).expect("links");
+    ws.write("d/BUILD.toml", genrule("x", &["link.txt"], &["x"], "cat $SRC > $OUT"));
+    let run = ws.build(&["//..."]).ok().started_only(&["//d:x"]);
+    assert_eq!(
+        run.why_no_snapshot(),
+        "`d/BUILD.toml` changed, which loading depends on; the source `d/link.txt` is no plain file any more"
+    );
+}
+
+#[test]
+fn tests_of_all_kinds() {
+    let ws = with_targets(&(test("one", &["in"], "grep -q in $SRC") + &test("two", &[], "true"))).file("in", "in\n");
+    let check = || ws.run(&["test", "//..."]);
+    check().ok();
+    check().ok_without_running();
+    let with = |three: &str, two: &str| test("one", &["in"], "grep -q in $SRC") + &test("two", &[], two) + three;
+    ws.write("BUILD.toml", with("", "test 1 = 1"));
+    let run = check().ok().started_only(&["//:two"]);
+    assert!(run.why_no_snapshot().starts_with("used after loading"));
+    ws.write("BUILD.toml", with(&test("three", &["in"], "true"), "test 1 = 1"));
+    let run = check().ok().started_only(&["//:three"]);
+    assert_eq!(run.tests().len(), 3);
+    ws.write("BUILD.toml", with("", "true"));
+    let run = check().ok_without_running();
+    assert!(run.why_no_snapshot().starts_with("used after loading"), "{}", run.why_no_snapshot());
+    assert_eq!(run.tests().iter().filter(|(_, status)| *status == "cached").count(), 2, "{:?}", run.tests());
+}
+
+#[test]
+fn more_is_wanted_and_was_built_by_another_request() {
+    let ws = settled();
+    ws.build(&["//:a"]).ok_without_running();
+    ws.build(&["//:a"]).ok_without_running().from_snapshot();
+    let build = ws.read("BUILD.toml").replace("srcs = [\"in\"]", "srcs = [\"in\", \"//d:x\"]");
+    ws.write("BUILD.toml", build);
+    let run = ws.build(&["//:a"]).ok().started_only(&["//:a"]);
+    assert!(run.why_no_snapshot().starts_with("used after loading"), "{}", run.why_no_snapshot());
+    assert_eq!((run.counts().total, run.counts().up_to_date), (2, 1), "`//d:x` is known in the state");
+}
+
+#[test]
+fn a_rule_file() {
+    let rule = |flag: &str| {
+        format!(
+            "[rule.say]\noutputs = [\"{{say.out}}\"]\n[rule.say.attrs]\ntext = {{ type = \"string\", required = true }}\n\
+             [rule.say.action.say]\nouts = {{ out = \"{{name}}\" }}\nargs = [\"{{text}}\", \"{{out.out}}\"]\ncmd = \"{flag} $1 > $2\"\n"
+        )
+    };
+    let ws = workspace()
+        .file("minibuild.toml", "[workspace]\nrules = [\"say.toml\"]\n")
+        .file("say.toml", rule("echo"))
+        .file("d/BUILD.toml", genrule("x", &[], &["x"], "echo x > $OUT"))
+        .file("BUILD.toml", "[[say]]\nname = \"hello\"\ntext = \"hello\"\n");
+    ws.build(&["//..."]).ok();
+    ws.build(&["//..."]).ok_without_running();
+    ws.write("say.toml", rule("printf '%s!'"));
+    let run = ws.build(&["//..."]).ok().started_only(&["//:hello"]);
+    assert_eq!(run.why_no_snapshot(), "used after loading: `say.toml` changed, which loading depends on");
+    assert_eq!(ws.output("hello"), "hello!");
+    append(&ws, "say.toml", "# nothing\n");
+    let run = ws.build(&["//..."]).ok_without_running();
+    assert!(run.why_no_snapshot().starts_with("used after loading"), "{}", run.why_no_snapshot());
+}
+
+#[test]
+fn sets_that_hold_something_else() {
+    let group = |name: &str, srcs: &[&str]| format!("[[filegroup]]\nname = {name:?}\nsrcs = {srcs:?}\n");
+    let targets = |low: &[&str]| {
+        group("low", low)
+            + &group("mid", &[":low", "m"])
+            + &group("high", &[":mid", "h"])
+            + &genrule("all", &[":high"], &["all"], "cat $SRCS > $OUT")
+            + &genrule("some", &["m"], &["some"], "cat $SRCS > $OUT")
+    };
+    let ws = with_targets(&targets(&["l"]));
+    ["l", "m", "h", "n"].iter().for_each(|name| ws.write(name, format!("{name}\n")));
+    ws.build(&["//..."]).ok();
+    ws.build(&["//..."]).ok_without_running();
+    ws.write("BUILD.toml", targets(&["n", "l"]));
+    let run = ws.build(&["//..."]).ok().started_only(&["//:all"]);
+    assert!(run.why_no_snapshot().starts_with("used after loading"), "{}", run.why_no_snapshot());
+    let mut lines: Vec<_> = ws.output("all").lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["h", "l", "m", "n"]);
+}
+
+#[test]
+fn another_tool_is_looked_at_the_full_way() {
+    let ws = settled();
+    let tool = "[[genrule]]\nname = \"x\"\nsrcs = [\"x.txt\"]\nhost_tools = [\"sort\"]\nouts = [\"x\"]\ncmd = \"sort $SRC > $OUT\"\n";
+    ws.write("d/BUILD.toml", tool);
+    let run = ws.build(&["//..."]).ok().started_only(&["//d:x"]);
+    assert_eq!(
+        run.why_no_snapshot(),
+        "`d/BUILD.toml` changed, which loading depends on; the host tool `sort` is another"
+    );
+    for _ in 0..2 {
+        ws.build(&["//..."]).ok_without_running();
+    }
+    ws.write("d/BUILD.toml", tool.replace("sort $SRC", "sort -u $SRC"));
+    let run = ws.build(&["//..."]).ok().started_only(&["//d:x"]);
+    assert_eq!(run.why_no_snapshot(), OF_D);
+}
+
+#[test]
+fn a_build_that_is_killed_after_the_load_leaves_what_is_to_be_done() {
+    let ws = settled();
+    let mut gate = ws.gate("g");
+    ws.write("d/BUILD.toml", genrule("x", &["x.txt"], &["x"], &format!("{}; echo new > $OUT", gate.pass())));
+    let running = ws.start_build(&["//..."]);
+    gate.arrival();
+    running.kill();
+    gate.open();
+    ws.build(&["//..."]).ok().started_only(&["//d:x", "//:c"]).from_snapshot();
+    assert_eq!(ws.output("c"), "new\n");
+    as_the_full_way_says(&ws, &ws.build(&["//..."]).ok_without_running());
+}

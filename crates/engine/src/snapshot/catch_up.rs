@@ -5,10 +5,12 @@
 use minibuild_core::{DigestFunction, TEST_LOG_ROOT};
 use rustc_hash::FxHashMap;
 
+use super::report::test_log;
 use super::rows::{ActionRow, ArtifactRow, EXTRA, NONE};
 use super::tables::place;
 use super::tail::Update;
 use super::{Doubt, Snapshot};
+use crate::state::Index;
 
 impl Snapshot {
     /// Takes over what was added to the state.
@@ -20,12 +22,13 @@ impl Snapshot {
         }
         let mut update = Update::new(self.sections.fingerprint(), mark);
         update.common = index.common.clone();
+        let tests = self.tests_by_log(&index)?;
         for (path, record_at) in newest(&index.actions, &index.forgotten_actions) {
-            // Where logs of tests lie is not among the artifacts.
-            if path.starts_with(TEST_LOG_ROOT) {
-                return Err(Doubt::OtherState);
+            match self.action_of(path, &tests)? {
+                Some(action) => update.actions.push((action, self.to_look_at(action, path, record_at)?)),
+                // Logs of tests are none.
+                None => update.has_strangers |= !path.starts_with(TEST_LOG_ROOT),
             }
-            update.actions.extend(self.concerned(path, record_at)?);
         }
         for (path, file_at) in newest(&index.files, &index.forgotten_files) {
             if let Some(artifact) = self.find(path) {
@@ -37,17 +40,30 @@ impl Snapshot {
         Ok(())
     }
 
-    /// The action that has this key path or makes what lies there, to be looked at.
-    fn concerned(&self, path: &str, record_at: u64) -> Result<Option<(u32, ActionRow)>, Doubt> {
-        let Some(artifact) = self.find(path) else { return Ok(None) };
-        let graph = self.graph()?;
-        let action = graph.producers[artifact];
-        if action == NONE {
-            return Ok(None);
+    /// Tests by the paths of their logs, where the index has any.
+    fn tests_by_log(&self, index: &Index) -> Result<FxHashMap<String, u32>, Doubt> {
+        let mut names = index.actions.keys().chain(&index.forgotten_actions);
+        if !names.any(|path| path.starts_with(TEST_LOG_ROOT)) {
+            return Ok(FxHashMap::default());
         }
-        let is_its_name = graph.outputs.get(action as usize).first() == Some(&(artifact as u32));
+        let tests = self.tests()?.into_iter();
+        Ok(tests.map(|(label, action)| (test_log(label), action)).collect())
+    }
+
+    /// The action that has this key path or makes what lies there.
+    fn action_of(&self, path: &str, tests: &FxHashMap<String, u32>) -> Result<Option<u32>, Doubt> {
+        if let Some(&test) = tests.get(path) {
+            return Ok(Some(test));
+        }
+        let Some(artifact) = self.find(path) else { return Ok(None) };
+        Ok(self.graph()?.producers.get(artifact).copied().filter(|&action| action != NONE))
+    }
+
+    fn to_look_at(&self, action: u32, path: &str, record_at: u64) -> Result<ActionRow, Doubt> {
+        let first = self.graph()?.outputs.get(action as usize).first();
+        let is_its_name = first.is_none_or(|&output| self.paths.get(output as usize) == path);
         let record_at = if is_its_name { record_at } else { self.record_at(action as usize)? };
-        Ok(Some((action, ActionRow { record_at, is_dirty: true })))
+        Ok(ActionRow { record_at, is_dirty: true })
     }
 
     /// The artifact of this path.

@@ -180,7 +180,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn pair_actions(&self, details: &Details) -> Result<Vec<Paired>, Doubt> {
-        let tests = self.old_tests()?;
+        let tests: FxHashMap<&str, u32> = self.old.tests()?.into_iter().collect();
         let old_details = self.old.details()?;
         let pair = |(row, &id): (usize, &ActionId)| {
             let Some(old) = self.old_row(id, &tests) else { return Ok(Paired::New) };
@@ -188,14 +188,6 @@ impl<'a> Comparison<'a> {
             Ok(if is_same { Paired::Same(old) } else { Paired::Other(old) })
         };
         self.plan.actions.iter().enumerate().map(pair).collect()
-    }
-
-    /// Actions without outputs, by the labels of their targets.
-    fn old_tests(&self) -> Result<FxHashMap<&'a str, u32>, Doubt> {
-        let labels = &self.old.goals()?.labels;
-        let is_test = |action: &usize| self.graph.outputs.get(*action).is_empty();
-        let tests = (0..self.old.actions()).filter(is_test);
-        Ok(tests.map(|action| (labels.get(self.graph.targets[action] as usize), action as u32)).collect())
     }
 
     /// The action of the same name: see [`Model::action_key_path`].
@@ -242,8 +234,9 @@ impl Reload<'_> {
     pub fn write(self, remembered: Remembered<'_>, surroundings: &Surroundings<'_>) -> Result<(), Doubt> {
         let looks = usable(&remembered.looks).ok_or(Doubt::Request("a look cannot be repeated"))?;
         let declared = Declared::of(self.fresh.model);
-        // Whatever is declared by now was looked for when the state was read last.
-        let is_known = declared == self.old.head.declared && !self.actions.contains(&Paired::New);
+        // Else the snapshot says where all records lie, and nothing that lies here is declared no more.
+        let is_known =
+            declared == self.old.head.declared && !self.old.has_strangers && !self.actions.contains(&Paired::New);
         let (index, mark) = match is_known {
             true => (None, self.old.head.mark),
             false => {

@@ -176,7 +176,7 @@ impl Snapshot {
 }
 
 /// Where the log of a test lies: see [`minibuild_core::Model::test_log_path`].
-fn test_log(label: &str) -> String {
+pub(super) fn test_log(label: &str) -> String {
     let (package, name) = label.trim_start_matches('/').split_once(':').unwrap_or((label, ""));
     let slash = if package.is_empty() { "" } else { "/" };
     format!("{}/{package}{slash}{name}/test.log", minibuild_core::TEST_LOG_ROOT)

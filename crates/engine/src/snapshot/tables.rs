@@ -128,6 +128,8 @@ pub struct Snapshot {
     /// Rows that are not as in the columns.
     pub(super) rows: FxHashMap<u32, ArtifactRow>,
     pub(super) action_rows: FxHashMap<u32, ActionRow>,
+    /// Other builds made outputs that are none of its own.
+    pub(super) has_strangers: bool,
     /// What other builds recorded since, not yet in the tail.
     pub(super) caught_up: Option<Update>,
     digests: OnceLock<Option<Vec<u8>>>,
@@ -182,6 +184,7 @@ impl Snapshot {
             dirty,
             rows: FxHashMap::default(),
             action_rows: FxHashMap::default(),
+            has_strangers: false,
             caught_up: None,
             digests: OnceLock::new(),
             file_at: OnceLock::new(),
@@ -220,6 +223,7 @@ impl Snapshot {
             self.action_rows.insert(index, row);
         }
         self.head.common.extend(update.common);
+        self.has_strangers |= update.has_strangers;
         self.head.mark = update.mark;
         Some(())
     }
@@ -345,6 +349,13 @@ impl Snapshot {
             && graph.order.iter().all(is_node)
             && graph.order.len() == actions + sets;
         checks.then_some(graph)
+    }
+
+    /// Actions without outputs, which only tests are, with the labels of their targets.
+    pub(super) fn tests(&self) -> Result<Vec<(&str, u32)>, Doubt> {
+        let (graph, labels) = (self.graph()?, &self.goals()?.labels);
+        let tests = (0..self.actions()).filter(|&action| graph.outputs.get(action).is_empty());
+        Ok(tests.map(|action| (labels.get(graph.targets[action] as usize), action as u32)).collect())
     }
 
     pub(super) fn goals(&self) -> Result<&Goals, Doubt> {

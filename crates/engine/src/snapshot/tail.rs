@@ -28,6 +28,8 @@ pub(super) struct Update {
     pub looks: Vec<(u32, Look)>,
     /// Further places of records every build needs.
     pub common: Vec<u64>,
+    /// Something was recorded of actions that the snapshot does not have.
+    pub has_strangers: bool,
 }
 
 impl Update {

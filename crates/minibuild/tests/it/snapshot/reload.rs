@@ -220,6 +220,20 @@ fn more_is_wanted_and_was_built_by_another_request() {
 }
 
 #[test]
+fn what_another_request_made_of_targets_that_are_gone_is_removed() {
+    let ws = settled();
+    ws.build(&["//d/..."]).ok();
+    ws.build(&["//d/..."]).ok_without_running().from_snapshot();
+    let plain = ws.read("d/BUILD.toml");
+    append(&ws, "d/BUILD.toml", &genrule("y", &[], &["y"], "echo y > $OUT"));
+    ws.build(&["//..."]).ok().started_only(&["//d:y"]);
+    ws.write("d/BUILD.toml", plain + "# nothing\n");
+    let run = ws.build(&["//d/..."]).ok_without_running();
+    assert_eq!(run.why_no_snapshot(), OF_D);
+    assert!(!ws.has_output("d/y"));
+}
+
+#[test]
 fn a_rule_file() {
     let rule = |flag: &str| {
         format!(
@@ -291,6 +305,8 @@ fn a_build_that_is_killed_after_the_load_leaves_what_is_to_be_done() {
     let running = ws.start_build(&["//..."]);
     gate.arrival();
     running.kill();
+    // The killed one's command may be there still, and wait, too.
+    gate.open();
     gate.open();
     ws.build(&["//..."]).ok().started_only(&["//d:x", "//:c"]).from_snapshot();
     assert_eq!(ws.output("c"), "new\n");

@@ -39,6 +39,22 @@ fn a_file_nobody_asked_for_needs_no_load() {
 }
 
 #[test]
+fn tests_that_ran_meanwhile_concern_only_who_asks_for_them() {
+    let ws = settled();
+    ws.write("BUILD.toml", ws.read("BUILD.toml") + &test("check", &[":b"], "grep -q in $SRC"));
+    let check = || ws.run(&["test", "//..."]);
+    ws.build(&["//..."]).ok();
+    check().ok().started_only(&["//:check"]);
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+    check().ok_without_running().from_snapshot();
+    // Another request runs the same test.
+    ws.write("in", "into\n");
+    ws.run(&["test", "//:check"]).ok().started_only(&["//:a", "//:b", "//:check"]);
+    let run = check().ok_without_running().from_snapshot();
+    assert_eq!(run.tests(), [("//:check", "cached")]);
+}
+
+#[test]
 fn an_edited_source_costs_its_cone() {
     let ws = settled();
     for text in ["one\n", "two\n", "three\n"] {

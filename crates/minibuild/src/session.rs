@@ -268,6 +268,8 @@ impl Session<'_> {
         self.snapshot = doubt.to_string().into();
         let request = self.load_request(input);
         let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings)))?;
+        // The process ends with the build: to give all this back piece by piece would only take time.
+        let loaded: &Loaded = Box::leak(Box::new(loaded));
         if !loaded.warnings.list.is_empty() {
             console.print(&render(&loaded.warnings, &loaded.sources, use_color(settings.color)));
         }
@@ -275,7 +277,7 @@ impl Session<'_> {
         profile.loaded(&loaded.model);
         let mut told = Told { console: &mut console, events, profile };
         if matches!(doubt, Doubt::Loading(_)) {
-            match fast_path::take_loaded(self, key, &loaded, function, &files, &place, &mut told)? {
+            match fast_path::take_loaded(self, key, loaded, function, &files, &place, &mut told)? {
                 Ok(outcome) => {
                     self.snapshot = format!("used after loading: {doubt}").into();
                     console.summary(&outcome, self.began.elapsed());
@@ -284,14 +286,14 @@ impl Session<'_> {
                 Err(another) => self.snapshot = format!("{doubt}; {another}").into(),
             }
         }
-        let program = self.program(&loaded)?;
-        let mut outcome = self.drive(&loaded, function, &place, &mut told, Some((key, &files)))?;
+        let program = self.program(loaded)?;
+        let mut outcome = self.drive(loaded, function, &place, &mut told, Some((key, &files)))?;
         if let Some(other) = outcome.other_function.filter(|_| function.may_change) {
             remote_side::remember_function(&loaded.settings.remote, &state_dir, other);
             function = FunctionChoice { function: other, may_change: false };
             // What the first client still told is of no use. An interrupt is remembered elsewhere, too.
             while line.receiver.try_recv().is_ok() {}
-            outcome = self.drive(&loaded, function, &place, &mut told, None)?;
+            outcome = self.drive(loaded, function, &place, &mut told, None)?;
         }
         console.summary(&outcome, self.began.elapsed());
         Ok(Done { outcome, program })

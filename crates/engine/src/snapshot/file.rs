@@ -16,6 +16,8 @@ const MAGIC: &[u8; 8] = b"mbsnap1\n";
 const VERSION: u32 = 2;
 const HEADER: usize = 24;
 const ENTRY: usize = 24;
+/// Bytes before a [`sealed`] piece.
+pub(super) const SEAL: usize = 8;
 /// More sections than any version has.
 const MAX_SECTIONS: u32 = 64;
 
@@ -144,24 +146,24 @@ impl Sections {
     /// A piece of a section that was written as [`sealed`] bytes at this offset.
     pub fn read_sealed(&self, section: usize, offset: u64) -> Option<Vec<u8>> {
         let entry = self.table.get(section)?;
-        let mut head = [0; 8];
-        if offset.checked_add(8)? > entry.length {
+        let mut head = [0; SEAL];
+        if offset.checked_add(SEAL as u64)? > entry.length {
             return None;
         }
         self.file.read_exact_at(&mut head, entry.offset + offset).ok()?;
         let length = u32::from_le_bytes(head[..4].try_into().ok()?);
-        if offset + 8 + u64::from(length) > entry.length {
+        if offset + SEAL as u64 + u64::from(length) > entry.length {
             return None;
         }
         let mut bytes = vec![0; length as usize];
-        self.file.read_exact_at(&mut bytes, entry.offset + offset + 8).ok()?;
+        self.file.read_exact_at(&mut bytes, entry.offset + offset + SEAL as u64).ok()?;
         (crc32fast::hash(&bytes).to_le_bytes() == head[4..8]).then_some(bytes)
     }
 }
 
 /// Bytes with their own length and check.
 pub(super) fn sealed(bytes: &[u8]) -> Vec<u8> {
-    let mut all = Vec::with_capacity(bytes.len() + 8);
+    let mut all = Vec::with_capacity(bytes.len() + SEAL);
     all.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     all.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
     all.extend_from_slice(bytes);

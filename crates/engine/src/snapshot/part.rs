@@ -153,7 +153,7 @@ impl<'a> Maker<'a> {
     /// Adds an action after all actions of the part that it needs.
     fn add_action(&mut self, action: u32, details: &[u64]) -> Result<(), Doubt> {
         let (snapshot, graph, index) = (self.snapshot, self.graph, action as usize);
-        let detail = snapshot.detail(*details.get(index).ok_or(Doubt::Damaged)?)?;
+        let detail = snapshot.detail(index, details)?;
         let id = ActionId::new(self.model.actions.len());
         let inputs = self.inputs(graph.inputs.get(index))?;
         let discoverable = self.inputs(graph.discoverables.get(index))?;

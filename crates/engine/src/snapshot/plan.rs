@@ -118,8 +118,18 @@ impl Plan {
     }
 
     fn number_artifacts(&mut self, model: &Model) {
-        let place = |id| place(model.artifact(id).path.as_str());
-        self.artifacts.sort_unstable_by(|&a, &b| place(a).cmp(&place(b)));
+        let by_place = |a: &ArtifactId, b: &ArtifactId| {
+            let [a, b] = [a, b].map(|&id| place(model.artifact(id).path.as_str()));
+            a.cmp(&b)
+        };
+        let half = self.artifacts.len() / 2;
+        let (left, right) = self.artifacts.split_at_mut(half);
+        std::thread::scope(|scope| {
+            scope.spawn(|| left.sort_unstable_by(by_place));
+            right.sort_unstable_by(by_place);
+        });
+        // A stable sort merges two halves that are sorted.
+        self.artifacts.sort_by(by_place);
         for (new, &id) in self.artifacts.iter().enumerate() {
             self.new_artifacts[id.index()] = number(new);
         }
@@ -128,6 +138,11 @@ impl Plan {
     /// The row of an action.
     pub fn row_of(&self, action: ActionId) -> Option<usize> {
         self.new_actions.get(action.index()).filter(|&&row| row != NONE).map(|&row| row as usize)
+    }
+
+    /// The row of an artifact.
+    pub fn row_of_artifact(&self, artifact: ArtifactId) -> Option<u32> {
+        self.new_artifacts.get(artifact.index()).copied().filter(|&row| row != NONE)
     }
 
     pub fn write_artifacts(&self, model: &Model, rows: &[ArtifactRow], writer: &mut Writer) -> io::Result<()> {
@@ -193,25 +208,37 @@ impl Plan {
         env: &BTreeMap<String, String>,
         tools: &[u32],
     ) -> io::Result<Details> {
-        let mut details = Details { places: Vec::with_capacity(self.actions.len()), bytes: Vec::new() };
-        for &id in &self.actions {
-            let detail = Detail::new(model.action(id), commands.work(id), env, tools);
-            details.places.push(details.bytes.len() as u64);
-            details.bytes.extend(sealed(&postcard::to_allocvec(&detail).map_err(io::Error::other)?));
-        }
+        let make = |actions: &[ActionId]| -> io::Result<Details> {
+            let mut details = Details { places: Vec::with_capacity(actions.len()), bytes: Vec::new() };
+            for &id in actions {
+                let detail = Detail::new(model.action(id), commands.work(id), env, tools);
+                details.places.push(details.bytes.len() as u64);
+                details.bytes.extend(sealed(&postcard::to_allocvec(&detail).map_err(io::Error::other)?));
+            }
+            Ok(details)
+        };
+        let (left, right) = self.actions.split_at(self.actions.len() / 2);
+        let (left, right) = std::thread::scope(|scope| {
+            let left = scope.spawn(|| make(left));
+            let right = make(right);
+            (left.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), right)
+        });
+        let (mut details, right) = (left?, right?);
+        let begin = details.bytes.len() as u64;
+        details.places.extend(right.places.iter().map(|place| begin + place));
+        details.bytes.extend(right.bytes);
         Ok(details)
     }
 
-    pub fn ids(&self, ids: &[ArtifactId]) -> Vec<u32> {
-        ids.iter().map(|id| self.new_artifacts[id.index()]).collect()
+    pub fn ids<'i>(&'i self, ids: &'i [ArtifactId]) -> impl Iterator<Item = u32> + 'i {
+        ids.iter().map(|id| self.new_artifacts[id.index()])
     }
 
-    pub fn inputs(&self, inputs: &[Input]) -> Vec<u32> {
-        let id = |input: &Input| match input {
+    pub fn inputs<'i>(&'i self, inputs: &'i [Input]) -> impl Iterator<Item = u32> + 'i {
+        inputs.iter().map(|input| match input {
             Input::Artifact(id) => self.new_artifacts[id.index()],
             Input::Set(id) => self.new_sets[id.index()] | SET,
-        };
-        inputs.iter().map(id).collect()
+        })
     }
 }
 
@@ -234,17 +261,19 @@ fn number(count: usize) -> u32 {
 }
 
 fn write_numbers(writer: &mut Writer, numbers: impl Iterator<Item = u32>) -> io::Result<()> {
-    let bytes: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
+    let mut bytes = Vec::with_capacity(numbers.size_hint().0 * 4);
+    numbers.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
     writer.section(&bytes)
 }
 
 fn write_long_numbers(writer: &mut Writer, numbers: impl Iterator<Item = u64>) -> io::Result<()> {
-    let bytes: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+    let mut bytes = Vec::with_capacity(numbers.size_hint().0 * 8);
+    numbers.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
     writer.section(&bytes)
 }
 
-fn write_lists(writer: &mut Writer, lists: impl Iterator<Item = Vec<u32>>) -> io::Result<()> {
-    let (mut ends, mut items) = (Vec::new(), Vec::new());
+fn write_lists<I: Iterator<Item = u32>>(writer: &mut Writer, lists: impl Iterator<Item = I>) -> io::Result<()> {
+    let (mut ends, mut items) = (Vec::with_capacity(lists.size_hint().0), Vec::new());
     for list in lists {
         items.extend(list);
         ends.push(number(items.len()));
@@ -254,7 +283,7 @@ fn write_lists(writer: &mut Writer, lists: impl Iterator<Item = Vec<u32>>) -> io
 }
 
 fn write_texts<'t>(writer: &mut Writer, texts: impl Iterator<Item = &'t str>) -> io::Result<()> {
-    let (mut ends, mut all) = (Vec::new(), String::new());
+    let (mut ends, mut all) = (Vec::with_capacity(texts.size_hint().0), String::new());
     for text in texts {
         all.push_str(text);
         ends.push(number(all.len()));

@@ -6,17 +6,21 @@
 
 use std::io;
 
-use minibuild_core::{ActionId, ArtifactKind, CommandSource, Digest, DigestFunction, Model, StoreSide, WsPath};
-use minibuild_disk::OutTree;
-use rustc_hash::FxHashMap;
+use minibuild_core::{
+    ActionId, ArtifactKind, CommandSource, Digest, DigestFunction, Model, OUT_ROOT, StoreSide, TEST_LOG_ROOT, WsPath,
+};
+use minibuild_disk::{Look, OutTree};
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::file::SEAL;
 use super::plan::{Details, Plan};
 use super::record::{Whole, usable};
 use super::rows::{ActionRow, ArtifactRow, Declared, NONE, PRESENT, SET, ToolRow, UNKNOWN, kind_bits, kind_of};
 use super::tables::{Graph, place};
+use super::tail::Update;
 use super::{Doubt, Remembered, Snapshot};
 use crate::machine::{Goal, Wanted};
-use crate::state::{Index, State};
+use crate::state::{ActionRecord, Index, Mark, State};
 use crate::sweep::Sweep;
 
 /// What was loaded.
@@ -61,6 +65,8 @@ pub struct Reload<'a> {
 enum Paired {
     /// This row, which says the same of it.
     Same(u32),
+    /// This row, which says the same of its edges, and something else besides.
+    Detail(u32),
     /// This row, which says something else.
     Other(u32),
     /// Nothing.
@@ -154,21 +160,22 @@ impl<'a> Comparison<'a> {
             *known.entry(items).or_insert(next)
         };
         for set in graph.order.iter().filter(|&node| node & SET != 0).map(|node| (node & !SET) as usize) {
-            comparison.old_sets[set] = number(comparison.of_old(graph.sets.get(set)).collect());
+            let items = graph.sets.get(set).iter().copied();
+            comparison.old_sets[set] = number(comparison.of_old(items).collect());
         }
         for set in &plan.sets {
             let items = plan.inputs(&model.sets[set.index()].items);
-            comparison.new_sets.push(number(comparison.of_new(&items).collect()));
+            comparison.new_sets.push(number(comparison.of_new(items).collect()));
         }
         Ok(comparison)
     }
 
-    fn of_old<'i>(&'i self, ids: &'i [u32]) -> impl Iterator<Item = u32> + 'i {
-        ids.iter().map(|&id| if id & SET == 0 { id } else { self.old_sets[(id & !SET) as usize] })
+    fn of_old(&self, ids: impl Iterator<Item = u32>) -> impl Iterator<Item = u32> {
+        ids.map(|id| if id & SET == 0 { id } else { self.old_sets[(id & !SET) as usize] })
     }
 
-    fn of_new<'i>(&'i self, ids: &'i [u32]) -> impl Iterator<Item = u32> + 'i {
-        ids.iter().map(|&id| match (id & SET, self.artifacts.get(id as usize)) {
+    fn of_new(&self, ids: impl Iterator<Item = u32>) -> impl Iterator<Item = u32> {
+        ids.map(|id| match (id & SET, self.artifacts.get(id as usize)) {
             (0, Some(&NONE)) => self.artifacts_of_old() + id,
             (0, Some(&old)) => old,
             _ => self.new_sets[(id & !SET) as usize],
@@ -181,11 +188,14 @@ impl<'a> Comparison<'a> {
 
     fn pair_actions(&self, details: &Details) -> Result<Vec<Paired>, Doubt> {
         let tests: FxHashMap<&str, u32> = self.old.tests()?.into_iter().collect();
-        let old_details = self.old.details()?;
+        let written = self.old.written_details()?;
         let pair = |(row, &id): (usize, &ActionId)| {
             let Some(old) = self.old_row(id, &tests) else { return Ok(Paired::New) };
-            let is_same = details.get(row) == old_details.get(old as usize) && self.is_same(id, old)?;
-            Ok(if is_same { Paired::Same(old) } else { Paired::Other(old) })
+            Ok(match (self.is_same(id, old)?, self.old.is_detail(old, details.get(row), &written)) {
+                (true, true) => Paired::Same(old),
+                (true, false) => Paired::Detail(old),
+                (false, _) => Paired::Other(old),
+            })
         };
         self.plan.actions.iter().enumerate().map(pair).collect()
     }
@@ -195,8 +205,7 @@ impl<'a> Comparison<'a> {
         let Some(&first) = self.model.action(id).outputs.first() else {
             return tests.get(&*self.model.label_of(id).to_string()).copied();
         };
-        let output = self.plan.ids(&[first])[0];
-        let old = self.artifacts[output as usize];
+        let old = self.artifacts[self.plan.row_of_artifact(first)? as usize];
         let producer = *self.graph.producers.get(old as usize)?;
         (producer != NONE && self.graph.outputs.get(producer as usize).first() == Some(&old)).then_some(producer)
     }
@@ -205,14 +214,16 @@ impl<'a> Comparison<'a> {
     fn is_same(&self, id: ActionId, old: u32) -> Result<bool, Doubt> {
         let (action, row) = (self.model.action(id), old as usize);
         let label = self.old.goals()?.labels.get(self.graph.targets[row] as usize);
-        let lists = [
-            (self.plan.inputs(&action.inputs), self.graph.inputs.get(row)),
-            (self.plan.inputs(&action.discoverable), self.graph.discoverables.get(row)),
-            (self.plan.ids(&action.outputs), self.graph.outputs.get(row)),
-        ];
+        let (new, graph) = (self.plan, self.graph);
         Ok(*action.mnemonic == *self.old.mnemonic(row)?
             && self.model.label_of(id) == label
-            && lists.iter().all(|(new, old)| self.of_new(new).eq(self.of_old(old))))
+            && self.are_same(new.inputs(&action.inputs), graph.inputs.get(row))
+            && self.are_same(new.inputs(&action.discoverable), graph.discoverables.get(row))
+            && self.are_same(new.ids(&action.outputs), graph.outputs.get(row)))
+    }
+
+    fn are_same(&self, new: impl Iterator<Item = u32>, old: &[u32]) -> bool {
+        self.of_new(new).eq(self.of_old(old.iter().copied()))
     }
 }
 
@@ -227,16 +238,22 @@ impl Reload<'_> {
         self.actions.len()
     }
 
-    /// Writes the snapshot of the new load in the place of the old one, and removes outputs that nobody declares any more.
+    /// Makes the snapshot that of the new load, and removes outputs that nobody declares any more.
     ///
     /// # Errors
     /// Why the full way has to be gone; then the old one may be gone, too.
     pub fn write(self, remembered: Remembered<'_>, surroundings: &Surroundings<'_>) -> Result<(), Doubt> {
         let looks = usable(&remembered.looks).ok_or(Doubt::Request("a look cannot be repeated"))?;
         let declared = Declared::of(self.fresh.model);
-        // Else the snapshot says where all records lie, and nothing that lies here is declared no more.
+        // Then the snapshot says where all records lie, and whatever lies here is declared.
         let is_known =
             declared == self.old.head.declared && !self.old.has_strangers && !self.actions.contains(&Paired::New);
+        if is_known
+            && self.old.tail.has_room()
+            && let Some(update) = self.update(&looks)?
+        {
+            return self.old.tail.add(&update).map_err(disk);
+        }
         let (index, mark) = match is_known {
             true => (None, self.old.head.mark),
             false => {
@@ -259,21 +276,88 @@ impl Reload<'_> {
         whole.write(&remembered, looks).map_err(disk)
     }
 
-    /// The state without outputs that nobody declares any more: where its records lie.
-    fn swept(
-        &self,
-        remembered: &Remembered<'_>,
-        surroundings: &Surroundings<'_>,
-    ) -> Result<(Index, crate::state::Mark), Doubt> {
-        let opened = State::open_indexed(remembered.state_dir, surroundings.boot_id, surroundings.function);
+    /// What the old snapshot has to be told to be of the new load, where no more than details changed.
+    fn update(&self, looks: &[Look]) -> Result<Option<Update>, Doubt> {
+        let head = &self.old.head;
+        let has_same_rows = self.artifacts.len() == self.old.flags.len()
+            && self.actions.len() == self.old.actions()
+            && !self.artifacts.contains(&NONE)
+            && self.actions.iter().all(|paired| matches!(paired, Paired::Same(_) | Paired::Detail(_)));
+        let has_same_looks =
+            looks.len() == head.looks.len() && looks.iter().zip(&head.looks).all(|(new, old)| new.path == old.path);
+        if !has_same_rows || !has_same_looks || self.tools != head.tools || !self.has_same_goals()? {
+            return Ok(None);
+        }
+        let new = || Update::new(self.old.sections.fingerprint(), head.mark);
+        let mut update = self.old.caught_up.clone().unwrap_or_else(new);
+        let all = looks.iter().enumerate().filter(|(index, look)| head.looks[*index] != **look);
+        update.looks.extend(all.map(|(index, look)| (index as u32, look.clone())));
+        for (row, paired) in self.actions.iter().enumerate() {
+            let Paired::Detail(old) = *paired else { continue };
+            let piece = self.details.get(row).get(SEAL..).unwrap_or_default();
+            update.details.push((old, piece.to_vec()));
+            update.actions.push((old, ActionRow { record_at: self.old.record_at(old as usize)?, is_dirty: true }));
+        }
+        Ok(Some(update))
+    }
+
+    /// Whether the same is asked for, where all artifacts have the numbers they had.
+    fn has_same_goals(&self) -> Result<bool, Doubt> {
+        let (table, model) = (self.old.goals()?, self.fresh.model);
+        let is_same = |(row, goal): (usize, &Goal)| {
+            let test = goal.test.and_then(|test| self.plan.row_of(test)).map(|row| self.actions[row]);
+            let is_same_test = match test {
+                Some(Paired::Same(old) | Paired::Detail(old)) => table.tests[row] == old,
+                Some(_) => false,
+                None => table.tests[row] == NONE,
+            };
+            is_same_test
+                && model.target(goal.target).label == *table.labels.get(table.targets[row] as usize)
+                && self.plan.ids(&goal.artifacts).eq(table.items.get(row).iter().copied())
+        };
+        let goals = self.fresh.goals;
+        Ok(goals.len() == table.items.len() && goals.iter().enumerate().all(is_same))
+    }
+
+    /// Where the state's records lie once outputs that nobody declares any more are removed.
+    fn swept(&self, remembered: &Remembered<'_>, surroundings: &Surroundings<'_>) -> Result<(Index, Mark), Doubt> {
+        let Surroundings { boot_id, function, .. } = *surroundings;
+        let open = |offsets: &[u64]| {
+            let offsets = offsets.iter().copied();
+            let state = State::open_at(remembered.state_dir, boot_id, function, &self.old.head.mark, offsets);
+            state.map_err(disk)?.ok_or(Doubt::OtherState)
+        };
+        let index = open(&[])?.index(0).map_err(disk)?;
+        let model = self.fresh.model;
+        let outputs = model.artifacts.iter().filter(|artifact| artifact.producer.is_some());
+        let declared: FxHashSet<&str> = outputs.map(|output| output.path.as_str()).collect();
+        let is_gone = |path: &str| path.starts_with(OUT_ROOT) && !declared.contains(path);
+        if !index.files.keys().any(|path| is_gone(path)) {
+            // Of a run that did not come to its end no more may be known than that it was begun.
+            let has_left = |record: &ActionRecord| record.begun.iter().any(|path| is_gone(path.as_str()));
+            if !open(&self.may_have_begun(&index, is_gone))?.actions().any(|(_, record)| has_left(record)) {
+                return Ok((index, self.old.head.mark));
+            }
+        }
+        let opened = State::open_indexed(remembered.state_dir, boot_id, function);
         let (mut state, mut index) = opened.map_err(disk)?.ok_or(Doubt::OtherState)?;
         let end = state.end();
-        let Fresh { model, packages, .. } = self.fresh;
-        let sweep = Sweep { model, packages, tree: surroundings.tree, store: surroundings.store };
+        let sweep = Sweep { model, packages: self.fresh.packages, tree: surroundings.tree, store: surroundings.store };
         sweep.run(&mut state).map_err(|e| Doubt::Disk(e.render()))?;
         let mark = state.mark().map_err(disk)?;
         state.add_to(&mut index, end).map_err(disk)?;
         Ok((index, mark))
+    }
+
+    /// Places of the records of actions that are gone or have other outputs than before.
+    fn may_have_begun(&self, index: &Index, is_gone: impl Fn(&str) -> bool) -> Vec<u64> {
+        let gone = index.actions.iter().filter(|(path, _)| is_gone(path) && !path.starts_with(TEST_LOG_ROOT));
+        let changed =
+            self.plan.actions.iter().zip(&self.actions).filter(|(_, paired)| matches!(paired, Paired::Other(_)));
+        let changed = changed.filter_map(|(&id, _)| index.actions.get(&self.fresh.model.action_key_path(id)));
+        let mut places: Vec<u64> = gone.map(|(_, place)| place).chain(changed).copied().collect();
+        places.sort_unstable();
+        places
     }
 
     fn artifact_rows(&self, index: Option<&Index>) -> Result<Vec<ArtifactRow>, Doubt> {
@@ -294,7 +378,7 @@ impl Reload<'_> {
         let row = |(&id, paired): (&ActionId, &Paired)| {
             let (before, is_dirty) = match *paired {
                 Paired::Same(old) => (self.old.record_at(old as usize)?, self.old.dirty[old as usize] != 0),
-                Paired::Other(old) => (self.old.record_at(old as usize)?, true),
+                Paired::Detail(old) | Paired::Other(old) => (self.old.record_at(old as usize)?, true),
                 Paired::New => (0, true),
             };
             let path = || self.fresh.model.action_key_path(id);

@@ -68,7 +68,7 @@ impl Declared {
 }
 
 /// A host program.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct ToolRow {
     pub program: String,
     pub version_args: Vec<String>,

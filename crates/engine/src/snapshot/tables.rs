@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use minibuild_core::{Content, Digest, DigestFunction, Fingerprint};
 use rustc_hash::FxHashMap;
 
-use super::file::Sections;
+use super::file::{SEAL, Sections};
 use super::plan::Details;
 use super::rows::{ActionRow, ArtifactRow, Detail, EXTRA, ExtraRow, Head, NONE, PrintRow, SET, UNKNOWN, is_executable};
 use super::tail::{Tail, Update};
@@ -128,6 +128,7 @@ pub struct Snapshot {
     /// Rows that are not as in the columns.
     pub(super) rows: FxHashMap<u32, ArtifactRow>,
     pub(super) action_rows: FxHashMap<u32, ActionRow>,
+    details: FxHashMap<u32, Vec<u8>>,
     /// Other builds made outputs that are none of its own.
     pub(super) has_strangers: bool,
     /// What other builds recorded since, not yet in the tail.
@@ -184,6 +185,7 @@ impl Snapshot {
             dirty,
             rows: FxHashMap::default(),
             action_rows: FxHashMap::default(),
+            details: FxHashMap::default(),
             has_strangers: false,
             caught_up: None,
             digests: OnceLock::new(),
@@ -221,6 +223,10 @@ impl Snapshot {
         for (index, row) in update.actions {
             *self.dirty.get_mut(index as usize)? = u8::from(row.is_dirty);
             self.action_rows.insert(index, row);
+        }
+        for (index, detail) in update.details {
+            self.dirty.get(index as usize)?;
+            self.details.insert(index, detail);
         }
         self.head.common.extend(update.common);
         self.has_strangers |= update.has_strangers;
@@ -305,18 +311,32 @@ impl Snapshot {
         self.record_at.get_or_init(read).as_ref().and_then(|all| all.get(action)).copied().ok_or(Doubt::Damaged)
     }
 
-    /// What an action is besides its edges.
-    pub(super) fn detail(&self, at: u64) -> Result<Detail, Doubt> {
-        let bytes = self.sections.read_sealed(Section::Details as usize, at);
-        bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok()).ok_or(Doubt::Damaged)
+    /// What an action is besides its edges; `places` are those of all.
+    pub(super) fn detail(&self, action: usize, places: &[u64]) -> Result<Detail, Doubt> {
+        let read = || {
+            if let Some(bytes) = self.details.get(&(action as u32)) {
+                return postcard::from_bytes(bytes).ok();
+            }
+            let bytes = self.sections.read_sealed(Section::Details as usize, *places.get(action)?)?;
+            postcard::from_bytes(&bytes).ok()
+        };
+        read().ok_or(Doubt::Damaged)
     }
 
     pub(super) fn detail_places(&self) -> Result<Vec<u64>, Doubt> {
         self.long_numbers(Section::DetailAt, self.actions()).ok_or(Doubt::Damaged)
     }
 
-    /// All of them.
-    pub(super) fn details(&self) -> Result<Details, Doubt> {
+    /// Whether an action is by its detail what the piece `new` says, where `all` are those of the file.
+    pub(super) fn is_detail(&self, action: u32, new: &[u8], all: &Details) -> bool {
+        match self.details.get(&action) {
+            Some(known) => new.get(SEAL..) == Some(known),
+            None => new == all.get(action as usize),
+        }
+    }
+
+    /// The details of all actions as they stand in the file.
+    pub(super) fn written_details(&self) -> Result<Details, Doubt> {
         let bytes = self.sections.read(Section::Details as usize).ok_or(Doubt::Damaged)?;
         Ok(Details { places: self.detail_places()?, bytes })
     }

@@ -25,6 +25,8 @@ pub(super) struct Update {
     /// build there may be one for each action.
     pub prints: Vec<(u32, PrintRow)>,
     pub actions: Vec<(u32, ActionRow)>,
+    /// Actions that are something else now, encoded as [`super::rows::Detail`].
+    pub details: Vec<(u32, Vec<u8>)>,
     pub looks: Vec<(u32, Look)>,
     /// Further places of records every build needs.
     pub common: Vec<u64>,
@@ -66,9 +68,14 @@ impl Tail {
         updates.filter(|all| all.iter().all(|update| update.base == base)).ok_or(Doubt::Damaged)
     }
 
+    /// Whether [`Self::add`] would add.
+    pub fn has_room(&self) -> bool {
+        std::fs::metadata(&self.path).map_or(0, |meta| meta.len()) <= LONGEST
+    }
+
     /// Adds an update.
     pub fn add(&self, update: &Update) -> std::io::Result<()> {
-        if std::fs::metadata(&self.path).is_ok_and(|meta| meta.len() > LONGEST) {
+        if !self.has_room() {
             return std::fs::remove_file(&self.path);
         }
         let (mut log, _) = Log::open(&self.path, version(&update.base), |_, _| {})?;

@@ -234,6 +234,34 @@ fn what_another_request_made_of_targets_that_are_gone_is_removed() {
 }
 
 #[test]
+fn what_a_killed_run_left_and_nobody_declares_any_more_is_removed() {
+    let ws = settled();
+    let mut gate = ws.gate("g");
+    let two = |outs: &[&str]| {
+        genrule(
+            "y",
+            &[],
+            outs,
+            &format!("echo > minibuild-out/bin/d/y2; echo > minibuild-out/bin/d/y; {}", gate.pass()),
+        )
+    };
+    let plain = ws.read("d/BUILD.toml");
+    let (both, one) = (plain.clone() + &two(&["y", "y2"]), plain.clone() + &genrule("y", &[], &["y"], "echo > $OUT"));
+    for after in [&one, &plain] {
+        ws.write("d/BUILD.toml", &both);
+        let running = ws.start_build(&["//..."]);
+        gate.arrival();
+        running.kill();
+        assert!(ws.has_output("d/y2"));
+        ws.write("d/BUILD.toml", after);
+        let run = ws.build(&["//..."]).ok();
+        assert_eq!(run.why_no_snapshot(), OF_D);
+        assert_eq!((ws.has_output("d/y2"), ws.has_output("d/y")), (false, *after == one));
+        gate.open();
+    }
+}
+
+#[test]
 fn a_rule_file() {
     let rule = |flag: &str| {
         format!(

@@ -60,7 +60,13 @@ impl NameSet {
         Self(hashes.into_iter().flat_map(u32::to_be_bytes).collect())
     }
 
-    fn contains(&self, name: &str) -> bool {
+    /// These names.
+    pub fn of<'n>(names: impl Iterator<Item = &'n str>) -> Self {
+        Self::new(names.map(name_hash).collect())
+    }
+
+    /// Whether it is one of them.
+    pub fn contains(&self, name: &str) -> bool {
         let (hashes, _) = self.0.as_chunks::<4>();
         hashes.binary_search(&name_hash(name).to_be_bytes()).is_ok()
     }

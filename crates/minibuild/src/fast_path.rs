@@ -80,13 +80,14 @@ fn loading_settings(settings: &Settings) -> Settings {
 }
 
 /// What has a full build leave a snapshot.
-pub fn remember_at_end<'a>(key: Key, files: &'a DiskFs, settings: &'a Settings, root: &'a Path) -> AtEnd<'a> {
+pub fn remember_at_end<'a>(key: Key, files: &'a DiskFs, loaded: &'a Loaded, root: &'a Path) -> AtEnd<'a> {
     Box::new(move |ended, outcome| {
         if outcome.other_function.is_some() || outcome.internal.is_some() {
             return;
         }
         let state_dir = &root.join(minibuild_core::STATE_ROOT);
-        let remembered = Remembered { key, looks: files.looks(), env: &settings.env, root, state_dir };
+        let (env, packages) = (&loaded.settings.env, &loaded.packages[..]);
+        let remembered = Remembered { key, looks: files.looks(), env, root, state_dir, packages };
         // Without a snapshot the next build takes longer, no more.
         let _ = remember(remembered, ended);
     })
@@ -119,7 +120,7 @@ pub fn take(
         threads: workspace::cores(),
         wishes: &wishes,
     };
-    let snapshot = match Snapshot::open(&root.join(minibuild_core::STATE_ROOT), key, choice.function) {
+    let snapshot = match Snapshot::open(root, key, choice.function) {
         Ok(snapshot) => snapshot,
         Err(doubt) => return Ok(Err(doubt)),
     };
@@ -189,9 +190,10 @@ fn renew(
     }
     let root = &session.workspace.root;
     let state_dir = &root.join(minibuild_core::STATE_ROOT);
-    let snapshot = Snapshot::open(state_dir, key, choice.function)?;
-    let fresh = Fresh { model: &loaded.model, commands: &*loaded.commands, goals, packages: &loaded.packages };
-    let remembered = Remembered { key, looks: files.looks(), env: &settings.env, root, state_dir };
+    let snapshot = Snapshot::open(root, key, choice.function)?;
+    let fresh = Fresh { model: &loaded.model, commands: &*loaded.commands, goals };
+    let packages = &loaded.packages[..];
+    let remembered = Remembered { key, looks: files.looks(), env: &settings.env, root, state_dir, packages };
     let reload = snapshot.reloaded(fresh, &remembered)?;
     if has_remote && reload.changed() > 0 {
         return Err(IN_PART_WITH_REMOTE);

@@ -19,7 +19,7 @@ use minibuild_engine::build::{AtEnd, Build, BuildError, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
 use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown, SourceFact};
 use minibuild_engine::moment::Moment;
-use minibuild_engine::snapshot::{Doubt, Key};
+use minibuild_engine::snapshot::Key;
 use minibuild_engine::state::State;
 use minibuild_graph::HostFacts;
 use minibuild_rules::{
@@ -276,7 +276,7 @@ impl Session<'_> {
         profile.phase("load", self.began.elapsed());
         profile.loaded(&loaded.model);
         let mut told = Told { console: &mut console, events, profile };
-        if matches!(doubt, Doubt::Loading(_)) {
+        if doubt.is_of_loading() {
             match fast_path::take_loaded(self, key, loaded, function, &files, &place, &mut told)? {
                 Ok(outcome) => {
                     self.snapshot = format!("used after loading: {doubt}").into();
@@ -420,7 +420,7 @@ impl Session<'_> {
         let is_silent = loaded.warnings.list.is_empty();
         let snapshot = snapshot.filter(|_| is_silent && matches!(self.kind, Kind::Build | Kind::Test));
         let remember =
-            snapshot.map(|(key, files)| fast_path::remember_at_end(key, files, &loaded.settings, &self.workspace.root));
+            snapshot.map(|(key, files)| fast_path::remember_at_end(key, files, loaded, &self.workspace.root));
         let parts = BuildParts {
             targets: self.requested(loaded)?,
             model: loaded.model.clone(),

@@ -1,8 +1,10 @@
 //! What other builds recorded in the state since a snapshot was written: builds of other requests, or ones that were
 //! killed. An action they recorded something of is looked at again; of files only the places of records change, since what
-//! lies there is looked at anyhow.
+//! lies there is looked at anyhow. Outputs of loaded packages that were not declared may have to be removed: only a load can tell.
 
-use minibuild_core::{DigestFunction, TEST_LOG_ROOT};
+use std::path::Path;
+
+use minibuild_core::{BIN_ROOT, BUILD_FILE, DigestFunction, TEST_LOG_ROOT};
 use rustc_hash::FxHashMap;
 
 use super::report::test_log;
@@ -14,7 +16,7 @@ use crate::state::Index;
 
 impl Snapshot {
     /// Takes over what was added to the state.
-    pub(super) fn catch_up(&mut self, function: DigestFunction) -> Result<(), Doubt> {
+    pub(super) fn catch_up(&mut self, root: &Path, function: DigestFunction) -> Result<(), Doubt> {
         let caught_up = self.head.mark.catch_up(&self.state_dir, function);
         let (index, mark) = caught_up.map_err(|e| Doubt::Disk(e.to_string()))?.ok_or(Doubt::OtherState)?;
         if index.has_boot {
@@ -23,18 +25,25 @@ impl Snapshot {
         let mut update = Update::new(self.sections.fingerprint(), mark);
         update.common = index.common.clone();
         let tests = self.tests_by_log(&index)?;
+        let mut unknown = Vec::new();
         for (path, record_at) in newest(&index.actions, &index.forgotten_actions) {
             match self.action_of(path, &tests)? {
                 Some(action) => update.actions.push((action, self.to_look_at(action, path, record_at)?)),
-                // Logs of tests are none.
-                None => update.has_strangers |= !path.starts_with(TEST_LOG_ROOT),
+                None => unknown.push((path, record_at)),
             }
         }
         for (path, file_at) in newest(&index.files, &index.forgotten_files) {
-            if let Some(artifact) = self.find(path) {
-                update.artifacts.push((artifact as u32, ArtifactRow { file_at, ..self.row(artifact)? }));
+            match self.find(path) {
+                Some(artifact) => {
+                    update.artifacts.push((artifact as u32, ArtifactRow { file_at, ..self.row(artifact)? }));
+                }
+                None => unknown.push((path, file_at)),
             }
         }
+        let mut packages = Packages { root, of: self.head.packages.iter().map(|path| (path.as_str(), true)).collect() };
+        let mut is_stranger = |path| !self.head.unwanted.contains(path) && packages.is_of_loaded(path);
+        let stranger = unknown.into_iter().find(|&(path, place)| place != 0 && is_stranger(path));
+        update.stranger = stranger.map(|(path, _)| path.to_owned());
         self.apply(update.clone()).ok_or(Doubt::Damaged)?;
         self.caught_up = Some(update);
         Ok(())
@@ -89,8 +98,60 @@ impl Snapshot {
     }
 }
 
+/// Directories that are packages, and whether they were loaded.
+struct Packages<'a> {
+    root: &'a Path,
+    of: FxHashMap<&'a str, bool>,
+}
+
+impl<'a> Packages<'a> {
+    /// Whether a path is that of an output of a loaded package.
+    fn is_of_loaded(&mut self, path: &'a str) -> bool {
+        let Some(mut above) = path.strip_prefix(BIN_ROOT).and_then(|path| path.strip_prefix('/')) else { return false };
+        while !above.is_empty() {
+            above = above.rsplit_once('/').map_or("", |(parent, _)| parent);
+            if let Some(&is_loaded) = self.of.get(above) {
+                return is_loaded;
+            }
+            if self.root.join(above).join(BUILD_FILE).exists() {
+                self.of.insert(above, false);
+                return false;
+            }
+        }
+        false
+    }
+}
+
 /// Places of what was recorded, and of what was forgotten and not recorded again.
 fn newest<'a>(recorded: &'a FxHashMap<String, u64>, forgotten: &'a [String]) -> impl Iterator<Item = (&'a str, u64)> {
     let gone = forgotten.iter().filter(|path| !recorded.contains_key(*path));
     recorded.iter().map(|(path, &at)| (path.as_str(), at)).chain(gone.map(|path| (path.as_str(), 0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_is_of_the_nearest_package_above_it() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        std::fs::create_dir_all(dir.path().join("a/b/c")).expect("makes");
+        std::fs::write(dir.path().join("a/b").join(BUILD_FILE), "").expect("writes");
+        let check = |path: &str, loaded: &[&'static str], expected: bool| {
+            let of = loaded.iter().map(|path| (*path, true)).collect();
+            let mut packages = Packages { root: dir.path(), of };
+            for _ in 0..2 {
+                assert_eq!(packages.is_of_loaded(path), expected, "{path} {loaded:?}");
+            }
+        };
+        check("minibuild-out/bin/a/b/x", &["a/b"], true);
+        check("minibuild-out/bin/a/b/c/x", &["a", "a/b"], true);
+        check("minibuild-out/bin/a/b/c/x", &["a", ""], false);
+        check("minibuild-out/bin/a/x", &["a"], true);
+        check("minibuild-out/bin/a/x", &["", "a/b"], true);
+        check("minibuild-out/bin/x", &[""], true);
+        check("minibuild-out/bin/x", &["a"], false);
+        check("minibuild-out/binary/x", &[""], false);
+        check("a/x", &["a", ""], false);
+    }
 }

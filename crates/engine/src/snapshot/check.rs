@@ -52,6 +52,9 @@ impl Snapshot {
     /// # Errors
     /// Why the full way has to be gone.
     pub fn check(&self, question: &Question<'_>) -> Result<Changes, Doubt> {
+        if let Some(path) = &self.stranger {
+            return Err(Doubt::Stranger(path.clone()));
+        }
         let mut changes = Changes { looks: self.check_looks(question.files)?, ..Default::default() };
         self.check_tools(question.root)?;
         let suspects = self.suspects(question);

@@ -81,9 +81,15 @@ pub enum Doubt {
     /// The loader would be told something else.
     #[error("`{}` changed, which loading depends on", if .0.is_empty() { "//" } else { .0 })]
     Loading(String),
+    /// Another build made something in a loaded package that was not declared when this snapshot was written.
+    #[error("`{0}` was made meanwhile, and may be declared no more")]
+    Stranger(String),
     /// A host program is another.
     #[error("the host tool `{0}` is another")]
     Tool(String),
+    /// A host program was not needed before.
+    #[error("the host tool `{0}` was not used before")]
+    NewTool(String),
     /// A source cannot be used, or is no plain file any more.
     #[error("the source `{0}` is no plain file any more")]
     Source(String),
@@ -99,4 +105,11 @@ pub enum Doubt {
     /// The disk cannot be read.
     #[error("{0}")]
     Disk(String),
+}
+
+impl Doubt {
+    /// Whether a load could settle it: see [`Snapshot::reloaded`].
+    pub fn is_of_loading(&self) -> bool {
+        matches!(self, Self::Loading(_) | Self::Stranger(_))
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use minibuild_core::{ActionId, ArtifactId, CommandSource, Input, Model, SetId, TargetId};
+use minibuild_disk::NameSet;
 use minibuild_graph::NodeKind;
 use rustc_hash::FxHashMap;
 
@@ -143,6 +144,13 @@ impl Plan {
     /// The row of an artifact.
     pub fn row_of_artifact(&self, artifact: ArtifactId) -> Option<u32> {
         self.new_artifacts.get(artifact.index()).copied().filter(|&row| row != NONE)
+    }
+
+    /// Outputs that have no row.
+    pub fn unwanted(&self, model: &Model) -> NameSet {
+        let rows = model.artifacts.iter().zip(&self.new_artifacts);
+        let unwanted = rows.filter(|(artifact, row)| artifact.producer.is_some() && **row == NONE);
+        NameSet::of(unwanted.map(|(artifact, _)| artifact.path.as_str()))
     }
 
     pub fn write_artifacts(&self, model: &Model, rows: &[ArtifactRow], writer: &mut Writer) -> io::Result<()> {

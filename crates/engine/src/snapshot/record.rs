@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Content, HostToolId, Model};
+use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Content, HostToolId, Model, WsPath};
 use minibuild_disk::Look;
 use rustc_hash::FxHashSet;
 
@@ -30,6 +30,8 @@ pub struct Remembered<'a> {
     pub root: &'a Path,
     /// The state's directory.
     pub state_dir: &'a Path,
+    /// Loaded packages.
+    pub packages: &'a [WsPath],
 }
 
 /// Writes a snapshot of a build that is over. None is written of builds that a snapshot cannot tell of: with sources that are
@@ -95,6 +97,8 @@ impl Whole<'_> {
             mark: self.mark,
             common: self.common,
             declared: self.declared,
+            unwanted: plan.unwanted(model),
+            packages: remembered.packages.iter().map(ToString::to_string).collect(),
         };
         let mut writer = Writer::create(&path, SECTIONS)?;
         writer.section(&postcard::to_allocvec(&head).map_err(io::Error::other)?)?;

@@ -7,7 +7,7 @@
 use std::io;
 
 use minibuild_core::{
-    ActionId, ArtifactKind, CommandSource, Digest, DigestFunction, Model, OUT_ROOT, StoreSide, TEST_LOG_ROOT, WsPath,
+    ActionId, ArtifactKind, CommandSource, Digest, DigestFunction, Model, OUT_ROOT, StoreSide, TEST_LOG_ROOT,
 };
 use minibuild_disk::{Look, OutTree};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -32,8 +32,6 @@ pub struct Fresh<'a> {
     pub commands: &'a dyn CommandSource,
     /// What is asked for.
     pub goals: &'a [Goal],
-    /// Loaded packages.
-    pub packages: &'a [WsPath],
 }
 
 /// Where outputs that nobody declares any more are removed, and how the state is opened.
@@ -111,7 +109,7 @@ impl Snapshot {
         }
         for (row, is_used) in rows.iter_mut().zip(is_used) {
             match is_used {
-                true if row.trace.is_none() => return Err(Doubt::Tool(row.program.clone())),
+                true if row.trace.is_none() => return Err(Doubt::NewTool(row.program.clone())),
                 true => {}
                 false => row.trace = None,
             }
@@ -247,7 +245,7 @@ impl Reload<'_> {
         let declared = Declared::of(self.fresh.model);
         // Then the snapshot says where all records lie, and whatever lies here is declared.
         let is_known =
-            declared == self.old.head.declared && !self.old.has_strangers && !self.actions.contains(&Paired::New);
+            declared == self.old.head.declared && self.old.stranger.is_none() && !self.actions.contains(&Paired::New);
         if is_known
             && self.old.tail.has_room()
             && let Some(update) = self.update(&looks)?
@@ -342,7 +340,7 @@ impl Reload<'_> {
         let opened = State::open_indexed(remembered.state_dir, boot_id, function);
         let (mut state, mut index) = opened.map_err(disk)?.ok_or(Doubt::OtherState)?;
         let end = state.end();
-        let sweep = Sweep { model, packages: self.fresh.packages, tree: surroundings.tree, store: surroundings.store };
+        let sweep = Sweep { model, packages: remembered.packages, tree: surroundings.tree, store: surroundings.store };
         sweep.run(&mut state).map_err(|e| Doubt::Disk(e.render()))?;
         let mark = state.mark().map_err(disk)?;
         state.add_to(&mut index, end).map_err(disk)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use minibuild_core::{Content, Digest, DigestFunction, Fingerprint};
+use minibuild_core::{Content, Digest, DigestFunction, Fingerprint, STATE_ROOT};
 use rustc_hash::FxHashMap;
 
 use super::file::{SEAL, Sections};
@@ -129,8 +129,8 @@ pub struct Snapshot {
     pub(super) rows: FxHashMap<u32, ArtifactRow>,
     pub(super) action_rows: FxHashMap<u32, ActionRow>,
     details: FxHashMap<u32, Vec<u8>>,
-    /// Other builds made outputs that are none of its own.
-    pub(super) has_strangers: bool,
+    /// See [`Update::stranger`].
+    pub(super) stranger: Option<String>,
     /// What other builds recorded since, not yet in the tail.
     pub(super) caught_up: Option<Update>,
     digests: OnceLock<Option<Vec<u8>>>,
@@ -143,11 +143,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens the snapshot of this key, if the state is as it was then, or what was added to it since can be told.
+    /// Opens the snapshot of this key in the workspace at `root`, if the state is as it was then, or what was added to it since can be told.
     ///
     /// # Errors
     /// Why it is of no use.
-    pub fn open(state_dir: &Path, key: Key, function: DigestFunction) -> Result<Self, Doubt> {
+    pub fn open(root: &Path, key: Key, function: DigestFunction) -> Result<Self, Doubt> {
+        let state_dir = &root.join(STATE_ROOT);
         let path = key.path(state_dir);
         let Some(sections) = Sections::open(&path) else {
             return Err(if path.exists() { Doubt::Damaged } else { Doubt::None });
@@ -158,7 +159,7 @@ impl Snapshot {
         }
         snapshot.apply_tail()?;
         if !snapshot.head.mark.is_current(state_dir) {
-            snapshot.catch_up(function)?;
+            snapshot.catch_up(root, function)?;
         }
         let live = snapshot.flags.len() + snapshot.dirty.len();
         if snapshot.head.mark.wants_compaction(live) {
@@ -186,7 +187,7 @@ impl Snapshot {
             rows: FxHashMap::default(),
             action_rows: FxHashMap::default(),
             details: FxHashMap::default(),
-            has_strangers: false,
+            stranger: None,
             caught_up: None,
             digests: OnceLock::new(),
             file_at: OnceLock::new(),
@@ -229,7 +230,7 @@ impl Snapshot {
             self.details.insert(index, detail);
         }
         self.head.common.extend(update.common);
-        self.has_strangers |= update.has_strangers;
+        self.stranger = update.stranger.or(self.stranger.take());
         self.head.mark = update.mark;
         Some(())
     }

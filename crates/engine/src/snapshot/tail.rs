@@ -30,8 +30,8 @@ pub(super) struct Update {
     pub looks: Vec<(u32, Look)>,
     /// Further places of records every build needs.
     pub common: Vec<u64>,
-    /// Something was recorded of actions that the snapshot does not have.
-    pub has_strangers: bool,
+    /// Something that others made in a loaded package and that was not declared.
+    pub stranger: Option<String>,
 }
 
 impl Update {

@@ -222,15 +222,40 @@ fn more_is_wanted_and_was_built_by_another_request() {
 #[test]
 fn what_another_request_made_of_targets_that_are_gone_is_removed() {
     let ws = settled();
-    ws.build(&["//d/..."]).ok();
-    ws.build(&["//d/..."]).ok_without_running().from_snapshot();
     let plain = ws.read("d/BUILD.toml");
-    append(&ws, "d/BUILD.toml", &genrule("y", &[], &["y"], "echo y > $OUT"));
-    ws.build(&["//..."]).ok().started_only(&["//d:y"]);
-    ws.write("d/BUILD.toml", plain + "# nothing\n");
-    let run = ws.build(&["//d/..."]).ok_without_running();
-    assert_eq!(run.why_no_snapshot(), OF_D);
-    assert!(!ws.has_output("d/y"));
+    for after in [plain.clone() + "# nothing\n", plain.clone()] {
+        ws.write("d/BUILD.toml", &after);
+        ws.build(&["//d/..."]).ok();
+        ws.build(&["//d/..."]).ok_without_running().from_snapshot();
+        append(&ws, "d/BUILD.toml", &genrule("y", &[], &["y"], "echo y > $OUT"));
+        ws.build(&["//..."]).ok();
+        assert!(ws.has_output("d/y"));
+        ws.write("d/BUILD.toml", &after);
+        let run = ws.build(&["//d/..."]).ok_without_running();
+        assert_eq!(
+            run.why_no_snapshot(),
+            "used after loading: `minibuild-out/bin/d/y` was made meanwhile, and may be declared no more"
+        );
+        assert!(!ws.has_output("d/y"));
+        ws.build(&["//d/..."]).ok_without_running().from_snapshot();
+    }
+}
+
+#[test]
+fn what_other_requests_make_of_what_is_declared_needs_no_load() {
+    let ws = settled();
+    let two = genrule("w", &["x.txt"], &["w"], "cat $SRC > $OUT");
+    append(&ws, "d/BUILD.toml", &two);
+    for pattern in ["//d:x", "//:a"] {
+        ws.build(&[pattern]).ok();
+        ws.build(&[pattern]).ok_without_running().from_snapshot();
+    }
+    // `w` is declared in a package that `//d:x` loads; all else is in ones that it does not load.
+    ws.write("d/x.txt", "other\n");
+    ws.write("in", "other\n");
+    ws.build(&["//...", "-//d:x"]).ok();
+    ws.build(&["//d:x"]).ok_without_running().from_snapshot();
+    ws.build(&["//:a"]).ok_without_running().from_snapshot();
 }
 
 #[test]
@@ -308,14 +333,14 @@ fn sets_that_hold_something_else() {
 }
 
 #[test]
-fn another_tool_is_looked_at_the_full_way() {
+fn a_tool_that_was_not_used_before_is_looked_at_the_full_way() {
     let ws = settled();
     let tool = "[[genrule]]\nname = \"x\"\nsrcs = [\"x.txt\"]\nhost_tools = [\"sort\"]\nouts = [\"x\"]\ncmd = \"sort $SRC > $OUT\"\n";
     ws.write("d/BUILD.toml", tool);
     let run = ws.build(&["//..."]).ok().started_only(&["//d:x"]);
     assert_eq!(
         run.why_no_snapshot(),
-        "`d/BUILD.toml` changed, which loading depends on; the host tool `sort` is another"
+        "`d/BUILD.toml` changed, which loading depends on; the host tool `sort` was not used before"
     );
     for _ in 0..2 {
         ws.build(&["//..."]).ok_without_running();

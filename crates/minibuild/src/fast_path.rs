@@ -16,8 +16,9 @@ use minibuild_engine::snapshot::{
 };
 use minibuild_rules::{ConfigInput, Loaded, Settings};
 
+use crate::refusal::Refusal;
 use crate::remote_side::{self, FunctionChoice};
-use crate::session::{BuildParts, Kind, Place, Refusal, Session, Told};
+use crate::session::{BuildParts, Kind, Place, Session, Told};
 use crate::{stores, workspace};
 
 /// What would be downloaded may lie here under another path, of which a part does not know.

@@ -15,6 +15,7 @@ mod progress;
 mod query;
 mod quote;
 mod redact;
+mod refusal;
 mod remote_side;
 mod serve;
 mod session;

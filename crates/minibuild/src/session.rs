@@ -13,9 +13,9 @@ use minibuild_core::{
     ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StoreSide,
     WsPath,
 };
-use minibuild_disk::{DiskError, DiskFs, FileClock as _, FsClock, OutTree};
+use minibuild_disk::{DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
-use minibuild_engine::build::{AtEnd, Build, BuildError, Reporter};
+use minibuild_engine::build::{AtEnd, Build, Reporter};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
 use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown, SourceFact};
 use minibuild_engine::moment::Moment;
@@ -33,6 +33,7 @@ use crate::args::BuildFlags;
 use crate::console::{Console, use_color};
 use crate::event_log::EventLog;
 use crate::profile::Profile;
+use crate::refusal::Refusal;
 use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
 use crate::{exit, fast_path, preview, redact, remote_side, signals, stores, tell};
@@ -76,24 +77,6 @@ pub fn build_id(root: &std::path::Path) -> String {
     let seed = format!("{}.{}.{}", now.as_nanos(), std::process::id(), root.display());
     let hex = DigestFunction::Sha256.digest(seed.as_bytes()).hex();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
-}
-
-/// Why there was no build, with its exit code.
-pub(crate) struct Refusal {
-    pub code: u8,
-    pub text: String,
-}
-
-impl Refusal {
-    pub fn bad_input(text: impl Into<String>) -> Self {
-        Self { code: exit::BAD_INPUT, text: text.into() }
-    }
-}
-
-impl From<DiskError> for Refusal {
-    fn from(error: DiskError) -> Self {
-        Self { code: exit::BUILD_FAILED, text: error.render() }
-    }
 }
 
 /// What a finished build leaves to be done.
@@ -211,7 +194,7 @@ impl Session<'_> {
         let function = remote_side::choose_function(&settings.remote, &state_dir).function;
         let goals = self.goals(self.requested(&loaded)?, &loaded.settings, function)?;
         let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches) || goals.stores.disk_cache;
-        let foreseen = preview::foresee(&self.workspace, &loaded, goals, function).map_err(refusal_of)?;
+        let foreseen = preview::foresee(&self.workspace, &loaded, goals, function)?;
         for one in &foreseen {
             if let Some(line) = preview::line(&loaded.model, one) {
                 console.message(Level::Info, &line);
@@ -476,7 +459,7 @@ impl Session<'_> {
             state: parts.state,
             at_end: parts.at_end,
         };
-        build.run(&place.line.sender, &place.line.receiver, told).map_err(refusal_of)
+        Ok(build.run(&place.line.sender, &place.line.receiver, told)?)
     }
 
     fn open_remote(
@@ -510,17 +493,6 @@ impl Session<'_> {
             .exec();
         eprintln!("ERROR: `{}` cannot be started: {error}", program.path.display());
         exit::BUILD_FAILED
-    }
-}
-
-fn refusal_of(error: BuildError) -> Refusal {
-    match error {
-        BuildError::Disk(error) => Refusal::from(error),
-        BuildError::Cycle(_) => Refusal { code: exit::INTERNAL, text: format!("ERROR: {error}") },
-        BuildError::State { .. } => Refusal {
-            code: exit::BUILD_FAILED,
-            text: format!("ERROR: {error}\nhint: `minibuild clean --all` starts anew"),
-        },
     }
 }
 

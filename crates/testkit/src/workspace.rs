@@ -156,16 +156,19 @@ impl Workspace {
     /// Gives all that is here to a user without privileges, whose runs all later ones are. Where the test has none itself
     /// nothing is to be done; false, loudly, where that user may not run the binary.
     pub fn give_up_privileges(&self) -> bool {
-        if !nix::unistd::geteuid().is_root() {
-            return true;
-        }
-        let may_run = Command::new(&self.binary).arg("--version").current_dir("/").uid(NOBODY).gid(NOBODY).output();
+        !nix::unistd::geteuid().is_root() || self.become_user(NOBODY)
+    }
+
+    /// Gives all that is here to this user (and group), whose runs all later ones are; false, loudly, where the test may not do
+    /// that, or the user may not run the binary.
+    pub fn become_user(&self, id: u32) -> bool {
+        let may_run = Command::new(&self.binary).arg("--version").current_dir("/").uid(id).gid(id).output();
         if !may_run.is_ok_and(|output| output.status.success()) {
-            crate::skipped(&format!("user {NOBODY} may not run {}", self.binary.display()));
+            crate::skipped(&format!("user {id} may not run {}", self.binary.display()));
             return false;
         }
-        give_to(&self.base, NOBODY);
-        self.user.set(Some(NOBODY));
+        give_to(&self.base, id);
+        self.user.set(Some(id));
         true
     }
 

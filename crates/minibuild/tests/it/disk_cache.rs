@@ -65,6 +65,26 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn users_share_a_cache_that_lets_them() {
+    for mode in [0o777, 0o1777] {
+        let cache = Cache::new();
+        fs::set_permissions(cache.0.path(), fs::Permissions::from_mode(mode)).expect("sets mode");
+        let (first, second) = (worktree(), worktree());
+        if !first.become_user(65_534) || !second.become_user(65_533) {
+            return;
+        }
+        let build = |ws: &Workspace| cache.build(ws, &["--disk-cache-size=1GiB"]).says_nothing_of("WARNING");
+        build(&first).ok();
+        took(build(&second), 4);
+        // And the other way round, of what the second made.
+        second.write("in", "2\n");
+        build(&second).ok();
+        first.write("in", "2\n");
+        took(build(&first), 4);
+    }
+}
+
+#[test]
 fn a_second_worktree_runs_nothing() {
     let cache = Cache::new();
     let (first, second) = (worktree(), worktree());

@@ -15,6 +15,10 @@ use minibuild_disk::{FsClock, OutTree};
 use minibuild_local::{LocalConfig, LocalExecutor};
 
 const BATCHES: usize = 7;
+/// Slots, and commands that are given before there is a place for them.
+const AHEAD: [(usize, usize); 4] = [(1, 0), (2, 0), (1, 16), (2, 32)];
+const HELPERS: [&str; 4] =
+    ["helper, 1 slot", "helper, 2 slots", "helper, 1 slot, 16 ahead", "helper, 2 slots, 32 ahead"];
 
 fn main() {
     let mut args = std::env::args_os().skip(1);
@@ -23,19 +27,19 @@ fn main() {
     let dir = tempfile::tempdir().expect("temp dir");
     // Interleaved, so that what else the machine does hits all alike.
     let mut rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    let mut executors = [1, 2].map(|slots| Bench::new(&helper, dir.path(), slots));
+    let mut executors = AHEAD.map(|(slots, ahead)| Bench::new(&helper, dir.path(), slots, ahead));
     for _ in 0..=BATCHES {
         for (threads, name) in [(1, "direct, 1 thread"), (2, "direct, 2 threads")] {
             rates.entry(name).or_default().push(rate(runs, || direct(threads, runs / threads)));
         }
-        for (bench, name) in executors.iter_mut().zip(["helper, 1 slot", "helper, 2 slots"]) {
+        for (bench, name) in executors.iter_mut().zip(HELPERS) {
             rates.entry(name).or_default().push(rate(runs, || bench.run(runs)));
         }
     }
     for (name, mut rates) in rates {
         rates.remove(0);
         rates.sort_by(f64::total_cmp);
-        println!("{name:20} median {:5.0}/s   {:5.0} to {:5.0}", rates[BATCHES / 2], rates[0], rates[BATCHES - 1]);
+        println!("{name:25} median {:5.0}/s   {:5.0} to {:5.0}", rates[BATCHES / 2], rates[0], rates[BATCHES - 1]);
     }
 }
 
@@ -63,11 +67,13 @@ struct Bench {
     executor: LocalExecutor,
     events: std::sync::mpsc::Receiver<ExecutorEvent>,
     slots: usize,
+    /// Commands that are given before there is a place for them.
+    ahead: usize,
 }
 
 impl Bench {
-    fn new(helper: &Path, root: &Path, slots: usize) -> Self {
-        let root = root.join(slots.to_string());
+    fn new(helper: &Path, root: &Path, slots: usize, ahead: usize) -> Self {
+        let root = root.join(format!("{slots}+{ahead}"));
         std::fs::create_dir(&root).expect("workspace");
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
@@ -83,14 +89,14 @@ impl Bench {
         let sink = Arc::new(move |event| {
             let _ = sender.lock().expect("not poisoned").send(event);
         });
-        Self { executor: LocalExecutor::new(config, sink).expect("an executor"), events, slots }
+        Self { executor: LocalExecutor::new(config, sink).expect("an executor"), events, slots, ahead }
     }
 
     fn run(&mut self, runs: usize) {
         let mut started = 0;
         let mut finished = 0;
         while finished < runs {
-            while started < runs && started - finished < self.slots {
+            while started < runs && started - finished < self.slots + self.ahead {
                 self.executor.start(request(started));
                 started += 1;
             }

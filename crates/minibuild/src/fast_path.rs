@@ -204,10 +204,13 @@ fn renew(
     }
     let tree = OutTree::open(root).map_err(|e| Doubt::Disk(e.render()))?.hashed_with(choice.function);
     let tree = Arc::new(tree);
-    let stores = stores::goals(settings).any().then(|| stores::open(settings, &tree, place.clock, place.line));
+    let mut stores = stores::goals(settings).any().then(|| stores::open(settings, &tree, place.clock, place.line));
     let store = stores.as_ref().map(|stores| stores as &dyn StoreSide);
     let boot_id = &workspace::boot_id();
-    reload.write(remembered, &Surroundings { tree: &tree, store, boot_id, function: choice.function })
+    let written = reload.write(remembered, &Surroundings { tree: &tree, store, boot_id, function: choice.function });
+    // The build's own come after these.
+    stores.iter_mut().for_each(|stores| stores.shutdown(false));
+    written
 }
 
 /// Whether there is a remote side; what a snapshot cannot answer is a doubt.

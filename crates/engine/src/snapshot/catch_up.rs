@@ -40,6 +40,8 @@ impl Snapshot {
                 None => unknown.push((path, file_at)),
             }
         }
+        let begun = index.begun.values().flat_map(|begun| &begun.paths);
+        unknown.extend(begun.filter(|path| self.find(path).is_none()).map(|path| (path.as_str(), 1)));
         let mut packages = Packages { root, of: self.head.packages.iter().map(|path| (path.as_str(), true)).collect() };
         let mut is_stranger = |path| !self.head.unwanted.contains(path) && packages.is_of_loaded(path);
         let stranger = unknown.into_iter().find(|&(path, place)| place != 0 && is_stranger(path));

@@ -7,7 +7,7 @@
 use std::io;
 
 use minibuild_core::{
-    ActionId, ArtifactKind, CommandSource, Digest, DigestFunction, Model, OUT_ROOT, StoreSide, TEST_LOG_ROOT,
+    ActionId, ArtifactKind, BIN_ROOT, CommandSource, Digest, DigestFunction, Model, StoreSide, WsPath,
 };
 use minibuild_disk::{Look, OutTree};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -20,7 +20,7 @@ use super::tables::{Graph, place};
 use super::tail::Update;
 use super::{Doubt, Remembered, Snapshot};
 use crate::machine::{Goal, Wanted};
-use crate::state::{ActionRecord, Index, Mark, State};
+use crate::state::{Index, Mark, State};
 use crate::sweep::Sweep;
 
 /// What was loaded.
@@ -244,8 +244,11 @@ impl Reload<'_> {
         let looks = usable(&remembered.looks).ok_or(Doubt::Request("a look cannot be repeated"))?;
         let declared = Declared::of(self.fresh.model);
         // Then the snapshot says where all records lie, and whatever lies here is declared.
-        let is_known =
-            declared == self.old.head.declared && self.old.stranger.is_none() && !self.actions.contains(&Paired::New);
+        let is_known = declared == self.old.head.declared
+            && remembered.packages.iter().map(WsPath::as_str).eq(self.old.head.packages.iter().map(String::as_str))
+            && self.old.stranger.is_none()
+            && !self.actions.contains(&Paired::New)
+            && !self.new_outputs().any(|_| true);
         if is_known
             && self.old.tail.has_room()
             && let Some(update) = self.update(&looks)?
@@ -272,6 +275,13 @@ impl Reload<'_> {
             declared,
         };
         whole.write(&remembered, looks).map_err(disk)
+    }
+
+    /// Outputs that the snapshot does not have.
+    fn new_outputs(&self) -> impl Iterator<Item = &str> {
+        let new = self.plan.artifacts.iter().zip(&self.artifacts).filter(|(_, old)| **old == NONE);
+        let outputs = new.map(|(&id, _)| self.fresh.model.artifact(id)).filter(|artifact| artifact.producer.is_some());
+        outputs.map(|artifact| artifact.path.as_str())
     }
 
     /// What the old snapshot has to be told to be of the new load, where no more than details changed.
@@ -319,43 +329,36 @@ impl Reload<'_> {
 
     /// Where the state's records lie once outputs that nobody declares any more are removed.
     fn swept(&self, remembered: &Remembered<'_>, surroundings: &Surroundings<'_>) -> Result<(Index, Mark), Doubt> {
-        let Surroundings { boot_id, function, .. } = *surroundings;
-        let open = |offsets: &[u64]| {
-            let offsets = offsets.iter().copied();
-            let state = State::open_at(remembered.state_dir, boot_id, function, &self.old.head.mark, offsets);
-            state.map_err(disk)?.ok_or(Doubt::OtherState)
-        };
-        let index = open(&[])?.index(0).map_err(disk)?;
+        let Surroundings { boot_id, function, tree, store } = *surroundings;
+        let mark = self.old.head.mark;
+        let state = State::open_at(remembered.state_dir, boot_id, function, &mark, std::iter::empty());
+        let index = state.map_err(disk)?.ok_or(Doubt::OtherState)?.index(0).map_err(disk)?;
+        if self.new_outputs().any(|path| index.distrusted.contains(path)) {
+            return Err(Doubt::Request("an output was made before the machine was started"));
+        }
         let model = self.fresh.model;
-        let outputs = model.artifacts.iter().filter(|artifact| artifact.producer.is_some());
-        let declared: FxHashSet<&str> = outputs.map(|output| output.path.as_str()).collect();
-        let is_gone = |path: &str| path.starts_with(OUT_ROOT) && !declared.contains(path);
-        if !index.files.keys().any(|path| is_gone(path)) {
-            // Of a run that did not come to its end no more may be known than that it was begun.
-            let has_left = |record: &ActionRecord| record.begun.iter().any(|path| is_gone(path.as_str()));
-            if !open(&self.may_have_begun(&index, is_gone))?.actions().any(|(_, record)| has_left(record)) {
-                return Ok((index, self.old.head.mark));
-            }
+        if !self.has_stale(&index, remembered) {
+            return Ok((index, mark));
         }
         let opened = State::open_indexed(remembered.state_dir, boot_id, function);
         let (mut state, mut index) = opened.map_err(disk)?.ok_or(Doubt::OtherState)?;
         let end = state.end();
-        let sweep = Sweep { model, packages: remembered.packages, tree: surroundings.tree, store: surroundings.store };
+        let sweep = Sweep { model, packages: remembered.packages, tree, store };
         sweep.run(&mut state).map_err(|e| Doubt::Disk(e.render()))?;
         let mark = state.mark().map_err(disk)?;
         state.add_to(&mut index, end).map_err(disk)?;
         Ok((index, mark))
     }
 
-    /// Places of the records of actions that are gone or have other outputs than before.
-    fn may_have_begun(&self, index: &Index, is_gone: impl Fn(&str) -> bool) -> Vec<u64> {
-        let gone = index.actions.iter().filter(|(path, _)| is_gone(path) && !path.starts_with(TEST_LOG_ROOT));
-        let changed =
-            self.plan.actions.iter().zip(&self.actions).filter(|(_, paired)| matches!(paired, Paired::Other(_)));
-        let changed = changed.filter_map(|(&id, _)| index.actions.get(&self.fresh.model.action_key_path(id)));
-        let mut places: Vec<u64> = gone.map(|(_, place)| place).chain(changed).copied().collect();
-        places.sort_unstable();
-        places
+    /// Whether anything may have to be removed.
+    fn has_stale(&self, index: &Index, remembered: &Remembered<'_>) -> bool {
+        let outputs = self.fresh.model.artifacts.iter().filter(|artifact| artifact.producer.is_some());
+        let declared: FxHashSet<&str> = outputs.map(|output| output.path.as_str()).collect();
+        let is_gone = |path: &String| path.starts_with(BIN_ROOT) && !declared.contains(path.as_str());
+        let loaded: FxHashSet<&str> = remembered.packages.iter().map(WsPath::as_str).collect();
+        // Of a run that did not come to its end no more may be known than that it was begun.
+        let mut begun = index.begun.values().filter(|begun| loaded.contains(begun.package.as_str()));
+        index.files.keys().chain(&index.distrusted).any(is_gone) || begun.any(|begun| begun.paths.iter().any(is_gone))
     }
 
     fn artifact_rows(&self, index: Option<&Index>) -> Result<Vec<ArtifactRow>, Doubt> {

@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use log::{Log, Opened};
 
-pub use partial::{Index, Mark};
+pub use partial::{Begun, Index, Mark};
 
 /// Version of all records; bumped whenever one of their types changes.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// How many results of each action are kept.
 const KEPT_RESULTS: usize = 4;
 
@@ -31,10 +31,10 @@ const KEPT_RESULTS: usize = 4;
 pub struct ActionRecord {
     /// Package of its target: an action that a loaded package no longer declares is swept away.
     pub package: String,
-    /// Its last results, newest first.
-    pub results: Vec<ResultRecord>,
     /// Outputs of runs that were begun and did not become a result: something may lie there.
     pub begun: Vec<WsPath>,
+    /// Its last results, newest first.
+    pub results: Vec<ResultRecord>,
     /// Whether its last run failed.
     pub failed: bool,
     /// How long its last successful run took, in milliseconds.

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use minibuild_core::{DigestFunction, Fingerprint};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
 use super::log::Log;
@@ -30,6 +30,10 @@ pub struct Index {
     pub actions: FxHashMap<String, u64>,
     /// Of files, by path; only those written under the last boot that was recorded.
     pub files: FxHashMap<String, u64>,
+    /// Paths of files of which only earlier boots wrote: their stamps are not to be trusted.
+    pub distrusted: FxHashSet<String>,
+    /// What [`super::ActionRecord::begun`] says of each action of which it says anything, with its package.
+    pub begun: FxHashMap<String, Begun>,
     /// Of what every build needs, in the order of the log.
     pub common: Vec<u64>,
     /// Key paths of actions of which nothing is known any more, unless recorded again.
@@ -41,11 +45,20 @@ pub struct Index {
     read: u64,
 }
 
-/// A record as far as its name.
+/// Outputs of runs that were begun and did not become a result.
+#[derive(Debug)]
+pub struct Begun {
+    /// Of the action's target.
+    pub package: String,
+    /// Their paths.
+    pub paths: Vec<String>,
+}
+
+/// A record as far as it is needed here: its name and, of an action, what comes next in [`super::ActionRecord`].
 #[derive(Deserialize)]
 enum Named<'a> {
     Boot(#[expect(dead_code, reason = "only its place counts")] &'a str),
-    Action(&'a str),
+    Action(&'a str, &'a str, Vec<&'a str>),
     ForgetAction(&'a str),
     File(&'a str),
     ForgetFile(&'a str),
@@ -62,16 +75,29 @@ impl Index {
         match record {
             Named::Boot(_) => {
                 self.has_boot = true;
-                self.files.clear();
+                self.distrusted.extend(self.files.drain().map(|(path, _)| path));
             }
-            Named::Action(path) => drop(self.actions.insert(path.to_owned(), offset)),
+            Named::Action(path, package, begun) => {
+                self.actions.insert(path.to_owned(), offset);
+                if begun.is_empty() {
+                    self.begun.remove(path);
+                } else {
+                    let paths = begun.into_iter().map(str::to_owned).collect();
+                    self.begun.insert(path.to_owned(), Begun { package: package.to_owned(), paths });
+                }
+            }
             Named::ForgetAction(path) => {
                 self.actions.remove(path);
+                self.begun.remove(path);
                 self.forgotten_actions.push(path.to_owned());
             }
-            Named::File(path) => drop(self.files.insert(path.to_owned(), offset)),
+            Named::File(path) => {
+                self.files.insert(path.to_owned(), offset);
+                self.distrusted.remove(path);
+            }
             Named::ForgetFile(path) => {
                 self.files.remove(path);
+                self.distrusted.remove(path);
                 self.forgotten_files.push(path.to_owned());
             }
             Named::Tool(_) | Named::Store(_) | Named::Lease(_) | Named::History(_) => self.common.push(offset),
@@ -246,6 +272,7 @@ mod tests {
             state.record_result(ActionName { path: name, package: "" }, result, Duration::ZERO, 0);
             state.record_file(&path(name), file.clone());
         }
+        state.record_begun(ActionName { path: "c", package: "of/it" }, [path("c"), path("c2")].into_iter());
         state.forget_action("b");
         state.forget_file("c");
         state.record_failure(ActionName { path: "a", package: "" });
@@ -267,6 +294,8 @@ mod tests {
             (names(&index.actions), names(&index.files)),
             (vec!["a".into(), "c".into()], vec!["a".into(), "b".into()])
         );
+        let begun: Vec<_> = index.begun.iter().map(|(name, it)| (&**name, &*it.package, it.paths.join(" "))).collect();
+        assert_eq!(begun, [("c", "of/it", "c c2".to_owned())]);
         let offsets = [index.actions["a"], index.files["b"], index.common[0]];
         let open = |mark: &Mark, offsets: &[u64]| {
             State::open_at(dir.path(), "b", DigestFunction::Sha256, mark, offsets.iter().copied()).expect("opens")
@@ -326,5 +355,6 @@ mod tests {
         state.flush().expect("flushes");
         let index = state.index(0).expect("reads");
         assert!(index.files.is_empty() && index.actions.contains_key("a"));
+        assert!(index.distrusted.contains("a") && !index.distrusted.contains("c"), "it was forgotten");
     }
 }

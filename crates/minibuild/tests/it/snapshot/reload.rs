@@ -287,6 +287,120 @@ fn what_a_killed_run_left_and_nobody_declares_any_more_is_removed() {
 }
 
 #[test]
+fn a_package_that_is_loaded_for_the_first_time_is_swept() {
+    let ws = settled();
+    ws.write("p/BUILD.toml", genrule("t", &[], &["t"], "echo > $OUT"));
+    ws.write("p/plain.txt", "plain\n");
+    for pattern in ["//p:t", "//d:x"] {
+        ws.build(&[pattern]).ok();
+        ws.build(&[pattern]).ok_without_running().from_snapshot();
+    }
+    ws.write("p/BUILD.toml", "[[filegroup]]\nname = \"files\"\nsrcs = [\"plain.txt\"]\n");
+    ws.write(
+        "d/BUILD.toml",
+        genrule("x", &["x.txt", "//p:files"], &["x"], "cat $SRCS > $OUT; ls minibuild-out/bin/p || :"),
+    );
+    let run = ws.build(&["//d:x"]).ok().started_only(&["//d:x"]);
+    assert_eq!(run.why_no_snapshot(), OF_D);
+    assert!(!ws.has_output("p/t"), "no loaded package declares it");
+}
+
+/// Has all that is recorded be of another boot of the machine.
+fn reboot(ws: &Workspace) {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("reads");
+    let path = ws.path("minibuild-out/.state/records");
+    let mut log = fs::read(&path).expect("reads");
+    let mut found = 0;
+    while let Some(at) = log.windows(id.trim().len()).position(|bytes| bytes == id.trim().as_bytes()) {
+        log[at] = if log[at] == b'0' { b'1' } else { b'0' };
+        // Two bytes before it begins the record; its check stands before that.
+        let check = crc32(&log[at - 2..at + id.trim().len()]);
+        log[at - 6..at - 2].copy_from_slice(&check.to_le_bytes());
+        found += 1;
+    }
+    assert!(found > 0, "the state has no record of the boot");
+    fs::write(path, log).expect("writes");
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0xEDB8_8320 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
+#[test]
+fn what_was_made_before_a_boot_is_known_and_removed() {
+    let ws = settled();
+    let plain = ws.read("d/BUILD.toml");
+    let more = plain.clone() + &genrule("y", &[], &["y"], "echo y > $OUT");
+    ws.write("d/BUILD.toml", &more);
+    ws.build(&["//..."]).ok();
+    let reloads = |text: &str| {
+        ws.write("d/BUILD.toml", &more);
+        reboot(&ws);
+        ws.build(&["//d:x"]).ok_without_running();
+        ws.build(&["//d:x"]).ok_without_running().from_snapshot();
+        ws.write("d/BUILD.toml", text);
+        ws.build(&["//d:x"])
+    };
+    // `x` reads `y` now, which was built before the boot.
+    let reads = more.replace("\"x.txt\"", "\"x.txt\", \":y\"").replace("cat $SRC ", "cat $SRCS ");
+    let run = reloads(&reads).ok().started_only(&["//d:x"]);
+    assert_eq!(
+        run.why_no_snapshot(),
+        "`d/BUILD.toml` changed, which loading depends on; an output was made before the machine was started"
+    );
+    // Nobody declares `y` any more.
+    assert!(ws.has_output("d/y"));
+    let run = reloads(&plain).ok_without_running();
+    assert_eq!((run.why_no_snapshot(), ws.has_output("d/y")), (OF_D, false));
+}
+
+#[test]
+fn what_a_killed_run_of_another_request_left_is_removed() {
+    for is_reverted in [false, true] {
+        let ws = settled();
+        let mut gate = ws.gate("g");
+        let plain = ws.read("d/BUILD.toml");
+        ws.build(&["//d:x"]).ok();
+        ws.build(&["//d:x"]).ok_without_running().from_snapshot();
+        // `y`, which `//d:x` does not want, is killed while it makes two files.
+        let cmd = format!("for out in $OUTS; do echo > $out; done; {}", gate.pass());
+        ws.write("d/BUILD.toml", plain.clone() + &genrule("y", &[], &["y", "y2"], &cmd));
+        let running = ws.start_build(&["//d:y"]);
+        gate.arrival();
+        running.kill();
+        gate.open();
+        assert!(ws.has_output("d/y2"));
+        let one = plain.clone() + &genrule("y", &[], &["y"], "echo > $OUT");
+        ws.write("d/BUILD.toml", if is_reverted { &plain } else { &one });
+        let run = ws.build(&["//d:x"]).ok_without_running();
+        assert!(run.why_no_snapshot().starts_with("used after loading"), "{}", run.why_no_snapshot());
+        assert!(!ws.has_output("d/y2"), "{is_reverted}");
+        ws.build(&["//d:x"]).ok_without_running().from_snapshot();
+    }
+}
+
+#[test]
+fn outputs_of_all_kinds_come_back_with_what_declared_them() {
+    let ws = settled();
+    let plain = ws.read("d/BUILD.toml");
+    let tree = "[[genrule]]\nname = \"tree\"\nsrcs = [\"x.txt\"]\nout_dirs = [\"tree\"]\ncmd = \"mkdir $OUT_DIR/deep; cp $SRC $OUT_DIR/deep/f\"\n";
+    let two = "[[genrule]]\nname = \"two\"\nsrcs = [\"x.txt\"]\nouts = [\"two\"]\nout_dirs = [\"more\"]\ncmd = \"echo > minibuild-out/bin/d/two; cp $SRC minibuild-out/bin/d/more\"\n";
+    let both = tree.to_owned() + two;
+    for targets in ["", tree, two, &both] {
+        ws.write("d/BUILD.toml", plain.clone() + targets);
+        ws.build(&["//..."]).ok();
+    }
+    for targets in [tree, "", two, tree, &both, two, "", &both] {
+        ws.write("d/BUILD.toml", plain.clone() + targets);
+        let run = ws.build(&["//..."]).ok_without_running();
+        assert_eq!(run.why_no_snapshot(), OF_D);
+        let has = |name: &str| targets.contains(&format!("name = \"{name}\""));
+        assert_eq!((ws.has_output("d/tree/deep/f"), ws.has_output("d/more/x.txt")), (has("tree"), has("two")));
+    }
+}
+
+#[test]
 fn a_rule_file() {
     let rule = |flag: &str| {
         format!(

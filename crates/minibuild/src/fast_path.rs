@@ -12,7 +12,7 @@ use minibuild_disk::{DiskFs, OutTree, fingerprint_behind};
 use minibuild_engine::build::{AtEnd, Reporter as _};
 use minibuild_engine::machine::{Goal, Outcome};
 use minibuild_engine::snapshot::{
-    Changes, Doubt, Fresh, Key, Part, Question, Remembered, Snapshot, Surroundings, is_much, remember,
+    Changes, Doubt, Fresh, Key, Part, Question, Remembered, Snapshot, Surroundings, remember,
 };
 use minibuild_rules::{ConfigInput, Loaded, Settings};
 
@@ -199,11 +199,8 @@ fn renew(
     if has_remote && reload.changed() > 0 {
         return Err(IN_PART_WITH_REMOTE);
     }
-    if is_much(reload.changed(), reload.actions()) {
-        return Err(Doubt::Much);
-    }
-    let tree = OutTree::open(root).map_err(|e| Doubt::Disk(e.render()))?.hashed_with(choice.function);
-    let tree = Arc::new(tree);
+    let tree = OutTree::open(root).map_err(|e| Doubt::Disk(e.render()))?;
+    let tree = Arc::new(tree.hashed_with(choice.function));
     let mut stores = stores::goals(settings).any().then(|| stores::open(settings, &tree, place.clock, place.line));
     let store = stores.as_ref().map(|stores| stores as &dyn StoreSide);
     let boot_id = &workspace::boot_id();

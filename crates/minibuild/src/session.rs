@@ -241,11 +241,7 @@ impl Session<'_> {
         let place = Place { lock: &lock, line: &line, clock: &clock };
         let mut told = Told { console: &mut console, events, profile };
         let doubt = match fast_path::take(self, key, &settings, function, &files, &place, &mut told)? {
-            Ok(outcome) => {
-                self.snapshot = "used".into();
-                console.summary(&outcome, self.began.elapsed());
-                return Ok(Done { outcome, program: None });
-            }
+            Ok(outcome) => return Ok(self.done_from_snapshot(outcome, "used", &mut console)),
             Err(doubt) => doubt,
         };
         self.snapshot = doubt.to_string().into();
@@ -262,9 +258,8 @@ impl Session<'_> {
         if doubt.is_of_loading() {
             match fast_path::take_loaded(self, key, loaded, function, &files, &place, &mut told)? {
                 Ok(outcome) => {
-                    self.snapshot = format!("used after loading: {doubt}").into();
-                    console.summary(&outcome, self.began.elapsed());
-                    return Ok(Done { outcome, program: None });
+                    let snapshot = format!("used after loading: {doubt}");
+                    return Ok(self.done_from_snapshot(outcome, snapshot, &mut console));
                 }
                 Err(another) => self.snapshot = format!("{doubt}; {another}").into(),
             }
@@ -280,6 +275,18 @@ impl Session<'_> {
         }
         console.summary(&outcome, self.began.elapsed());
         Ok(Done { outcome, program })
+    }
+
+    /// A build that needed no more than a snapshot, or a part of its graph.
+    fn done_from_snapshot(
+        &mut self,
+        outcome: Outcome,
+        snapshot: impl Into<Cow<'static, str>>,
+        console: &mut Console,
+    ) -> Done {
+        self.snapshot = snapshot.into();
+        console.summary(&outcome, self.began.elapsed());
+        Done { outcome, program: None }
     }
 
     fn lock(

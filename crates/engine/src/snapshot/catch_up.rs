@@ -25,11 +25,12 @@ impl Snapshot {
         let mut update = Update::new(self.sections.fingerprint(), mark);
         update.common = index.common.clone();
         let tests = self.tests_by_log(&index)?;
-        let mut unknown = Vec::new();
+        // Paths of which something was recorded, and that are none of the snapshot's.
+        let mut unknown: Vec<&str> = Vec::new();
         for (path, record_at) in newest(&index.actions, &index.forgotten_actions) {
             match self.action_of(path, &tests)? {
                 Some(action) => update.actions.push((action, self.to_look_at(action, path, record_at)?)),
-                None => unknown.push((path, record_at)),
+                None => unknown.extend((record_at != 0).then_some(path)),
             }
         }
         for (path, file_at) in newest(&index.files, &index.forgotten_files) {
@@ -37,15 +38,14 @@ impl Snapshot {
                 Some(artifact) => {
                     update.artifacts.push((artifact as u32, ArtifactRow { file_at, ..self.row(artifact)? }));
                 }
-                None => unknown.push((path, file_at)),
+                None => unknown.extend((file_at != 0).then_some(path)),
             }
         }
         let begun = index.begun.values().flat_map(|begun| &begun.paths);
-        unknown.extend(begun.filter(|path| self.find(path).is_none()).map(|path| (path.as_str(), 1)));
+        unknown.extend(begun.map(String::as_str).filter(|path| self.find(path).is_none()));
         let mut packages = Packages { root, of: self.head.packages.iter().map(|path| (path.as_str(), true)).collect() };
         let mut is_stranger = |path| !self.head.unwanted.contains(path) && packages.is_of_loaded(path);
-        let stranger = unknown.into_iter().find(|&(path, place)| place != 0 && is_stranger(path));
-        update.stranger = stranger.map(|(path, _)| path.to_owned());
+        update.stranger = unknown.into_iter().find(|&path| is_stranger(path)).map(str::to_owned);
         self.apply(update.clone()).ok_or(Doubt::Damaged)?;
         self.caught_up = Some(update);
         Ok(())

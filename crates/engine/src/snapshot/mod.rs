@@ -59,7 +59,7 @@ const PREFIX: &str = "snapshot-";
 const KEPT: usize = 4;
 
 /// Whether a part of `part` actions out of `all` is so large that the full way is no slower.
-pub fn is_much(part: usize, all: usize) -> bool {
+fn is_much(part: usize, all: usize) -> bool {
     part > all / 2 + 1000
 }
 

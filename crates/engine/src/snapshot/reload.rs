@@ -18,7 +18,7 @@ use super::record::{Whole, usable};
 use super::rows::{ActionRow, ArtifactRow, Declared, NONE, PRESENT, SET, ToolRow, UNKNOWN, kind_bits, kind_of};
 use super::tables::{Graph, place};
 use super::tail::Update;
-use super::{Doubt, Remembered, Snapshot};
+use super::{Doubt, Remembered, Snapshot, is_much};
 use crate::machine::{Goal, Wanted};
 use crate::state::{Index, Mark, State};
 use crate::sweep::Sweep;
@@ -84,7 +84,8 @@ impl Snapshot {
         let details = plan.details(model, fresh.commands, remembered.env, &tool_rows).map_err(disk)?;
         let artifacts = self.pair_artifacts(model, &plan);
         let actions = Comparison::new(self, model, &plan, &artifacts)?.pair_actions(&details)?;
-        Ok(Reload { old: self, fresh, plan, artifacts, actions, tools, details })
+        let reload = Reload { old: self, fresh, plan, artifacts, actions, tools, details };
+        if is_much(reload.changed(), reload.actions.len()) { Err(Doubt::Much) } else { Ok(reload) }
     }
 
     /// Host tools in the order of this snapshot, then new ones; and the rows of those of `model`.
@@ -174,14 +175,10 @@ impl<'a> Comparison<'a> {
 
     fn of_new(&self, ids: impl Iterator<Item = u32>) -> impl Iterator<Item = u32> {
         ids.map(|id| match (id & SET, self.artifacts.get(id as usize)) {
-            (0, Some(&NONE)) => self.artifacts_of_old() + id,
+            (0, Some(&NONE)) => self.old.flags.len() as u32 + id,
             (0, Some(&old)) => old,
             _ => self.new_sets[(id & !SET) as usize],
         })
-    }
-
-    fn artifacts_of_old(&self) -> u32 {
-        self.old.flags.len() as u32
     }
 
     fn pair_actions(&self, details: &Details) -> Result<Vec<Paired>, Doubt> {
@@ -229,11 +226,6 @@ impl Reload<'_> {
     /// Actions that are not what they were, or that the snapshot does not have.
     pub fn changed(&self) -> usize {
         self.actions.iter().filter(|paired| !matches!(paired, Paired::Same(_))).count()
-    }
-
-    /// Wanted actions.
-    pub fn actions(&self) -> usize {
-        self.actions.len()
     }
 
     /// Makes the snapshot that of the new load, and removes outputs that nobody declares any more.
@@ -332,7 +324,7 @@ impl Reload<'_> {
         let Surroundings { boot_id, function, tree, store } = *surroundings;
         let mark = self.old.head.mark;
         let state = State::open_at(remembered.state_dir, boot_id, function, &mark, std::iter::empty());
-        let index = state.map_err(disk)?.ok_or(Doubt::OtherState)?.index(0).map_err(disk)?;
+        let mut index = state.map_err(disk)?.ok_or(Doubt::OtherState)?.index(0).map_err(disk)?;
         if self.new_outputs().any(|path| index.distrusted.contains(path)) {
             return Err(Doubt::Request("an output was made before the machine was started"));
         }
@@ -340,8 +332,10 @@ impl Reload<'_> {
         if !self.has_stale(&index, remembered) {
             return Ok((index, mark));
         }
-        let opened = State::open_indexed(remembered.state_dir, boot_id, function);
-        let (mut state, mut index) = opened.map_err(disk)?.ok_or(Doubt::OtherState)?;
+        let (mut state, warnings) = State::open(remembered.state_dir, boot_id, function).map_err(disk)?;
+        if !warnings.is_empty() {
+            return Err(Doubt::OtherState);
+        }
         let end = state.end();
         let sweep = Sweep { model, packages: remembered.packages, tree, store };
         sweep.run(&mut state).map_err(|e| Doubt::Disk(e.render()))?;

@@ -65,8 +65,8 @@ impl Declared {
         let outputs = model.artifacts.iter().filter(|artifact| artifact.producer.is_some());
         outputs.fold(Self::default(), |all, output| {
             let hash = DigestFunction::Blake3.digest(output.path.as_str().as_bytes()).hash;
-            let words = hash.as_chunks::<16>().0;
-            Self(words.iter().take(1).fold(all.0, |sum, word| sum.wrapping_add(u128::from_le_bytes(*word))))
+            let half = hash.first_chunk().map_or(0, |half| u128::from_le_bytes(*half));
+            Self(all.0.wrapping_add(half))
         })
     }
 }

@@ -143,7 +143,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens the snapshot of this key in the workspace at `root`, if the state is as it was then, or what was added to it since can be told.
+    /// Opens the snapshot of this key in the workspace at `root`, if the state is as it was then, or what was added to it since
+    /// can be told.
     ///
     /// # Errors
     /// Why it is of no use.

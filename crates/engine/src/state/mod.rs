@@ -176,23 +176,9 @@ impl State {
     /// # Errors
     /// Those of the operating system.
     pub fn open(dir: &Path, boot_id: &str, function: DigestFunction) -> io::Result<(Self, Vec<String>)> {
-        Self::open_with(dir, boot_id, function, |_, _| {})
-    }
-
-    /// As [`Self::open`]; each record is given to `record`, with its place.
-    fn open_with(
-        dir: &Path,
-        boot_id: &str,
-        function: DigestFunction,
-        mut record: impl FnMut(u64, &[u8]),
-    ) -> io::Result<(Self, Vec<String>)> {
         let version = version(function);
         let mut tables = Tables::default();
-        let read = |offset, bytes: &[u8]| {
-            tables.read(bytes);
-            record(offset, bytes);
-        };
-        let (records, opened) = Log::open(&dir.join("records"), version, read)?;
+        let (records, opened) = Log::open(&dir.join("records"), version, |_, bytes| tables.read(bytes))?;
         let (manifests, opened_manifests) = Log::open(&dir.join("manifests"), version, |_, _| {})?;
         let warnings = warnings(&opened, tables.unreadable).into_iter().chain(warnings(&opened_manifests, 0)).collect();
         let last_boot = std::mem::take(&mut tables.boot_id);

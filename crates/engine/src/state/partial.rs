@@ -116,16 +116,6 @@ impl State {
         Ok(Mark { records, manifests, written: self.written as u64 })
     }
 
-    /// As [`State::open`], with the places of all records; `None` where not all could be believed.
-    ///
-    /// # Errors
-    /// Those of the operating system.
-    pub fn open_indexed(dir: &Path, boot_id: &str, function: DigestFunction) -> io::Result<Option<(Self, Index)>> {
-        let mut index = Index::default();
-        let (state, warnings) = Self::open_with(dir, boot_id, function, |offset, bytes| index.read(offset, bytes))?;
-        Ok(warnings.is_empty().then_some((state, index)))
-    }
-
     /// Where records lie that were written from offset `from` of the log on; 0 for all.
     ///
     /// # Errors

@@ -64,10 +64,14 @@ impl Execution for ExecutionService {
 
 impl ExecutionService {
     /// What is now, and every change up to the end.
-    fn stream(&self, method: &'static str, watch: Watch, inline: Inline) -> OperationStream {
+    fn stream(&self, method: &'static str, mut watch: Watch, inline: Inline) -> OperationStream {
         let occasion = Occasion { method, digest: Some(watch.action), command: None };
         if self.shared.faults.strike(FaultKind::Forget, occasion).is_some() {
             self.shared.board.forget(&watch.name);
+            if matches!(*watch.stage.borrow(), Stage::Done(_)) {
+                // Nobody hears of its end, even if it was over by then.
+                watch.stage = tokio::sync::watch::channel(Stage::Executing).1;
+            }
         }
         let cut = self.shared.faults.cut(occasion);
         let (shared, inline) = (Arc::clone(&self.shared), Arc::new(inline));

@@ -485,6 +485,18 @@ fn faults_of_actions() {
 }
 
 #[test]
+fn what_is_forgotten_has_no_end_even_if_it_was_over() {
+    let server = with_faults("[[fault]]\nkind = 'forget'\nmethod = 'Execute'\nafter = 1\ntimes = 1");
+    let task = Task::new("echo known");
+    assert_eq!(result(server.run(&task)).exit_code, 0);
+    // Its result is known by now: the operation is done from the beginning.
+    let operations = server.try_execute(&server.action(&task), false).expect("begins");
+    assert!(!operations.is_empty() && operations.iter().all(|operation| !operation.done));
+    assert_eq!(wait(&server, &operations[0].name), Err(Code::NotFound));
+    assert_eq!(result(server.run(&task)).exit_code, 0);
+}
+
+#[test]
 fn the_other_digest_function_serves_all_the_way() {
     let server = server();
     let blake = DigestFunction::Blake3;

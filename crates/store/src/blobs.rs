@@ -15,13 +15,12 @@ use minibuild_disk::touch;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-/// A file counts as used now if it is used so long after it last was.
-const RENEWED_AFTER: Duration = Duration::from_secs(300);
-
 /// Files by digest, all of one function.
 pub(crate) struct BlobDir {
     dir: OwnedFd,
     rights: Rights,
+    /// A file counts as used now if it is used so long after it last was.
+    renewed_after: Duration,
     /// Which directories of the next level are there.
     made: Box<[AtomicBool]>,
 }
@@ -75,10 +74,15 @@ pub(crate) fn ensure_dir(base: BorrowedFd<'_>, path: &str, rights: Rights) -> ru
 
 impl BlobDir {
     /// The directory of `function` in `base`, made where it is missing.
-    pub fn open(base: BorrowedFd<'_>, function: DigestFunction, rights: Rights) -> rustix::io::Result<Self> {
+    pub fn open(
+        base: BorrowedFd<'_>,
+        function: DigestFunction,
+        rights: Rights,
+        renewed_after: Duration,
+    ) -> rustix::io::Result<Self> {
         let dir = ensure_dir(base, name_of(function), rights)?;
         let made = (0..256).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { dir, rights, made })
+        Ok(Self { dir, rights, renewed_after, made })
     }
 
     /// The directory that [`Self::place`] is relative to.
@@ -154,22 +158,23 @@ impl BlobDir {
     }
 
     fn renew(&self, path: &CString, stat: &rustix::fs::Stat) {
-        let age = seconds(SystemTime::now()).abs_diff(mtime(stat));
-        if age > RENEWED_AFTER.as_secs() {
+        let age = since_epoch(SystemTime::now()).abs_diff(mtime(stat));
+        if age >= self.renewed_after {
             // Without the right to it, it goes a bit sooner than it should.
             let _ = touch(self.dir(), path);
         }
     }
 }
 
-/// Seconds since the epoch.
-pub(crate) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+/// Returns the time since the epoch; zero for an earlier one.
+pub(crate) fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// When a file was used last, in seconds since the epoch.
-pub(crate) fn mtime(stat: &rustix::fs::Stat) -> u64 {
-    u64::try_from(stat.st_mtime).unwrap_or(0)
+/// Returns when a file was used last, since the epoch.
+pub(crate) fn mtime(stat: &rustix::fs::Stat) -> Duration {
+    let nanoseconds = u64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0)) + Duration::from_nanos(nanoseconds)
 }
 
 /// Where in its directory a blob is or would be.

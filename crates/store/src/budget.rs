@@ -11,11 +11,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
-use crate::blobs::{Rights, ensure_dir, seconds};
+use crate::blobs::{Rights, ensure_dir, since_epoch};
 use crate::collect::{Listing, names, open_dir};
 
 /// What was used within so many seconds is not collected. Five minutes more than promised, since times of use are that
@@ -108,7 +108,8 @@ impl Budget {
 
     /// Whether so many bytes may be added, after a collection where that helps.
     fn grant(&self, account: &mut Account, bytes: u64, limit: u64) -> bool {
-        let now = seconds(SystemTime::now());
+        let time = since_epoch(SystemTime::now());
+        let now = time.as_secs();
         let fits = |used: Option<u64>| used.and_then(|used| used.checked_add(bytes)).filter(|all| *all <= limit);
         if let Some(all) = fits(account.bytes) {
             account.bytes = Some(all);
@@ -127,7 +128,7 @@ impl Budget {
             None => limit.saturating_mul(KEPT_PERCENT) / 100,
         };
         let most = most.saturating_sub(reserved.saturating_add(bytes));
-        let oldest = listing.trim(self.root.as_fd(), most, now.saturating_sub(SPARED), now);
+        let oldest = listing.trim(self.root.as_fd(), most, time.saturating_sub(Duration::from_secs(SPARED)), time);
         account.bytes = Some(listing.bytes.saturating_add(reserved));
         match fits(account.bytes) {
             Some(all) => {
@@ -136,7 +137,7 @@ impl Budget {
                 true
             }
             None => {
-                let next = oldest.map_or(0, |used| used.saturating_add(SPARED));
+                let next = oldest.map_or(0, |used| used.as_secs().saturating_add(SPARED));
                 account.full_until = next.clamp(now + 1, now + FULL_FOR);
                 false
             }
@@ -408,7 +409,7 @@ mod tests {
         assert!(budget.reserve(3 * 4096).expect("works").is_none(), "two are recent");
         assert_eq!(left(), 2);
         let until = budget.account().full_until;
-        assert!(until > seconds(SystemTime::now()));
+        assert!(until > since_epoch(SystemTime::now()).as_secs());
         // Known to be full, nobody lists it again.
         put(root.path(), "ancient", 100_000);
         assert!(budget.reserve(3 * 4096).expect("works").is_none());

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use minibuild_core::{
     CacheAnswer, CacheLookup, Content, Digest, DigestFunction, ExecutionReport, ExecutionStatus, Level, StoreEvent,
@@ -21,6 +22,9 @@ use crate::blobs::{BlobDir, Rights, ensure_dir};
 use crate::budget::Budget;
 use crate::collect::on_disk;
 use crate::entry::{self, LARGEST_ENTRY, Recalled, Stored};
+
+/// The times of blobs that several processes use are not renewed more often.
+const RENEWED_AFTER: Duration = Duration::from_secs(300);
 
 /// A cache in one directory.
 pub(crate) struct DiskCache {
@@ -199,7 +203,7 @@ impl DiskCache {
         let rights = Rights::of(root.as_fd())?;
         let dir = |name: &str| {
             let top = ensure_dir(root.as_fd(), name, rights)?;
-            BlobDir::open(top.as_fd(), self.function, rights)
+            BlobDir::open(top.as_fd(), self.function, rights, RENEWED_AFTER)
         };
         let (blobs, entries) = (dir("cas")?, dir("ac")?);
         let budget = match Budget::open(root, self.limit, rights) {

@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -21,8 +22,8 @@ pub(crate) fn on_disk(size: u64) -> u64 {
 /// A kept file.
 #[derive(Debug)]
 struct Found {
-    /// When it was used last, seconds since the epoch.
-    used: u64,
+    /// Since the epoch, when it was used last.
+    used: Duration,
     bytes: u64,
     path: CString,
 }
@@ -66,8 +67,8 @@ impl Listing {
 
     /// Removes files that were last used before `before` (or after `now`, which is nonsense), the oldest first, until no
     /// more than `most` bytes are there. Gives when the oldest that is left was used.
-    pub fn trim(&mut self, root: BorrowedFd<'_>, most: u64, before: u64, now: u64) -> Option<u64> {
-        let age = |file: &Found| if file.used > now { 0 } else { file.used };
+    pub fn trim(&mut self, root: BorrowedFd<'_>, most: u64, before: Duration, now: Duration) -> Option<Duration> {
+        let age = |file: &Found| if file.used > now { Duration::ZERO } else { file.used };
         self.files.sort_unstable_by_key(|file| std::cmp::Reverse(age(file)));
         while self.bytes > most {
             match self.files.pop_if(|file| age(file) < before) {
@@ -132,8 +133,9 @@ mod tests {
         let dir = File::open(root.path()).expect("opens");
         let trim = |most, before| {
             let mut listing = Listing::of(dir.as_fd(), &["cas", "ac"]);
-            let oldest = listing.trim(dir.as_fd(), most, before, 1000);
-            (oldest, listing.bytes)
+            let seconds = Duration::from_secs;
+            let oldest = listing.trim(dir.as_fd(), most, seconds(before), seconds(1000));
+            (oldest.map(|oldest| oldest.as_secs()), listing.bytes)
         };
         assert_eq!(trim(6 * 4096, 950), (Some(0), 6 * 4096));
         assert_eq!(trim(3 * 4096, 950), (Some(200), 3 * 4096), "a used time that is to come is no used time");

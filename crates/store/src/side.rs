@@ -391,6 +391,60 @@ mod tests {
         assert_eq!(fs::read_dir(staging).expect("lists").count(), 0);
     }
 
+    fn stored_bytes(it: &Fixture) -> u64 {
+        crate::stored(it.root.path(), F).iter().map(|digest| digest.size.div_ceil(4096) * 4096).sum()
+    }
+
+    #[test]
+    fn store_limit_during_build_is_never_exceeded() {
+        let limit = 5 * 4096;
+        let mut it = fixture(limit);
+        for number in 0..20 {
+            it.keep(&format!("output {number}"));
+            assert!(stored_bytes(&it) <= limit, "after {number}");
+        }
+        assert!(stored_bytes(&it) >= 4 * 4096, "it is used, too");
+        it.stores.shutdown(false);
+        assert!(stored_bytes(&it) >= 3 * 4096);
+    }
+
+    #[test]
+    fn full_store_makes_room_with_files_of_earlier_builds_but_not_with_promised_ones() {
+        let it = fixture(3 * 4096);
+        assert!(it.keep("promised") && it.keep("old"));
+        let age = |text: &str| {
+            let hex = F.digest(text.as_bytes()).hex();
+            let at = format!("minibuild-out/.state/store/cas/sha256/{}/{}", &hex[..2], &hex[2..]);
+            let file = fs::File::open(it.root.path().join(at)).expect("opens");
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("sets");
+        };
+        age("promised");
+        age("old");
+        assert_eq!(it.missing(vec![F.digest(b"promised")]), []);
+        assert!(it.keep("new"));
+        assert!(it.keep("newer"), "the old one goes for it");
+        assert_eq!(
+            it.missing(["promised", "old", "newer"].map(|text| F.digest(text.as_bytes())).into()),
+            [F.digest(b"old")]
+        );
+        assert!(!it.keep("newest"), "all that is left was used in this build");
+        assert!(it.root.path().join("minibuild-out/bin/a").exists(), "its owner removes it");
+    }
+
+    #[test]
+    fn trees_count_before_they_are_taken_apart() {
+        let it = fixture(2 * 4096);
+        let local = &it.stores;
+        let at = it.root.path().join("minibuild-out/bin/t");
+        fs::create_dir_all(at.join("d")).expect("mkdir");
+        fs::create_dir_all(at.join("e")).expect("mkdir");
+        fs::write(at.join("d/f"), "in tree").expect("writes");
+        fs::write(at.join("d/none"), "").expect("writes");
+        fs::write(at.join("same"), "in tree").expect("writes");
+        let kept = Kept { path: path("minibuild-out/bin/t"), content: tree(), fingerprint: Fingerprint::default() };
+        assert!(!local.keep(&kept), "two files and an empty one take three blocks");
+    }
+
     #[test]
     fn a_store_without_room_keeps_nothing() {
         for size in [0, 2] {

@@ -3,6 +3,7 @@
 //! It knows threads, channels and files, and decides nothing.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -567,8 +568,9 @@ impl Driver {
             }
         }
         self.flush(reporter);
+        let is_gone = |path: &WsPath| is_absent(&self.tree.workspace().join(path.as_path()));
         if self.disk_failed.is_none()
-            && let Err(error) = self.machine.state().compact()
+            && let Err(error) = self.machine.state().compact(is_gone)
         {
             let text = format!("the state cannot be compacted: {error}");
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
@@ -579,4 +581,9 @@ impl Driver {
         }
         outcome
     }
+}
+
+/// Whether nothing lies at this path, for certain.
+fn is_absent(path: &Path) -> bool {
+    matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use minibuild_core::{
-    Branch, BranchOutcome, Content, Digest, DigestFunction, DownloadReason, Fingerprint, OutputMeta, Stamp, WsPath,
+    Branch, BranchOutcome, Content, Digest, DigestFunction, DownloadReason, Fingerprint, OUT_ROOT, OutputMeta, Stamp,
+    WsPath,
 };
 use minibuild_dynamic::policy::{ActionHistory, History};
 use rustc_hash::FxHashMap;
@@ -180,7 +181,11 @@ impl State {
         let mut tables = Tables::default();
         let (records, opened) = Log::open(&dir.join("records"), version, |_, bytes| tables.read(bytes))?;
         let (manifests, opened_manifests) = Log::open(&dir.join("manifests"), version, |_, _| {})?;
-        let warnings = warnings(&opened, tables.unreadable).into_iter().chain(warnings(&opened_manifests, 0)).collect();
+        let mut warnings = warnings(&opened, tables.unreadable);
+        warnings.extend(self::warnings(&opened_manifests, 0));
+        if opened == Opened::New && !manifests.is_empty() {
+            warnings.push("the records of the state are gone; everything is checked again".to_owned());
+        }
         let last_boot = std::mem::take(&mut tables.boot_id);
         let mut state = Self::of((records, manifests), version, boot_id, tables);
         if last_boot != boot_id {
@@ -476,17 +481,21 @@ impl State {
         self.records.flush()
     }
 
-    /// Rewrites logs most of which is superseded. At the end of a build.
+    /// Rewrites logs most of which is superseded, at the end of a build. Sources of which `is_gone` says that nothing lies
+    /// at their paths are forgotten: a workspace that lives long would keep a record of each file it ever had.
     ///
     /// # Errors
     /// Those of the operating system; the state stays as it was then.
-    pub fn compact(&mut self) -> io::Result<()> {
+    pub fn compact(&mut self, is_gone: impl Fn(&WsPath) -> bool) -> io::Result<()> {
         self.flush()?;
         let few = self.tools.len() + self.stores.len() + self.leases.len() + self.histories.len();
         let live = self.actions.len() + self.files.len() + few + 1;
         if self.is_partial || self.written < 1000 + 2 * live {
             return Ok(());
         }
+        // An output's record says that something was left at its path, which the sweep needs.
+        self.files.retain(|path, _| path.is_at_or_below(OUT_ROOT) || !is_gone(path));
+        let live = self.actions.len() + self.files.len() + few + 1;
         self.compact_manifests()?;
         let boot = std::iter::once(Record::Boot(self.boot_id.clone()));
         let actions = self.actions.iter().map(|(path, record)| Record::Action(path.clone(), record.clone()));
@@ -678,7 +687,7 @@ mod tests {
             assert_eq!((state.store_id("b"), state.store_id("a")), (b, a));
             assert_eq!(held(&state), Some(vec![b]));
             state.written = 10_000;
-            state.compact().expect("compacts");
+            state.compact(|_| false).expect("compacts");
         }
         let (mut state, _) = open(dir.path(), "b");
         state.set_held("o", &digest("k"), b, false);
@@ -751,7 +760,7 @@ mod tests {
             manifest = state.record_manifest(&format!("arg\t0\t{round}\n"));
             state.record_result(O, ResultRecord { manifest, ..result("k") }, Duration::ZERO, 0);
         }
-        state.compact().expect("compacts");
+        state.compact(|_| false).expect("compacts");
         let size = std::fs::metadata(dir.path().join("records")).expect("exists").len();
         assert!(size < 2000, "{size}");
         let moved = state.action("o").map(|a| a.results[0].manifest).expect("known");
@@ -762,6 +771,33 @@ mod tests {
         assert_eq!(warnings, Vec::<String>::new());
         assert_eq!(again.manifest(moved).as_deref(), Some("arg\t0\t1999\n"));
         assert!(again.file("a.c").is_some());
+    }
+
+    #[test]
+    fn compaction_forgets_sources_that_are_gone_and_no_outputs() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "b");
+        for name in ["gone.c", "here.c", "minibuild-out/bin/gone"] {
+            state.record_file(&path(name), file(name));
+        }
+        state.written = 10_000;
+        state.compact(|path| path.as_str().contains("gone")).expect("compacts");
+        let (state, _) = open(dir.path(), "b");
+        let known = ["gone.c", "here.c", "minibuild-out/bin/gone"].map(|name| state.file(name).is_some());
+        assert_eq!(known, [false, true, true]);
+    }
+
+    #[test]
+    fn empty_records_beside_manifests_are_damage() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, warnings) = open(dir.path(), "b");
+        assert_eq!(warnings, Vec::<String>::new());
+        state.record_manifest("arg\t0\tcc\n");
+        state.flush().expect("flushes");
+        drop(state);
+        std::fs::write(dir.path().join("records"), "").expect("writes");
+        let (_, warnings) = open(dir.path(), "b");
+        assert!(warnings[0].contains("are gone"), "{warnings:?}");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use minibuild_core::{DigestFunction, EntryKind, SourceFs};
-use minibuild_disk::{Answer, DiskFs, FsInstant};
+use minibuild_disk::{Answer, DiskFs, FsInstant, NameSet};
 
-const NOW: FsInstant = FsInstant { ns: i64::MAX, granularity: Duration::from_millis(20) };
+const NOW: FsInstant = FsInstant::of_all_devices(i64::MAX, Duration::from_millis(20));
 
 fn fixture() -> (tempfile::TempDir, DiskFs) {
     let dir = tempfile::tempdir().expect("temp dir");
@@ -240,4 +240,14 @@ fn threads_get_one_answer() {
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
+}
+
+#[test]
+fn name_set_of_many_names_contains_no_other_name() {
+    let outputs = |numbers: std::ops::Range<u32>| numbers.map(|number| format!("minibuild-out/bin/p/out{number}.o"));
+    let kept: Vec<String> = outputs(0..200_000).collect();
+    let names = NameSet::of(kept.iter().map(String::as_str));
+    assert!(kept.iter().all(|name| names.contains(name)));
+    let mistaken: Vec<String> = outputs(200_000..400_000).filter(|name| names.contains(name)).collect();
+    assert_eq!(mistaken, Vec::<String>::new());
 }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use minibuild_core::{Fingerprint, Stamp};
 use rustix::fs::{Mode, OFlags};
@@ -27,12 +27,36 @@ pub struct FsInstant {
     pub ns: i64,
     /// How far apart two changes must be to have different times for certain.
     pub granularity: Duration,
+    /// The device whose clock was read; `None` where all devices share it.
+    device: Option<DeviceClock>,
+}
+
+/// A device with its own clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DeviceClock {
+    dev: u64,
+    /// The clock of this machine at the same moment, in nanoseconds since the epoch.
+    system_ns: i64,
 }
 
 impl FsInstant {
-    /// The stamp of a file whose content was read after this moment.
+    /// Returns a moment on a clock that all devices share.
+    pub const fn of_all_devices(ns: i64, granularity: Duration) -> Self {
+        Self { ns, granularity, device: None }
+    }
+
+    /// Returns the stamp of a file whose content was read after this moment.
+    ///
+    /// A file of another device (sources on a network or FAT mount, a `minibuild-out` that leads to another disk) was
+    /// stamped by a clock nothing is known of: it may tick in steps of two seconds, and only this machine's clock is near it.
     pub fn stamp(&self, fingerprint: Fingerprint) -> Stamp {
-        Stamp { fingerprint, trusted: fingerprint.is_trusted(self.ns, self.granularity) }
+        let trusted = match self.device {
+            Some(device) if device.dev != fingerprint.dev => {
+                fingerprint.is_trusted(self.ns.min(device.system_ns), COARSE.max(self.granularity))
+            }
+            _ => fingerprint.is_trusted(self.ns, self.granularity),
+        };
+        Stamp { fingerprint, trusted }
     }
 }
 
@@ -78,7 +102,10 @@ impl FileClock for FsClock {
             Ok(fingerprint_of(&rustix::fs::fstat(&self.file)?))
         };
         let fingerprint = touch().map_err(|e: io::Error| DiskError::new("write", self.path.clone(), e))?;
-        Ok(FsInstant { ns: fingerprint.mtime_ns, granularity: self.granularity })
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let system_ns = i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX);
+        let device = DeviceClock { dev: fingerprint.dev, system_ns };
+        Ok(FsInstant { ns: fingerprint.mtime_ns, granularity: self.granularity, device: Some(device) })
     }
 }
 
@@ -117,9 +144,26 @@ mod tests {
         let fingerprint = fingerprint_of(&stat);
         assert!(before.ns <= fingerprint.mtime_ns);
         assert!(!before.stamp(fingerprint).trusted, "written after the clock was read");
-        let later = FsInstant { ns: fingerprint.ctime_ns + 20_000_001, granularity: FINE };
+        let later = FsInstant::of_all_devices(fingerprint.ctime_ns + 20_000_001, FINE);
         assert!(later.stamp(fingerprint).trusted);
         let coarse = FsInstant { granularity: COARSE, ..later };
         assert!(!coarse.stamp(fingerprint).trusted);
+    }
+
+    #[test]
+    fn stamp_of_foreign_device_takes_coarse_margin_and_earlier_clock() {
+        const SECOND: i64 = 1_000_000_000;
+        let check = |dev, clock_s, system_s, expected| {
+            let fingerprint = Fingerprint { dev, mtime_ns: 100 * SECOND, ctime_ns: 100 * SECOND, ..Default::default() };
+            let device = Some(DeviceClock { dev: 1, system_ns: system_s * SECOND });
+            let now = FsInstant { ns: clock_s * SECOND, granularity: FINE, device };
+            assert_eq!(now.stamp(fingerprint).trusted, expected, "{dev} {clock_s} {system_s}");
+        };
+        check(1, 101, 0, true);
+        check(2, 101, 101, false);
+        check(2, 103, 103, true);
+        // The clock of the state's server is ahead of this machine's, which stamped the file just now.
+        check(2, 160, 100, false);
+        check(2, 100, 160, false);
     }
 }

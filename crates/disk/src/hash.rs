@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const LATER: FsInstant = FsInstant { ns: i64::MAX, granularity: Duration::from_millis(20) };
+    const LATER: FsInstant = FsInstant::of_all_devices(i64::MAX, Duration::from_millis(20));
 
     fn check(content: &[u8]) {
         let dir = tempfile::tempdir().expect("temp dir");
@@ -153,7 +153,7 @@ mod tests {
     fn a_file_written_after_the_clock_was_read_is_not_trusted() {
         let dir = tempfile::tempdir().expect("temp dir");
         std::fs::write(dir.path().join("f"), "x").expect("write");
-        let early = FsInstant { ns: 0, ..LATER };
+        let early = FsInstant::of_all_devices(0, LATER.granularity);
         let hashed = hash_file(rustix::fs::CWD, dir.path().join("f"), DigestFunction::Sha256, early).expect("hash");
         assert!(!hashed.stamp.trusted);
     }

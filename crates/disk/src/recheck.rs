@@ -75,7 +75,7 @@ mod tests {
     struct Later;
     impl FileClock for Later {
         fn now(&self) -> Result<FsInstant, crate::DiskError> {
-            Ok(FsInstant { ns: i64::MAX, granularity: std::time::Duration::from_millis(20) })
+            Ok(FsInstant::of_all_devices(i64::MAX, std::time::Duration::from_millis(20)))
         }
     }
 

@@ -105,7 +105,7 @@ fn a_stamp_is_trusted_once_the_clock_has_moved_on() {
     struct Later(Duration);
     impl FileClock for Later {
         fn now(&self) -> Result<FsInstant, DiskError> {
-            Ok(FsInstant { ns: i64::MAX - 1, granularity: self.0 })
+            Ok(FsInstant::of_all_devices(i64::MAX - 1, self.0))
         }
     }
     let ws = Workspace::new();

@@ -49,7 +49,7 @@ struct StoppedClock;
 
 impl FileClock for StoppedClock {
     fn now(&self) -> Result<FsInstant, DiskError> {
-        Ok(FsInstant { ns: 0, granularity: Duration::ZERO })
+        Ok(FsInstant::of_all_devices(0, Duration::ZERO))
     }
 }
 

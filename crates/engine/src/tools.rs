@@ -143,7 +143,7 @@ mod tests {
         };
         let (mut state, _) = State::open(dir.path(), "boot", minibuild_core::DigestFunction::Sha256).expect("opens");
         let env = BTreeMap::from([("PATH".to_owned(), dir.path().join("bin").display().to_string())]);
-        let now = FsInstant { ns: i64::MAX, granularity: std::time::Duration::from_millis(20) };
+        let now = FsInstant::of_all_devices(i64::MAX, std::time::Duration::from_millis(20));
         let mut fact = |tool: &HostTool| resolve(tool, &env, dir.path(), now, &mut state);
         let asked = tool("tool", &["-v"]);
         assert_eq!(fact(&asked).digest, None);

@@ -109,7 +109,7 @@ fn shown(row: &[f64]) -> String {
 
 /// One load; what is wrong with the workspace is told as text.
 fn round(dir: &Path, threads: usize, patterns: &[String]) -> Result<[f64; PHASES.len() + 1], String> {
-    let long_ago = FsInstant { ns: 0, granularity: Duration::ZERO };
+    let long_ago = FsInstant::of_all_devices(0, Duration::ZERO);
     let request = LoadRequest {
         config: ConfigInput::default(),
         patterns: patterns.to_vec(),

@@ -61,7 +61,7 @@ pub fn explain_argv(workspace: &Workspace, args: &ExplainArgs) -> u8 {
 
 /// The workspace's files, of which nothing is remembered.
 pub fn files_of(workspace: &Workspace) -> DiskFs {
-    let long_ago = FsInstant { ns: 0, granularity: std::time::Duration::ZERO };
+    let long_ago = FsInstant::of_all_devices(0, std::time::Duration::ZERO);
     DiskFs::new(&workspace.root, long_ago)
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Fixture {
 struct Clock;
 impl FileClock for Clock {
     fn now(&self) -> Result<FsInstant, DiskError> {
-        Ok(FsInstant { ns: i64::MAX, granularity: Duration::from_millis(20) })
+        Ok(FsInstant::of_all_devices(i64::MAX, Duration::from_millis(20)))
     }
 }
 

@@ -293,7 +293,7 @@ impl Store {
 
     /// Takes over a file that nobody writes to any more, without copying it where it has one name only.
     pub(crate) fn adopt(&self, path: &Path, function: DigestFunction) -> Result<Digest, StoreError> {
-        let now = FsInstant { ns: 0, granularity: Duration::ZERO };
+        let now = FsInstant::of_all_devices(0, Duration::ZERO);
         let hashed = hash_file(rustix::fs::CWD, path, function, now).map_err(|e| disk("read", path, e))?;
         let digest = hashed.digest;
         if self.has(function, &digest) {

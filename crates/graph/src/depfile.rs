@@ -82,6 +82,8 @@ fn words(line: &str) -> Vec<Word> {
                     text.push(next);
                 }
             }
+            // Make takes the rest for a comment, and compilers escape a `#` in a name.
+            ('#', _) if text.is_empty() => break,
             ('$', Some('$')) => {
                 chars.next();
                 text.push('$');
@@ -124,6 +126,8 @@ mod tests {
         check("a.o: c:/x.h d:y\n", &["c:/x.h", "d:y"]);
         check("x.d: src/main.rs\n\nsrc/main.rs:\n\n# env-dep:CARGO\n", &["src/main.rs"]);
         check("a.o:\n", &[]);
+        check("a.o: a.c # made by hand\nb.o: b#1.c #\n", &["a.c", "b#1.c"]);
+        check("a.o: a.c # goes on \\\n in the next line\nb.o: b.c\n", &["a.c", "b.c"]);
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub fn diff(old: &str, new: &str) -> Vec<Change> {
             changes.push(change(kind, name, None, Some(is)));
         }
     }
-    changes.sort_by(|a, b| rank(&a.kind).cmp(&rank(&b.kind)).then_with(|| natural(&a.name).cmp(&natural(&b.name))));
+    changes.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| natural(&a.name).cmp(&natural(&b.name))));
     changes
 }
 
@@ -149,8 +149,13 @@ fn change(kind: &str, name: &str, old: Option<&str>, new: Option<&str>) -> Chang
     Change { kind: kind.to_owned(), name: unescape(name), old: old.map(unescape), new: new.map(unescape) }
 }
 
-fn rank(kind: &str) -> usize {
-    ["input", "discoverable", "tool", "arg", "env", "file"].iter().position(|&k| k == kind).unwrap_or(9)
+/// Returns the place of a change among others: what the user is most likely to have done comes first.
+fn rank(change: &Change) -> usize {
+    // Another tool under another name follows from an argument or variable that says so.
+    let is_replaced_tool = change.kind == "tool" && (change.old.is_none() || change.new.is_none());
+    let kind = if is_replaced_tool { "tool name" } else { change.kind.as_str() };
+    let kinds = ["input", "discoverable", "tool", "arg", "env", "file", "tool name"];
+    kinds.iter().position(|&known| known == kind).unwrap_or(9)
 }
 
 /// Numbers sort as numbers.
@@ -231,6 +236,17 @@ mod tests {
         let text = manifest(&[("arg", "0", "a\tb\nc\\"), ("env", "A", "")]);
         assert_eq!(diff(&text, &text), []);
         assert_eq!(reason(&[]), None);
+    }
+
+    #[test]
+    fn replaced_tool_is_explained_by_the_argument_that_names_it() {
+        let facts = |tool, digest| manifest(&[("tool", tool, digest), ("arg", "0", tool), ("arg", "1", "-c")]);
+        let why = |old: &str, new: &str| reason(&diff(old, new)).unwrap_or_default();
+        assert_eq!(
+            why(&facts("cc", "a/3"), &facts("clang", "b/3")),
+            "argument 0 changed: `cc` -> `clang` (and 2 more)"
+        );
+        assert!(why(&facts("cc", "a/3"), &facts("cc", "b/3")).starts_with("tool `cc` changed: "));
     }
 
     #[test]

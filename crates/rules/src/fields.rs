@@ -62,7 +62,7 @@ impl FieldReader<'_, '_> {
                 self.out_path(text, self.walk.span(value)).map(RawValue::OutPath)
             }
             FieldType::RspFile => self.rspfile(name, value).map(RawValue::RspFile),
-            FieldType::Duration => self.walk.duration(value, name).map(RawValue::Duration),
+            FieldType::Duration => self.walk.time_limit(value, name).map(RawValue::Duration),
             FieldType::Memory => self.walk.size(value, name).map(RawValue::Memory),
             FieldType::HostTools => self.host_tools(name, value).map(RawValue::HostTools),
             FieldType::Tags => {

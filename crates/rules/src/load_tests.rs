@@ -215,6 +215,8 @@ fn settings_from_texts() {
         Err("error: --remote-executor: `h:1` is no endpoint: expected grpc://, grpcs://, embedded, none".into())
     );
     assert_eq!(set("build.jobs", "0"), Err("error: --jobs: 0 is out of range".into()));
+    assert_eq!(set("remote.timeout", "0"), Err("error: --remote-timeout: a time of more than zero is needed".into()));
+    assert_eq!(set("remote.lease", "0s").map(|s| s.remote.lease), Ok(std::time::Duration::ZERO));
     assert_eq!(set("build.jobs", "x"), Err("error: --jobs: `x` is no number".into()));
     assert_eq!(
         set("build.strategy", "sandboxed"),

@@ -202,7 +202,7 @@ impl<'d> Walk<'d> {
     pub fn duration(&mut self, value: &Value<'_>, what: &str) -> Option<Duration> {
         let parsed = match value.get_ref() {
             DeValue::String(text) => parse_duration(text),
-            DeValue::Integer(_) => return self.count(value, what).map(Duration::from_secs),
+            DeValue::Integer(_) => Some(Duration::from_secs(self.count(value, what)?)),
             _ => {
                 self.wrong_type(value, what, "a time such as `\"10m\"`");
                 return None;
@@ -214,6 +214,18 @@ impl<'d> Walk<'d> {
                 .push("write `\"90s\"`, `\"10m\"`, `\"1h30m\"` or a number of seconds".into());
         }
         parsed
+    }
+
+    /// Reads a limit of time: `"10m"` or seconds, and more than none.
+    pub fn time_limit(&mut self, value: &Value<'_>, what: &str) -> Option<Duration> {
+        let limit = self.duration(value, what)?;
+        if limit.is_zero() {
+            self.error(value, format!("`{what}` must be more than zero"))
+                .hints
+                .push(format!("leave `{what}` out for no limit"));
+            return None;
+        }
+        Some(limit)
     }
 
     /// Bytes: `"2GiB"` or a number.

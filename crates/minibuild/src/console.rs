@@ -189,7 +189,7 @@ impl Console {
         self.last = now;
         let (running, rate) = (running(), self.rate.at(now, progress.received));
         match &self.bar {
-            Some(bar) => bar.set_message(bar_text(now, progress, rate, &running)),
+            Some(bar) => bar.set_message(bar_text(now, progress, rate, &running, columns())),
             None => self.print(&line_text(now, progress, rate, &running)),
         }
     }
@@ -253,7 +253,7 @@ impl Console {
                 }
             }
         } else {
-            text.push_str(&format!("{} targets up-to-date\n", done.len() + self.unnamed));
+            text.push_str(&format!("{} up-to-date\n", number((done.len() + self.unnamed) as u64, "target")));
         }
         for (label, ..) in failed {
             if !self.tests.contains_key(label) {
@@ -352,6 +352,14 @@ pub fn reason_text(why: DownloadReason) -> &'static str {
 /// `1 file`, `2 files`.
 fn number(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Returns the width of the terminal that the bar is drawn on.
+fn columns() -> usize {
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
+        _ => 80,
+    }
 }
 
 fn new_bar() -> ProgressBar {

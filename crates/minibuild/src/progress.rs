@@ -11,8 +11,8 @@ use minibuild_engine::machine::{Progress, RunningAction};
 const NAMED: usize = 6;
 /// Time over which a rate is taken.
 const RATE_OVER: Duration = Duration::from_secs(3);
-/// Cells of the bar.
-const WIDTH: u64 = 40;
+/// Cells of the bar, at most and at least; a terminal that is narrower gets none.
+const CELLS: (usize, usize) = (40, 8);
 
 /// How many bytes come in a second, from how many came so far.
 #[derive(Debug, Default)]
@@ -34,24 +34,34 @@ impl Rate {
     }
 }
 
-/// The bar in three parts – done, could run or runs, unknown – and what runs with its time.
-pub fn bar_text(now: Duration, progress: Progress, rate: u64, running: &[RunningAction]) -> String {
-    let Progress { total, done, queued, .. } = progress;
-    let cells = |count: u64| (count * WIDTH).checked_div(total).unwrap_or(0);
-    let full = cells(done);
-    let ready = cells(done + queued + progress.running).max(full) - full;
-    let rest = WIDTH.saturating_sub(full + ready);
-    let repeat = |what: &str, count: u64| what.repeat(usize::try_from(count).unwrap_or(0));
-    let mut text =
-        format!("[{}{}{}] {done}/{total} {}", repeat("#", full), repeat(">", ready), repeat(".", rest), seconds(now));
-    text.push_str(&transfers(progress, rate));
-    for action in running.iter().take(NAMED) {
-        text.push_str(&format!("\n  {}", describe(now, action, "")));
+/// Returns the bar in three parts – done, could run or runs, unknown – and the running actions with their times, in lines of at
+/// most `columns` characters.
+pub fn bar_text(now: Duration, progress: Progress, rate: u64, running: &[RunningAction], columns: usize) -> String {
+    let Progress { total, done, .. } = progress;
+    let counts = format!("{done}/{total} {}{}", seconds(now), transfers(progress, rate));
+    let room = columns.saturating_sub(counts.chars().count() + "[] ".len());
+    let mut lines = Vec::new();
+    match room.min(CELLS.0) {
+        width if width < CELLS.1 => lines.push(counts),
+        width => lines.push(format!("{} {counts}", cells(progress, width))),
     }
+    lines.extend(running.iter().take(NAMED).map(|action| format!("  {}", describe(now, action, ""))));
     if running.len() > NAMED {
-        text.push_str(&format!("\n  and {} more", running.len() - NAMED));
+        lines.push(format!("  and {} more", running.len() - NAMED));
     }
-    text
+    let cut = |line: &String| line.chars().take(columns).collect::<String>();
+    lines.iter().map(cut).collect::<Vec<_>>().join("\n")
+}
+
+fn cells(progress: Progress, width: usize) -> String {
+    let Progress { total, done, queued, running, .. } = progress;
+    let width = width as u64;
+    let cells = |count: u64| (count * width).checked_div(total).unwrap_or(0);
+    let full = cells(done);
+    let ready = cells(done + queued + running).max(full) - full;
+    let rest = width.saturating_sub(full + ready);
+    let repeat = |what: &str, count: u64| what.repeat(usize::try_from(count).unwrap_or(0));
+    format!("[{}{}{}]", repeat("#", full), repeat(">", ready), repeat(".", rest))
 }
 
 /// One line for where there is no bar.
@@ -122,12 +132,24 @@ mod tests {
     fn the_bar_has_three_parts_and_names_what_runs() {
         let progress = Progress { total: 40, done: 10, running: 1, queued: 9, ..Default::default() };
         let running: Vec<_> = (0..8).map(|i| action(&format!("//x:{i}"), Branch::Local, None)).collect();
-        let text = bar_text(Duration::from_secs(3), progress, 0, &running);
+        let text = bar_text(Duration::from_secs(3), progress, 0, &running, 80);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], format!("[{}{}{}] 10/40 3s", "#".repeat(10), ">".repeat(10), ".".repeat(20)));
         assert_eq!(lines[1], "  //x:0 (Cc) 2s");
         assert_eq!(lines.last(), Some(&"  and 2 more"));
-        assert!(bar_text(Duration::ZERO, Progress::default(), 0, &[]).starts_with("[...."));
+        assert!(bar_text(Duration::ZERO, Progress::default(), 0, &[], 80).starts_with("[...."));
+    }
+
+    #[test]
+    fn bar_shrinks_with_terminal_and_no_line_is_wider() {
+        let progress = Progress { total: 40, done: 20, running: 1, ..Default::default() };
+        let running = [action("//a/rather/long/package:and_a_long_name", Branch::Local, None)];
+        let bar = |columns| bar_text(Duration::from_secs(3), progress, 0, &running, columns);
+        for columns in 0..90 {
+            assert!(bar(columns).lines().all(|line| line.chars().count() <= columns), "{columns}");
+        }
+        assert!(bar(30).starts_with("[#########..........] 20/40 3s\n"), "{}", bar(30));
+        assert!(bar(12).starts_with("20/40 3s\n"), "{}", bar(12));
     }
 
     #[test]

@@ -251,6 +251,8 @@ pub enum BuildEvent {
         size: u64,
         /// Why.
         why: DownloadReason,
+        /// Its bytes were copied from another place on this machine.
+        copied: bool,
     },
     /// A test has a verdict.
     TestCompleted {

@@ -37,7 +37,7 @@ pub struct Console {
     tests: BTreeMap<String, (TestStatus, u64, String)>,
     problems: Vec<String>,
     /// Files and bytes that came down, by reason.
-    downloads: BTreeMap<&'static str, (u64, u64)>,
+    downloads: BTreeMap<(bool, &'static str), (u64, u64)>,
 }
 
 impl Console {
@@ -110,11 +110,12 @@ impl Console {
             {
                 self.message(Level::Info, &format!("{label} ({mnemonic}) ran: {reason}"));
             }
-            BuildEvent::FileDownloaded { path, size, why, .. } => {
-                let (files, bytes) = self.downloads.entry(reason_text(*why)).or_default();
+            BuildEvent::FileDownloaded { path, size, why, copied, .. } => {
+                let (files, bytes) = self.downloads.entry((*copied, reason_text(*why))).or_default();
                 (*files, *bytes) = (*files + 1, *bytes + size);
                 if self.explain {
-                    self.message(Level::Info, &format!("{path} was downloaded: {}", reason_text(*why)));
+                    let what = if *copied { "copied from this machine" } else { "downloaded" };
+                    self.message(Level::Info, &format!("{path} was {what}: {}", reason_text(*why)));
                 }
             }
             BuildEvent::TestCompleted { label, status, ms, log, .. } => {
@@ -223,12 +224,9 @@ impl Console {
         }
         let info = self.tag(Level::Info);
         if self.explain || self.downloads.len() > 1 {
-            for (why, (files, bytes)) in &self.downloads {
-                text.push_str(&format!(
-                    "{info} Downloaded: {} ({}), {why}\n",
-                    number(*files, "file"),
-                    HumanBytes(*bytes)
-                ));
+            for ((copied, why), (files, bytes)) in &self.downloads {
+                let what = if *copied { "Copied" } else { "Downloaded" };
+                text.push_str(&format!("{info} {what}: {} ({}), {why}\n", number(*files, "file"), HumanBytes(*bytes)));
             }
         }
         let (elapsed, path) = (precise(elapsed), precise(outcome.critical_path));

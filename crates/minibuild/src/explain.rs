@@ -289,7 +289,7 @@ fn place_text(place: &Place) -> String {
     match place {
         Place::Here(Origin::Made) => "is here: its action made it here".to_owned(),
         Place::Here(Origin::Found) => "is here: it was found as it should be".to_owned(),
-        Place::Here(Origin::Brought(why)) => format!("is here: it was downloaded, {}", reason_text(*why)),
+        Place::Here(Origin::Brought(why)) => format!("is here: it was fetched, {}", reason_text(*why)),
         Place::Part(some, all, stores) => {
             format!("is here in part ({some} of {all} entries, by `--download-regex`); {}", held(stores))
         }

@@ -57,6 +57,7 @@ pub enum Event {
         digest: String,
         size: u64,
         why: String,
+        copied: bool,
     },
     TestCompleted {
         label: String,

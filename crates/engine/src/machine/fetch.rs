@@ -218,8 +218,10 @@ impl Machine {
         counts.files += (files.len() as u64).saturating_sub(copied.files);
         counts.bytes += bytes.saturating_sub(copied.bytes);
         counts.files_copied += copied.files;
+        // Of a tree only some files of which were copied, none is told as a copy.
+        let copied = copied.files >= files.len() as u64;
         for (path, digest) in files {
-            let event = BuildEvent::FileDownloaded { path: path.to_string(), digest, size: digest.size, why };
+            let event = BuildEvent::FileDownloaded { path: path.to_string(), digest, size: digest.size, why, copied };
             self.steps.push(Step::Emit(event));
         }
     }

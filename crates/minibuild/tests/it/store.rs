@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use minibuild_testkit::{Run, Workspace};
+use minibuild_testkit::{Event, Run, Workspace};
 
 use crate::{genrule, with_targets, workspace};
 
@@ -103,6 +103,18 @@ fn what_comes_back_is_counted_as_copied() {
     let downloads = run.downloads();
     assert_eq!((downloads.files, downloads.bytes), (0, 0));
     assert!(downloads.files_copied >= 5, "{downloads:?}");
+}
+
+#[test]
+fn copy_from_the_store_is_not_told_as_a_download() {
+    let ws = switched();
+    build(&ws, &[]);
+    build(&ws, &["--config=loud"]);
+    let run = build(&ws, &["--explain"]).ok_without_running();
+    let run = run.says(&["hello.txt was copied from this machine", "Copied: "]).says_nothing_of("ownloaded");
+    let copied = run.events.iter().filter(|event| matches!(event, Event::FileDownloaded { copied: true, .. }));
+    assert!(copied.count() >= 5);
+    assert!(!run.events.iter().any(|event| matches!(event, Event::FileDownloaded { copied: false, .. })));
 }
 
 #[test]

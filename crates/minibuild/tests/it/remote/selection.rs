@@ -115,7 +115,7 @@ fn explain_says_where_the_bytes_of_outputs_are_and_why() {
     says("minibuild-out/bin/c.txt", "so does `minibuild fetch`");
     says("//:tree", "`minibuild-out/bin/d` is here in part (1 of 5 entries, by `--download-regex`)");
     remote.build(&ws, &["//:c"]).ok_without_running();
-    says("//:c", "`minibuild-out/bin/c.txt` is here: it was downloaded, an output of a requested target");
+    says("//:c", "`minibuild-out/bin/c.txt` is here: it was fetched, an output of a requested target");
     ws.build(&["//:b", &executor, "--strategy=local"]).ok_without_running();
     ws.write("in.txt", "two\n");
     ws.build(&["//:b", &executor, "--strategy=local"]).ok();

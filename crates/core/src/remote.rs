@@ -167,13 +167,15 @@ pub enum FetchOutcome {
         /// What needed no transfer of its own.
         copied: Copied,
     },
-    /// These blobs cannot be had: the server lost them, has something else under their names, or cannot be reached.
+    /// The server lost these blobs, or has something else under their names.
     Lost {
         /// The blobs.
         digests: Vec<Digest>,
         /// What was seen.
         why: String,
     },
+    /// The server cannot be reached, or refuses: whether it has them is not known.
+    Unreachable(String),
     /// It was stopped.
     Stopped,
     /// This machine could not take it: disk full, no permission.
@@ -208,13 +210,15 @@ pub struct StagedOutput {
 pub enum StagingOutcome {
     /// All is there, verified.
     Done,
-    /// These blobs cannot be had.
+    /// The server lost these blobs, or has something else under their names.
     Lost {
         /// The blobs.
         digests: Vec<Digest>,
         /// What was seen.
         why: String,
     },
+    /// The server cannot be reached, or refuses: whether it has them is not known.
+    Unreachable(String),
     /// It was stopped.
     Stopped,
     /// This machine could not take it.

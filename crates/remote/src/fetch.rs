@@ -156,6 +156,8 @@ pub(crate) struct What<'a> {
 /// Why a fetch failed.
 pub(crate) enum Failure {
     Lost(Vec<Digest>, String),
+    /// Nothing is known of the blobs.
+    Unreachable(String),
     Disk(String),
     /// The work was stopped under way.
     Stopped,
@@ -172,13 +174,15 @@ impl Failure {
         match failure {
             ReadFailure::Disk(why) => Self::Disk(why),
             ReadFailure::Stopped => Self::Stopped,
-            failure => Self::Lost(vec![digest], failure.about(&digest)),
+            failure @ ReadFailure::Unreachable(_) => Self::Unreachable(failure.about(&digest)),
+            failure @ (ReadFailure::Lost | ReadFailure::Corrupt) => Self::Lost(vec![digest], failure.about(&digest)),
         }
     }
 
     fn outcome(self) -> FetchOutcome {
         match self {
             Self::Lost(digests, why) => FetchOutcome::Lost { digests, why },
+            Self::Unreachable(why) => FetchOutcome::Unreachable(why),
             Self::Disk(why) => FetchOutcome::Disk(why),
             Self::Stopped => FetchOutcome::Stopped,
         }

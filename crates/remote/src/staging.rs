@@ -101,6 +101,7 @@ pub(crate) async fn bring(shared: Arc<Shared>, request: StagingRequest) -> Remot
             StagingOutcome::Done
         }
         Err(Failure::Lost(digests, why)) => StagingOutcome::Lost { digests, why },
+        Err(Failure::Unreachable(why)) => StagingOutcome::Unreachable(why),
         Err(Failure::Disk(why)) => StagingOutcome::Disk(why),
         Err(Failure::Stopped) => StagingOutcome::Stopped,
     };

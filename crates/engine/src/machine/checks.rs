@@ -250,8 +250,7 @@ impl Machine {
             Some(_) => {}
             None => drop(self.checks.unanswered.insert(action)),
         }
-        self.set_status(action, Status::Waiting);
-        self.settle(self.graph.node(action));
+        self.reopen(action);
     }
 
     /// Whether a result from the cache is the one whose blobs the store just said it lacks.

@@ -1,6 +1,7 @@
 //! Bringing outputs here: what is fetched, when, and what follows from how it ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ArtifactId, Blob, BlobSource, BuildEvent, Content, Copied, Digest, DownloadReason, FetchId, FetchOutcome,
@@ -9,8 +10,17 @@ use minibuild_core::{
 use minibuild_download::{Ended, Step as Planned};
 use rustc_hash::FxHashMap;
 
-use super::{Goal, Machine, Name, Status, Step, Stopping};
+use super::{FETCH_ATTEMPTS, Goal, Machine, Name, Status, Step, Stopping};
 use crate::state::{FileRecord, Origin};
+
+/// A fetch that waits for its end.
+#[derive(Debug)]
+pub(super) struct FetchUnderWay {
+    content: Content,
+    files: u64,
+    bytes: u64,
+    since: Duration,
+}
 
 impl Machine {
     /// Brings the wanted outputs of a finished action here, and outputs that symlinks among them lead to.
@@ -25,23 +35,28 @@ impl Machine {
         }
     }
 
-    /// Brings the input of `action` here that its wanted output leads to, if that is a symlink.
-    fn fetch_behind(&mut self, action: ActionId, link: ArtifactId) {
-        let (Some(why), Some(Content::Symlink { target })) = (self.bytes.wanted(link), &self.known[link.index()])
-        else {
-            return;
-        };
-        let Some(path) = lead(&self.model.artifact(link).path, target) else { return };
-        let inputs = self.flat_inputs(action);
-        let is_behind = |id: &&ArtifactId| path.is_at_or_below(self.model.artifact(**id).path.as_str());
-        let Some(&behind) = inputs.artifacts.iter().find(is_behind) else { return };
-        let Some(producer) = self.model.artifact(behind).producer else { return };
-        self.need_behind(action, link, behind, producer);
-        if self.bytes.wanted(behind).is_none() {
+    /// Fetches the inputs that a wanted output of `action` leads to, if that is a symlink: a chain of any length.
+    fn fetch_behind(&mut self, mut action: ActionId, mut link: ArtifactId) {
+        while let Some(why) = self.bytes.wanted(link) {
+            let Some((behind, producer)) = self.target_of(action, link) else { return };
+            self.need_behind(action, link, behind, producer);
+            if self.bytes.wanted(behind).is_some() {
+                return;
+            }
             self.bytes.want(behind, why);
             self.fetch(behind, why);
-            self.fetch_behind(producer, behind);
+            (action, link) = (producer, behind);
         }
+    }
+
+    /// Returns the input of `action` that its output leads to, with its producer.
+    fn target_of(&mut self, action: ActionId, link: ArtifactId) -> Option<(ArtifactId, ActionId)> {
+        let Some(Content::Symlink { target }) = &self.known[link.index()] else { return None };
+        let path = lead(&self.model.artifact(link).path, target)?;
+        let inputs = self.flat_inputs(action);
+        let is_behind = |id: &&ArtifactId| path.is_at_or_below(self.model.artifact(**id).path.as_str());
+        let &behind = inputs.artifacts.iter().find(is_behind)?;
+        Some((behind, self.model.artifact(behind).producer?))
     }
 
     /// Targets that the link is of are complete only with what it leads to.
@@ -108,10 +123,11 @@ impl Machine {
         let (path, who) = (row.path.clone(), self.requester(producer, content.digest_and_size().0));
         self.count_fetch(producer, true);
         let files = files_of(&path, &content);
-        let size = (files.len() as u64, files.iter().map(|(_, digest)| digest.size).sum(), self.now);
-        self.fetched_files.all += size.0;
-        self.fetched_bytes.all += size.1;
-        self.sizes.insert(id, size);
+        let bytes = files.iter().map(|(_, digest)| digest.size).sum();
+        let under_way = FetchUnderWay { content: content.clone(), files: files.len() as u64, bytes, since: self.now };
+        self.fetched_files.all += under_way.files;
+        self.fetched_bytes.all += bytes;
+        self.fetches.insert(id, under_way);
         self.steps.push(Step::Fetch(Box::new(FetchRequest { id, producer, path, content, urgency, here, who })));
     }
 
@@ -174,22 +190,25 @@ impl Machine {
     }
 
     pub(super) fn take_fetched(&mut self, fetch: FetchId, outcome: FetchOutcome) {
-        let Some(Ended { artifact, why, .. }) = self.bytes.ended(fetch) else { return };
+        let Some(ended) = self.bytes.ended(fetch) else { return };
+        let Ended { artifact, why, .. } = ended;
         let Some(producer) = self.model.artifact(artifact).producer else { return };
         self.count_fetch(producer, false);
         let part = self.parts.remove(&fetch);
-        let (files, bytes, since) = self.sizes.remove(&fetch).unwrap_or_default();
+        let Some(FetchUnderWay { content, files, bytes, since }) = self.fetches.remove(&fetch) else { return };
         self.fetched_files.done += files;
         self.fetched_bytes.done += bytes;
         match outcome {
             FetchOutcome::Done { stamps, copied } => {
+                self.unreachable.remove(&artifact);
                 self.note_rate(bytes.saturating_sub(copied.bytes), self.now.saturating_sub(since));
                 match part {
                     Some(part) => self.take_part(artifact, part, stamps, copied),
-                    None => self.take_bytes(artifact, why, stamps, copied),
+                    None => self.take_bytes(artifact, why, content, stamps, copied),
                 }
             }
             FetchOutcome::Lost { why, .. } => self.take_lost(artifact, producer, &why),
+            FetchOutcome::Unreachable(problem) => self.take_unreachable_bytes(ended, producer, &problem),
             FetchOutcome::Stopped => {}
             FetchOutcome::Disk(problem) => self.fail_fetch(artifact, producer, &problem),
         }
@@ -199,11 +218,20 @@ impl Machine {
         self.announce_goals_of(producer);
     }
 
-    fn take_bytes(&mut self, id: ArtifactId, why: DownloadReason, stamps: Vec<Stamp>, copied: Copied) {
+    fn take_bytes(
+        &mut self,
+        id: ArtifactId,
+        why: DownloadReason,
+        content: Content,
+        stamps: Vec<Stamp>,
+        copied: Copied,
+    ) {
         let path = self.model.artifact(id).path.clone();
-        let Some(content) = self.known[id.index()].clone() else { return };
         let fingerprint = fingerprint_of(&content, &stamps);
-        self.bytes.set_here(id, Some(fingerprint));
+        let is_known = self.known[id.index()].as_ref() == Some(&content);
+        debug_assert!(is_known, "bug: `{path}` became another while it was fetched");
+        // Never under the digest of another content, whatever is believed by now.
+        self.bytes.set_here(id, Some(fingerprint).filter(|_| is_known));
         self.put_here(id, content.clone(), fingerprint);
         self.count_files(&path, &content, why, copied);
         self.state.record_file(&path, FileRecord { content, stamps, origin: Origin::Brought(why) });
@@ -226,6 +254,44 @@ impl Machine {
         }
     }
 
+    /// The server could not be reached, which says nothing of what it has: the state goes on naming it as a holder, and it is
+    /// not asked to run the action past its caches. After some attempts the producer runs here, or the build fails.
+    fn take_unreachable_bytes(&mut self, ended: Ended, producer: ActionId, why: &str) {
+        let Ended { artifact: id, why: reason, is_part } = ended;
+        if !self.bytes.is_there(id) {
+            // A remote run has found out meanwhile that the server lost it.
+            return self.take_lost(id, producer, why);
+        }
+        if !self.is_needed(id) || self.stopping.is_some() || self.status_of(producer) != Status::Done {
+            return;
+        }
+        let attempts = self.unreachable.entry(id).or_default();
+        *attempts += 1;
+        if *attempts < FETCH_ATTEMPTS {
+            return if is_part { self.fetch_part(id) } else { self.fetch(id, reason) };
+        }
+        let may_run_here = self.may_fall_back(producer) || self.sides(producer).is_ok_and(|sides| sides.here);
+        if self.goals.runs_nothing || !may_run_here {
+            self.outcome.remote_failed = true;
+            return self.fail_fetch(id, producer, why);
+        }
+        let path = &self.model.artifact(id).path;
+        let text = format!("`{path}` cannot be downloaded: {why}");
+        if self.fallbacks_told.insert("downloads".to_owned()) {
+            let label = self.model.label_of(producer);
+            self.message(Level::Warning, format!("{text}; `{label}` runs here instead"));
+        }
+        self.local_only.insert(producer);
+        self.forced.insert(producer, text);
+        self.queue(producer);
+    }
+
+    /// Whether a requested target or a waiting action needs the bytes here.
+    fn is_needed(&self, id: ArtifactId) -> bool {
+        let waits = |&consumer: &ActionId| self.status_of(consumer) == Status::AwaitingInputs;
+        self.bytes.wanted(id).is_some() || self.is_part_absent(id) || self.bytes.waiters(id).iter().any(waits)
+    }
+
     /// The store does not have it after all: whoever makes it does so again, if it is needed.
     fn take_lost(&mut self, id: ArtifactId, producer: ActionId, why: &str) {
         self.bytes.set_there(id, false);
@@ -234,10 +300,7 @@ impl Machine {
         }
         self.forget_newest_held(producer);
         self.suspect_store();
-        let waits = |&consumer: &ActionId| self.status_of(consumer) == Status::AwaitingInputs;
-        let is_wanted = self.bytes.wanted(id).is_some() || self.is_part_absent(id);
-        let is_needed = is_wanted || self.bytes.waiters(id).iter().any(waits);
-        if is_needed && self.stopping.is_none() && self.status_of(producer) == Status::Done {
+        if self.is_needed(id) && self.stopping.is_none() && self.status_of(producer) == Status::Done {
             let path = &self.model.artifact(id).path;
             self.want_bytes(producer, &format!("`{path}` could not be brought back: {why}"));
         }

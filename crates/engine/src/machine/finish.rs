@@ -266,6 +266,7 @@ impl Machine {
             *known = Some(content.clone());
         }
         if changed {
+            debug_assert!(!self.bytes.is_on_its_way(id), "bug: an output becomes another while it is fetched");
             self.generation += 1;
             self.roots.get_mut().forget();
         }
@@ -418,11 +419,13 @@ impl Machine {
         self.announce_goals_of(action);
     }
 
-    /// A finished action made something else than before: whoever used its old result is looked at anew.
+    /// A finished action made something else than before: consumers that used its old result are looked at again.
     pub(super) fn reopen_consumers(&mut self, action: ActionId) {
         for consumer in self.graph.consumers(action) {
-            if self.status_of(consumer) == Status::Done {
-                self.reopen(consumer);
+            match self.status_of(consumer) {
+                Status::Done => self.reopen(consumer),
+                Status::Running => drop(self.outdated.insert(consumer)),
+                _ => {}
             }
         }
     }

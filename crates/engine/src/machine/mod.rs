@@ -13,6 +13,7 @@ mod fetch;
 mod finish;
 mod flatten;
 mod goals;
+mod held_answers;
 mod look_up;
 mod parts;
 mod preview;
@@ -60,6 +61,8 @@ pub use why::Why;
 const UNKNOWN_TIME: Duration = Duration::from_millis(100);
 /// How often one action is run anew because its bytes were needed.
 const MAX_ATTEMPTS: u32 = 5;
+/// How often an output is fetched from a server that cannot be reached; each time the client has tried several times.
+const FETCH_ATTEMPTS: u32 = 3;
 /// Runs of an action for bytes that are gone again after which it runs here, if it may.
 const REMOTE_ATTEMPTS: u32 = 2;
 
@@ -164,6 +167,8 @@ pub struct Machine {
     runners: Vec<Runner>,
     /// What is asked of a cache now, under which key.
     lookups: FxHashMap<ActionId, Lookup>,
+    /// Other results of actions whose outputs are in use.
+    held_answers: Vec<held_answers::HeldAnswer>,
     /// Keys under which the cache had nothing.
     missed: FxHashMap<ActionId, Digest>,
     /// What the store is asked to have.
@@ -191,8 +196,10 @@ pub struct Machine {
     /// How much of what was asked for came, for a display.
     fetched_files: Share,
     fetched_bytes: Share,
-    /// Files and bytes of each fetch under way, and when it began.
-    sizes: FxHashMap<FetchId, (u64, u64, Duration)>,
+    /// Fetches under way.
+    fetches: FxHashMap<FetchId, fetch::FetchUnderWay>,
+    /// How often in a row outputs could not be reached.
+    unreachable: FxHashMap<ArtifactId, u32>,
     /// What is fetched of trees of which only single files are.
     parts: FxHashMap<FetchId, Arc<TreeMeta>>,
     /// What goals need besides what they stand for: outputs that symlinks among those lead to.
@@ -286,6 +293,7 @@ impl Machine {
             bytes: Planner::new(model.artifacts.len()),
             runners: vec![Runner::UpToDate; model.actions.len()],
             lookups: FxHashMap::default(),
+            held_answers: Vec::new(),
             missed: FxHashMap::default(),
             checks: checks::Checks::default(),
             stored: store::Stored::default(),
@@ -300,7 +308,8 @@ impl Machine {
             digests_here: None,
             fetched_files: Share::default(),
             fetched_bytes: Share::default(),
-            sizes: FxHashMap::default(),
+            fetches: FxHashMap::default(),
+            unreachable: FxHashMap::default(),
             parts: FxHashMap::default(),
             behind: vec![Vec::new(); goals.targets.len()],
             goal_fetches: vec![0; goals.targets.len()],

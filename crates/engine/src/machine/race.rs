@@ -447,7 +447,9 @@ impl Machine {
         };
         let end = match outcome {
             StagingOutcome::Done => StagingEnd::Complete,
-            StagingOutcome::Lost { why, .. } | StagingOutcome::Disk(why) => failed(why),
+            StagingOutcome::Lost { why, .. } | StagingOutcome::Unreachable(why) | StagingOutcome::Disk(why) => {
+                failed(why)
+            }
             StagingOutcome::Stopped => {
                 StagingEnd::Closed(report(ExecutionStatus::Infrastructure("its downloads were stopped".to_owned())))
             }

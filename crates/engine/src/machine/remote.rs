@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 
 use super::evaluate::FlatInputs;
 use super::goals::{Strategy, Uploads};
+use super::held_answers::HeldAnswer;
 use super::start::declared_outputs;
 use super::{Lookup, Machine, Made, Question, Running, Status, Step, Stopping, key_path};
 
@@ -152,7 +153,10 @@ impl Machine {
     }
 
     /// An answer that is no longer asked for is dropped.
-    fn take_answer(&mut self, run: RunId, answer: CacheAnswer, took: Duration) {
+    pub(super) fn take_answer(&mut self, run: RunId, answer: CacheAnswer, took: Duration) {
+        if self.has_to_wait(run, &answer) {
+            return self.held_answers.push(HeldAnswer::RemoteCache(run, answer, took));
+        }
         if self.running.contains_key(&run.action) {
             return self.take_raced_answer(run, answer, took);
         }
@@ -169,9 +173,7 @@ impl Machine {
             self.outcome.cache_errors += u64::from(matches!(answer, CacheAnswer::Failed(_)));
             self.missed.insert(action, lookup.key);
         }
-        self.set_status(action, Status::Waiting);
-        let node = self.graph.node(action);
-        self.settle(node);
+        self.reopen(action);
     }
 
     /// The question that an answer is for; `None` where it is no longer asked.
@@ -274,8 +276,11 @@ impl Machine {
             Uploads::Hermetic => self.model.action(action).tags.hermetic,
             Uploads::Always => true,
         };
-        let is_clean = report.changed_inputs.is_empty() && report.killed.is_empty();
-        if !is_wanted || !is_clean || !self.is_cached_remotely(action) || self.stopping >= Some(Stopping::Interrupted) {
+        if !is_wanted
+            || !self.may_be_shared(action, report)
+            || !self.is_cached_remotely(action)
+            || self.stopping >= Some(Stopping::Interrupted)
+        {
             return;
         }
         let inputs = self.flat_inputs(action);
@@ -286,6 +291,11 @@ impl Machine {
         let upload = self.upload_of(action, running, report, blobs.list);
         self.uploading.insert(report.run, (running.key.action, self.runs[action.index()]));
         self.steps.push(Step::Upload(Box::new(upload)));
+    }
+
+    /// Whether the result of a local run may go into caches: it is of the inputs that its key says, and of nothing else.
+    pub(super) fn may_be_shared(&self, action: ActionId, report: &ExecutionReport) -> bool {
+        report.changed_inputs.is_empty() && report.killed.is_empty() && !self.outdated.contains(&action)
     }
 
     /// What a cache has to have of a result, besides the bytes of its outputs.
@@ -351,17 +361,23 @@ impl Machine {
         !self.uploading.is_empty() && self.goals.remote.as_ref().is_some_and(|remote| remote.waits_for_uploads)
     }
 
-    /// Inputs that neither the server nor this machine has: those who make them run again, then the action. True if
-    /// there is hope.
+    /// The server lost inputs of a remote run. Those that are here by now, or on their way, are sent with the next one;
+    /// the producers of the others run again first. True if there is hope.
     pub(super) fn heal_inputs(&mut self, action: ActionId, lost: &[Digest]) -> bool {
         let lost: HashSet<&Digest> = lost.iter().collect();
         let inputs = self.flat_inputs(action);
         let mut producers = Vec::new();
+        let mut is_at_hand = false;
         for &id in &inputs.artifacts {
             let content = self.known[id.index()].as_ref();
-            let is_lost = self.bytes.here(id).is_none() && content.is_some_and(|c| holds_any(c, &lost));
-            if is_lost && let Some(producer) = self.model.artifact(id).producer {
-                self.bytes.set_there(id, false);
+            let Some(producer) = self.model.artifact(id).producer else { continue };
+            if !content.is_some_and(|content| holds_any(content, &lost)) {
+                continue;
+            }
+            self.bytes.set_there(id, false);
+            if self.bytes.here(id).is_some() || self.bytes.is_on_its_way(id) {
+                is_at_hand = true;
+            } else {
                 producers.push(producer);
             }
         }
@@ -371,7 +387,7 @@ impl Machine {
             self.forget_newest_held(producer);
         }
         self.suspect_store();
-        !producers.is_empty()
+        is_at_hand || !producers.is_empty()
     }
 
     /// Whether a remote run that came to nothing through no fault of the action's is tried here instead: where both

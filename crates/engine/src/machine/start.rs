@@ -70,7 +70,7 @@ impl Machine {
         self.probe_if_due();
         while self.stopping.is_none() {
             self.offer_parked();
-            let looked_at = self.look_at_reopened();
+            let looked_at = self.take_held_answers() | self.look_at_reopened();
             let before = self.enqueued;
             let has_chosen = match self.chooser {
                 Some(_) => self.choose(),
@@ -300,7 +300,9 @@ impl Machine {
             let Some(producer) = self.model.artifact(id).producer else { continue };
             match self.status_of(producer) {
                 Status::Failed | Status::Skipped => self.skip_consumers(producer),
-                Status::Done if self.bytes.is_there(id) => self.fetch(id, DownloadReason::Input),
+                Status::Done if self.bytes.is_there(id) || self.bytes.is_on_its_way(id) => {
+                    self.fetch(id, DownloadReason::Input)
+                }
                 Status::Done => self.recover_bytes(producer),
                 _ => {}
             }

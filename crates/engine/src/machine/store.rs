@@ -11,6 +11,7 @@ use minibuild_core::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::held_answers::HeldAnswer;
 use super::{Lookup, Machine, Question, Running, Status, Step, Stopping, key_path};
 
 /// What is known of the stores of this machine.
@@ -101,8 +102,7 @@ impl Machine {
             // What was asked is not what is known now.
             self.stored.asked.remove(&action);
         }
-        self.set_status(action, Status::Waiting);
-        self.settle(self.graph.node(action));
+        self.reopen(action);
     }
 
     /// A store lost what it said it had.
@@ -163,7 +163,10 @@ impl Machine {
         true
     }
 
-    fn take_answer_here(&mut self, run: RunId, answer: CacheAnswer) {
+    pub(super) fn take_answer_here(&mut self, run: RunId, answer: CacheAnswer) {
+        if self.has_to_wait(run, &answer) {
+            return self.held_answers.push(HeldAnswer::DiskCache(run, answer));
+        }
         let Some(lookup) = self.take_question(run, Question::ResultHere) else { return };
         let action = run.action;
         if lookup.generation == self.generation {
@@ -176,14 +179,15 @@ impl Machine {
                 }
             }
         }
-        self.set_status(action, Status::Waiting);
-        self.settle(self.graph.node(action));
+        self.reopen(action);
     }
 
     /// Has the disk cache store the result of a local run, if it may be.
     pub(super) fn store_result(&mut self, action: ActionId, running: &Running, report: &ExecutionReport) {
-        let is_clean = report.changed_inputs.is_empty() && report.killed.is_empty() && !self.outdated.contains(&action);
-        if !is_clean || !self.is_cached_here(action) || self.stopping >= Some(Stopping::Interrupted) {
+        if !self.may_be_shared(action, report)
+            || !self.is_cached_here(action)
+            || self.stopping >= Some(Stopping::Interrupted)
+        {
             return;
         }
         let upload = self.upload_of(action, running, report, Vec::new());

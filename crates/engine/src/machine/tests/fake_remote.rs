@@ -428,9 +428,7 @@ impl Fake {
         match end {
             RemoteEnd::Stopped => return FetchOutcome::Stopped,
             RemoteEnd::Failure => return FetchOutcome::Disk("no space is left".to_owned()),
-            RemoteEnd::Unreachable => {
-                return FetchOutcome::Lost { digests: blobs_of(&request.content), why: "no route".to_owned() };
-            }
+            RemoteEnd::Unreachable => return FetchOutcome::Unreachable("no route".to_owned()),
             RemoteEnd::Lost => self.remote.evict(|digest| blobs_of(&request.content).contains(digest)),
             RemoteEnd::ByItself => {}
         }
@@ -454,7 +452,7 @@ impl Fake {
                 return StagingOutcome::Stopped;
             }
             RemoteEnd::Failure => return StagingOutcome::Disk("no space is left".to_owned()),
-            RemoteEnd::Unreachable => return lost(wanted().collect(), "no route"),
+            RemoteEnd::Unreachable => return StagingOutcome::Unreachable("no route".to_owned()),
             RemoteEnd::Lost => {
                 let digests: BTreeSet<Digest> = wanted().collect();
                 self.remote.evict(|digest| digests.contains(digest));

@@ -19,7 +19,8 @@ pub(super) enum HeldAnswer {
 }
 
 impl HeldAnswer {
-    fn action(&self) -> ActionId {
+    /// Returns the action that the answer is about.
+    pub(super) fn action(&self) -> ActionId {
         match self {
             Self::RemoteCache(run, ..) | Self::DiskCache(run, _) => run.action,
         }

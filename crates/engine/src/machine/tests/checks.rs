@@ -41,7 +41,8 @@ impl Session<'_> {
             let is_moved = remote.stagings.keys().any(is_of) || remote.publishing.keys().any(is_of);
             let is_under_way = self.fake.runs.contains_key(&action) || runs_there || is_moved;
             let needs = running.is_some_and(|running| running.needs.is_some());
-            let is_asked = remote.lookups.keys().any(is_of);
+            let is_held = machine.held_answers.iter().any(|held| held.action() == action);
+            let is_asked = remote.lookups.keys().any(is_of) || is_held;
             assert!(!has_begun || is_under_way || needs || is_asked, "{action:?} is not given up, and nothing goes on");
             assert!(has_begun || !is_under_way, "{action:?} is under way, and nobody knows");
         }
@@ -75,11 +76,13 @@ impl Session<'_> {
         assert_eq!(machine.uploading.len(), remote.uploads.len());
         let ids = (0..machine.known.len()).map(ArtifactId::new);
         let on_their_way = ids.filter(|&id| machine.bytes.is_on_its_way(id)).count();
-        assert_eq!((on_their_way, machine.bytes.under_way()), (remote.fetches.len(), remote.fetches.len()));
+        let fetches = remote.fetches.len() + self.fake.stores.fetches().count();
+        assert_eq!((on_their_way, machine.bytes.under_way()), (fetches, fetches));
         let waits = |&action: &ActionId| machine.stopping.is_none() && machine.status_of(action) == Status::LookingUp;
         for action in self.actions().filter(waits) {
+            let is_held = machine.held_answers.iter().any(|held| held.action() == action);
             let is_asked = remote.lookups.keys().any(|run| run.action == action) || !remote.checks.is_empty();
-            assert!(is_asked, "{action:?} waits for no answer");
+            assert!(is_asked || is_held || self.fake.stores.is_asked(action), "{action:?} waits for no answer");
         }
     }
 

@@ -147,6 +147,7 @@ impl Fake {
         assert!(self.runs.is_empty(), "a build ended while something ran");
         (self.slots, self.ahead) = (slots, if ahead > 0 { 16 * slots } else { 0 });
         self.remote.begin(remote);
+        self.stores.begin();
         self.no_more_starts = false;
         self.seen_runs.clear();
     }
@@ -231,7 +232,17 @@ impl Fake {
     pub fn remove_output(&mut self, path: &WsPath) {
         let reader = self.runs.iter().find(|(_, run)| run.inputs.contains_key(path.as_str()));
         assert!(reader.is_none(), "`{path}` is removed while {reader:?} reads it");
+        assert!(!self.is_fetched(path), "`{path}` is removed while it is fetched");
         self.disk.remove(path.as_str());
+    }
+
+    fn is_fetched(&self, path: &WsPath) -> bool {
+        self.remote.fetches.values().chain(self.stores.fetches()).any(|fetch| fetch.path == *path)
+    }
+
+    /// The next run that makes something else each time makes what the one after would have made.
+    pub fn skip_random_run(&mut self) {
+        self.random_runs += 1;
     }
 
     /// Ends a run.
@@ -331,8 +342,7 @@ impl Fake {
         assert!(!is_published, "{run:?} is started while its outputs are moved");
         for &id in &self.model.action(run.action).outputs {
             let path = &self.model.artifact(id).path;
-            let fetch = self.remote.fetches.values().find(|fetch| fetch.path == *path);
-            assert!(fetch.is_none(), "{run:?} is started while `{path}` is brought here");
+            assert!(!self.is_fetched(path), "{run:?} is started while `{path}` is brought here");
         }
         self.seen_runs.push(run);
     }

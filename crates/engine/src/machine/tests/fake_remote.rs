@@ -64,6 +64,8 @@ pub enum Doing {
     Check(CheckId),
     /// This machine reads a source again.
     Rehash(ArtifactId),
+    /// A slow store of this machine does something.
+    Here(u64),
 }
 
 /// How something remote ends.
@@ -336,7 +338,7 @@ impl Fake {
     /// Ends something remote.
     pub fn end_remote(&mut self, doing: Doing, end: RemoteEnd) -> RemoteEvent {
         match doing {
-            Doing::Local(_) | Doing::Rehash(_) => panic!("that is not remote"),
+            Doing::Local(_) | Doing::Rehash(_) | Doing::Here(_) => panic!("that is not remote"),
             Doing::LookUp(run) => RemoteEvent::LookedUp { run, answer: self.answer(run, end), took: Duration::ZERO },
             Doing::Run(run) => RemoteEvent::Finished(Box::new(self.end_remote_run(run, end))),
             Doing::Fetch(id) => RemoteEvent::Fetched { id, outcome: self.end_fetch(id, end) },

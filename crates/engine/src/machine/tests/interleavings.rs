@@ -67,6 +67,7 @@ fn moves(session: &Session<'_>, so_far: &[Move]) -> Vec<Move> {
     for doing in session.fake.remote.doing() {
         moves.extend(remote_moves(session, doing));
     }
+    moves.extend(session.fake.stores.doing().map(|number| Move::EndsRemote(Doing::Here(number), RemoteEnd::ByItself)));
     moves
 }
 
@@ -90,6 +91,11 @@ fn picture(session: &Session<'_>) -> String {
     if let Some(chooser) = &machine.chooser {
         let _ = write!(text, "{:?}", chooser.policy);
     }
+    let mut held: Vec<_> = machine.held_answers.iter().map(|held| format!("{held:?}")).collect();
+    held.sort_unstable();
+    let _ = write!(text, "{held:?} {}", session.fake.stores.picture());
+    let lookups = machine.lookups.iter().map(|(action, lookup)| (action, lookup.question));
+    let _ = write!(text, "{:?}", lookups.collect::<std::collections::BTreeMap<_, _>>());
     if session.ask.remote.is_some() {
         picture_remote(session, &mut text);
     }
@@ -347,6 +353,71 @@ fn every_way_a_cache_can_go() {
         fake.remote.evict(|_| true);
         (0..3).for_each(|action| delete(fake, action));
     });
+}
+
+/// A producer of two outputs that makes others each time, a reader of each, and a source that both readers read.
+fn two_readers() -> Plan {
+    let two = Spec { outputs: vec![ArtifactKind::File, ArtifactKind::Directory], ..action(&[Source(0)]) };
+    Plan::new(2, vec![two, action(&[Out(0, 0), Source(1)]), action(&[Out(0, 1), Source(1)])])
+}
+
+/// A first build here of a plan whose action 0 makes something else each time, where caches have the result of another
+/// checkout under its key. One output of it is gone, and the readers have to run again.
+fn beside_another_result(there: &Ask, first: &Ask) -> (Fake, tempfile::TempDir) {
+    let mut other = Fake::new(two_readers());
+    other.behaviours[0].random = true;
+    Session::begin(&mut other, state_dir().path(), there).finish(|_| 0);
+    let mut fake = Fake::new(two_readers());
+    fake.behaviours[0].random = true;
+    fake.skip_random_run();
+    let dir = state_dir();
+    Session::begin(&mut fake, dir.path(), first).finish(|_| 0);
+    fake.remote.stores = other.remote.stores;
+    fake.stores.blobs.extend(other.stores.blobs);
+    fake.stores.results = other.stores.results;
+    fake.texts.extend(other.texts);
+    fake.disk.remove("minibuild-out/bin/p/a0.1");
+    edit(&mut fake, 1);
+    (fake, dir)
+}
+
+#[test]
+fn every_way_a_remote_cache_has_another_result() {
+    let mut all = Explored::default();
+    for keep_going in [true, false] {
+        let ask = Ask { keep_going, ..ask(&[1, 2]).with(cache()).jobs(2) };
+        let (fake, dir) = beside_another_result(&ask, &Ask { remote: None, ..ask.clone() });
+        all.add(&Situation { fake: &fake, dir: dir.path(), ask, most_trouble: 2 }.explore());
+    }
+    println!("another result in a remote cache: {} states, {} ends", all.states, all.ends);
+    assert!(all.ends > 10);
+}
+
+#[test]
+fn every_way_a_disk_cache_has_another_result() {
+    let mut all = Explored::default();
+    for keep_going in [true, false] {
+        let ask = Ask { keep_going, ..ask(&[1, 2]).keeping().jobs(2) };
+        let mut first = ask.clone();
+        first.stores.disk_cache = false;
+        let (mut fake, dir) = beside_another_result(&ask, &first);
+        // The local store has one of the outputs, and takes its time to copy it.
+        let one = fake.disk.remove("minibuild-out/bin/p/a0.0").expect("was made");
+        fake.stores.blobs.extend(one.content().blobs());
+        fake.stores.are_slow = true;
+        all.add(&Situation { fake: &fake, dir: dir.path(), ask, most_trouble: 2 }.explore());
+    }
+    println!("another result in a disk cache: {} states, {} ends", all.states, all.ends);
+    assert!(all.ends > 10);
+}
+
+#[test]
+fn every_way_both_sides_find_another_result() {
+    let there = ask(&[1, 2]).with(remote()).strategy(Strategy::Dynamic).jobs(2);
+    let (fake, dir) = beside_another_result(&there, &Ask { remote: None, strategy: Strategy::Local, ..there.clone() });
+    let all = Situation { fake: &fake, dir: dir.path(), ask: there, most_trouble: 1 }.explore();
+    println!("another result, both sides: {} states, {} ends", all.states, all.ends);
+    assert!(all.ends > 10);
 }
 
 #[test]

@@ -295,8 +295,13 @@ impl<'a> Session<'a> {
 
     /// Ends something remote.
     pub fn end_remote(&mut self, doing: Doing, end: RemoteEnd) {
-        if let Doing::Rehash(id) = doing {
-            return self.rehash(id);
+        match doing {
+            Doing::Rehash(id) => return self.rehash(id),
+            Doing::Here(number) => {
+                let event = self.fake.end_here(number);
+                return self.handle(Event::Store(event));
+            }
+            _ => {}
         }
         self.disk_failed |= matches!(doing, Doing::Fetch(_)) && end == RemoteEnd::Failure;
         let event = self.fake.end_remote(doing, end);
@@ -307,6 +312,7 @@ impl<'a> Session<'a> {
     pub fn doing(&self) -> Vec<Doing> {
         let mut doing: Vec<Doing> = self.running().into_iter().map(Doing::Local).collect();
         doing.extend(self.fake.remote.doing());
+        doing.extend(self.fake.stores.doing().map(Doing::Here));
         doing
     }
 
@@ -322,7 +328,12 @@ impl<'a> Session<'a> {
             Doing::Run(run) => self.fake.remote.runs[&run].stop.is_some(),
             Doing::Fetch(_) => self.fake.remote.fetches_stopped,
             Doing::Stage(run) => self.fake.remote.stagings[&run].is_stopped,
-            Doing::Publish(_) | Doing::LookUp(_) | Doing::Upload(_) | Doing::Check(_) | Doing::Rehash(_) => false,
+            Doing::Publish(_)
+            | Doing::LookUp(_)
+            | Doing::Upload(_)
+            | Doing::Check(_)
+            | Doing::Rehash(_)
+            | Doing::Here(_) => false,
         }
     }
 
@@ -433,11 +444,17 @@ impl<'a> Session<'a> {
             Step::Unstage(run) | Step::KeepStaged(run) => self.fake.unstage(run),
             Step::CheckStores(check) => {
                 self.check_request();
-                self.answers.push_back(self.fake.check_stores(check));
+                match self.fake.stores.are_slow {
+                    true => self.fake.stores.begin_check(check),
+                    false => self.answers.push_back(self.fake.check_stores(check)),
+                }
             }
             Step::LookUpHere(lookup) => {
                 self.check_request();
-                self.answers.push_back(self.fake.look_up_here(&lookup));
+                match self.fake.stores.are_slow {
+                    true => self.fake.stores.begin_look_up(*lookup),
+                    false => self.answers.push_back(self.fake.look_up_here(&lookup)),
+                }
             }
             Step::Store(request) => self.fake.store(*request),
             Step::StoreSame { known, key } => self.fake.store_same(known, key),
@@ -453,8 +470,9 @@ impl<'a> Session<'a> {
             }
             Step::Hurry(id, urgency) => {
                 let Some(fetch) = self.fake.remote.fetches.get_mut(&id) else {
-                    // A store has answered already.
-                    return assert!(!self.answers.is_empty(), "only what is on its way hurries");
+                    // A store has answered already, or is about to.
+                    let is_here = self.fake.stores.fetches().any(|fetch| fetch.id == id);
+                    return assert!(is_here || !self.answers.is_empty(), "only what is on its way hurries");
                 };
                 assert!(fetch.urgency < urgency, "`{}` is as urgent already", fetch.path);
                 fetch.urgency = urgency;
@@ -484,6 +502,9 @@ impl<'a> Session<'a> {
             self.check_request();
             self.check_fetch(id, &request);
             self.fetched.push(request.path.to_string());
+        }
+        if self.fake.stores.are_slow && self.fake.begin_copy(&request) {
+            return;
         }
         if self.ask.stores.any()
             && let Some(event) = self.fake.fetch_here(&request)
@@ -520,7 +541,8 @@ impl<'a> Session<'a> {
             | Doing::LookUp(_)
             | Doing::Upload(_)
             | Doing::Check(_)
-            | Doing::Rehash(_) => false,
+            | Doing::Rehash(_)
+            | Doing::Here(_) => false,
         }
     }
 

@@ -13,6 +13,7 @@ mod label;
 mod model;
 mod path;
 mod remote;
+mod stop;
 mod store;
 
 pub use digest::{Digest, DigestFunction, DigestParseError, Hasher};
@@ -24,6 +25,7 @@ pub use label::{Label, LabelError};
 pub use model::*;
 pub use path::{PathError, WsPath};
 pub use remote::*;
+pub use stop::StopFlag;
 pub use store::*;
 
 /// The directory below the workspace root that holds everything minibuild writes.

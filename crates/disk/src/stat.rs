@@ -6,10 +6,8 @@
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use minibuild_core::{EntryKind, Fingerprint};
+use minibuild_core::{EntryKind, Fingerprint, map_parallel};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 /// What lies at a path, symlinks not followed.
@@ -72,17 +70,8 @@ pub fn stat_batch<P: AsRef<str> + Sync>(root: &Path, paths: &[P], threads: usize
     if threads < 2 || paths.len() <= CHUNK {
         return stat_below(&root, paths);
     }
-    let work = Mutex::new(paths.chunks(CHUNK).zip(answers.chunks_mut(CHUNK)));
-    let next = || work.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(paths.len().div_ceil(CHUNK)) {
-            scope.spawn(|| {
-                while let Some((paths, answers)) = next() {
-                    stat_chunk(&root, paths, answers);
-                }
-            });
-        }
-    });
+    let chunks = paths.chunks(CHUNK).zip(answers.chunks_mut(CHUNK)).collect();
+    map_parallel(chunks, threads, |(paths, answers)| stat_chunk(&root, paths, answers));
     answers
 }
 
@@ -109,31 +98,12 @@ pub fn stat_filter<'p, T: Send>(
         look(0..count, &mut kept);
         return kept;
     }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut parts = Vec::new();
-        loop {
-            let chunk = next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= chunks {
-                return parts;
-            }
-            let mut kept = Vec::new();
-            look(chunk * CHUNK..count.min((chunk + 1) * CHUNK), &mut kept);
-            if !kept.is_empty() {
-                parts.push((chunk, kept));
-            }
-        }
+    let look_at_chunk = |chunk: usize| {
+        let mut kept = Vec::new();
+        look(chunk * CHUNK..count.min((chunk + 1) * CHUNK), &mut kept);
+        kept
     };
-    let mut parts: Vec<(usize, Vec<T>)> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (1..threads.min(chunks)).map(|_| scope.spawn(work)).collect();
-        let mut all = work();
-        for handle in handles {
-            all.extend(handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        all
-    });
-    parts.sort_by_key(|(chunk, _)| *chunk);
-    parts.into_iter().flat_map(|(_, kept)| kept).collect()
+    map_parallel((0..chunks).collect(), threads, look_at_chunk).into_iter().flatten().collect()
 }
 
 /// As [`stat_batch`], from an open directory and on this thread.

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use minibuild_core::{ActionId, BUILD_FILE, CommandSource, Label, Model, SourceFs, TargetId, WORKSPACE_FILE, WsPath};
+use minibuild_core::{
+    ActionId, BUILD_FILE, CommandSource, Label, Model, SourceFs, TargetId, WORKSPACE_FILE, WsPath, map_parallel,
+};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::command::{Commands, RecipeSlot};
@@ -334,17 +336,12 @@ impl Loader<'_> {
         if threads == 1 {
             results.extend(wanted.iter().enumerate().map(|(i, path)| read_package(cx, path, first + i)));
         } else {
-            std::thread::scope(|scope| {
-                let read_chunk = |(index, paths): (usize, &'_ [String])| {
-                    let start = first + index * chunk;
-                    paths.iter().enumerate().map(|(i, path)| read_package(cx, path, start + i)).collect::<Vec<_>>()
-                };
-                let handles: Vec<_> =
-                    wanted.chunks(chunk).enumerate().map(|work| scope.spawn(move || read_chunk(work))).collect();
-                for handle in handles {
-                    results.extend(handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-                }
-            });
+            let read_chunk = |(index, paths): (usize, &'_ [String])| {
+                let start = first + index * chunk;
+                paths.iter().enumerate().map(|(i, path)| read_package(cx, path, start + i)).collect::<Vec<_>>()
+            };
+            let chunks = wanted.chunks(chunk).enumerate().collect();
+            results.extend(map_parallel(chunks, threads, read_chunk).into_iter().flatten());
         }
         for result in results {
             self.sources.add(&result.path, result.text);
@@ -478,7 +475,8 @@ fn read_package(cx: PackageCx<'_>, dir: &str, file: usize) -> ReadPackage {
 fn give_back(scraps: impl Send + 'static, targets: usize) {
     const WORTH_A_THREAD: usize = 1000;
     if targets >= WORTH_A_THREAD {
-        std::thread::spawn(move || drop(scraps));
+        // Without a thread they are freed right now.
+        drop(std::thread::Builder::new().spawn(move || drop(scraps)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the labels of all loaded packages stand for: a table of targets, their dependencies, an order in which each
 //! target comes after those it names. Iterative throughout: a chain of a million targets is no deeper than one.
 
-use minibuild_core::{Label, TargetId};
+use minibuild_core::{Label, TargetId, map_parallel};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::diag::{Diagnostic, Diagnostics, Span};
@@ -80,11 +80,7 @@ impl<'a> TargetGraph<'a> {
         if threads == 1 {
             return read(&self.targets);
         }
-        std::thread::scope(|scope| {
-            let handles: Vec<_> = self.targets.chunks(chunk).map(|part| scope.spawn(move || read(part))).collect();
-            let parts = handles.into_iter();
-            parts.flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        })
+        map_parallel(self.targets.chunks(chunk).collect(), threads, read).into_iter().flatten().collect()
     }
 
     /// The target a label names.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use minibuild_core::{ArtifactKind, Content, DigestFunction, EntryKind, HostTool, WsPath};
+use minibuild_core::{ArtifactKind, Content, DigestFunction, EntryKind, HostTool, WsPath, map_parallel};
 use minibuild_disk::{DiskFs, FileClock, FsInstant, HashedFile, Look, Seen, hash_file, stat_filter, tree_is_unchanged};
 use minibuild_download::Wishes;
 
@@ -170,15 +170,9 @@ impl Snapshot {
         if threads < 2 {
             return ids.iter().map(hash).collect();
         }
-        std::thread::scope(|scope| {
-            let chunks = ids.chunks(ids.len().div_ceil(threads));
-            let parts: Vec<_> =
-                chunks.map(|part| scope.spawn(move || part.iter().map(hash).collect::<Vec<_>>())).collect();
-            let join = |part: std::thread::ScopedJoinHandle<'_, Vec<_>>| {
-                part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            parts.into_iter().flat_map(join).collect()
-        })
+        let parts = ids.chunks(ids.len().div_ceil(threads)).collect();
+        let hash_part = |part: &[u32]| part.iter().map(hash).collect::<Vec<_>>();
+        map_parallel(parts, threads, hash_part).into_iter().flatten().collect()
     }
 
     fn compare(&self, id: u32, hashed: std::io::Result<HashedFile>, changes: &mut Changes) -> Result<(), Doubt> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use minibuild_core::{ActionId, ArtifactId, CommandSource, Input, Model, SetId, TargetId};
+use minibuild_core::{ActionId, ArtifactId, CommandSource, Input, Model, SetId, TargetId, map_parallel};
 use minibuild_disk::NameSet;
 use minibuild_graph::NodeKind;
 use rustc_hash::FxHashMap;
@@ -125,10 +125,7 @@ impl Plan {
         };
         let half = self.artifacts.len() / 2;
         let (left, right) = self.artifacts.split_at_mut(half);
-        std::thread::scope(|scope| {
-            scope.spawn(|| left.sort_unstable_by(by_place));
-            right.sort_unstable_by(by_place);
-        });
+        map_parallel(vec![left, right], 2, |part| part.sort_unstable_by(by_place));
         // A stable sort merges two halves that are sorted.
         self.artifacts.sort_by(by_place);
         for (new, &id) in self.artifacts.iter().enumerate() {
@@ -226,11 +223,10 @@ impl Plan {
             Ok(details)
         };
         let (left, right) = self.actions.split_at(self.actions.len() / 2);
-        let (left, right) = std::thread::scope(|scope| {
-            let left = scope.spawn(|| make(left));
-            let right = make(right);
-            (left.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), right)
-        });
+        let mut parts = map_parallel(vec![left, right], 2, make).into_iter();
+        let (Some(left), Some(right)) = (parts.next(), parts.next()) else {
+            return Err(io::Error::other("bug: two parts have two results"));
+        };
         let (mut details, right) = (left?, right?);
         let begin = details.bytes.len() as u64;
         details.places.extend(right.places.iter().map(|place| begin + place));

@@ -11,6 +11,7 @@ use minibuild_core::{
     CacheLookup, CheckId, ExecutionReport, ExecutionStatus, ExistenceCheck, FetchId, FetchRequest, RemoteEvent,
     RemoteRequest, RunId, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency,
 };
+use minibuild_reapi::transfer::start_runtime;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -252,9 +253,7 @@ impl State {
     /// Where tasks run; `None` after the end or without threads.
     fn handle(&mut self) -> Option<Handle> {
         if self.runtime.is_none() && !self.is_over {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(WORKERS).max_blocking_threads(DISK_WORKERS).thread_name("remote").enable_all();
-            self.runtime = builder.build().ok();
+            self.runtime = start_runtime("remote", WORKERS, DISK_WORKERS).ok();
         }
         self.runtime.as_ref().map(|runtime| runtime.handle().clone())
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use minibuild_disk::DiskError;
 use minibuild_reapi::proto::execution as proto;
 use minibuild_reapi::proto::longrunning::operations_server::OperationsServer;
-use minibuild_reapi::transfer::ByteStreamServer;
+use minibuild_reapi::transfer::{ByteStreamServer, start_runtime};
 use proto::action_cache_server::ActionCacheServer;
 use proto::capabilities_server::CapabilitiesServer;
 use proto::content_addressable_storage_server::ContentAddressableStorageServer;
@@ -44,6 +44,8 @@ use crate::tls::{self, TlsError};
 const MAX_MESSAGE: usize = 16 << 20;
 /// Bytes of one HTTP/2 frame a client may send: fewer and larger ones cost less than the default of 16 KiB.
 const FRAME: u32 = 1 << 20;
+/// Threads for reading and writing blobs at most.
+const MOST_BLOCKING: usize = 512;
 /// How long calls may go on after a shutdown was asked for.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -91,8 +93,8 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::new(shared(store, config.workers, &inject, config.log, stopped.clone()));
         let workers = Arc::new(Workers::new(Arc::clone(&shared), work, config.helper, config.helper_args));
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("server").build();
-        let runtime = runtime.map_err(StartError::Threads)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let runtime = start_runtime("server", cores, MOST_BLOCKING).map_err(StartError::Threads)?;
         let is_secure = tls.is_some();
         let (listener, address) = runtime.block_on(listen(config.listen, tls))?;
         let routes = front::guard(routes(&shared, &workers), &shared);

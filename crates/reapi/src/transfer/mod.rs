@@ -5,11 +5,13 @@
 //! is here; the other messages of these calls are the generated ones.
 
 mod client;
+mod runtime;
 mod server;
 
 use bytes::Bytes;
 
 pub use client::{ByteStreamClient, CasClient};
+pub use runtime::start_runtime;
 pub use server::{ByteStream, ByteStreamServer, ReadStream};
 
 use crate::proto::{execution, rpc};

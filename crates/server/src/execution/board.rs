@@ -66,7 +66,8 @@ struct State {
     queue: BTreeSet<(i32, u64)>,
     counter: u64,
     idle: usize,
-    started: usize,
+    /// Numbers of the workers that were started.
+    workers: BTreeSet<usize>,
     stopping: bool,
 }
 
@@ -128,9 +129,8 @@ impl Board {
         state.queue.insert((job.priority, id));
         state.runs.insert(id, Run { job: Arc::new(job), operations: Vec::new() });
         let watch = state.open(&self.prefix, key, Stage::Queued, Some(id));
-        let is_short = state.queue.len() > state.idle && state.started < self.workers;
-        let start_worker = is_short.then_some(state.started);
-        state.started += usize::from(is_short);
+        let is_short = state.queue.len() > state.idle && state.workers.len() < self.workers;
+        let start_worker = is_short.then(|| state.add_worker());
         self.work.notify_one();
         Submitted { watch, is_merged: false, start_worker }
     }
@@ -205,15 +205,20 @@ impl Board {
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
-        let response = Arc::new(stopping());
-        while let Some((_, id)) = state.queue.pop_first() {
-            let names = state.runs.remove(&id).map(|run| run.operations).unwrap_or_default();
-            names.iter().for_each(|name| state.finish_operation(name, &response));
-        }
+        state.answer_queued(&Arc::new(stopping()));
         for run in state.runs.values() {
             run.job.stopper.stop(StopReason::Kill);
         }
         self.work.notify_all();
+    }
+
+    /// A worker could not be started. Where there is no other, nothing that is queued would ever run: it is answered.
+    pub(crate) fn lose_worker(&self, number: usize, response: proto::ExecuteResponse) {
+        let mut state = self.lock();
+        state.workers.remove(&number);
+        if state.workers.is_empty() {
+            state.answer_queued(&Arc::new(response));
+        }
     }
 
     /// Whether the server is going down.
@@ -270,6 +275,20 @@ impl State {
     }
 
     /// Nobody can join a run any more, and it does not begin.
+    fn add_worker(&mut self) -> usize {
+        let number = self.workers.last().map_or(0, |last| last + 1);
+        self.workers.insert(number);
+        number
+    }
+
+    fn answer_queued(&mut self, response: &Arc<proto::ExecuteResponse>) {
+        while let Some((_, id)) = self.queue.pop_first() {
+            self.close(id);
+            let names = self.runs.remove(&id).map(|run| run.operations).unwrap_or_default();
+            names.iter().for_each(|name| self.finish_operation(name, response));
+        }
+    }
+
     fn close(&mut self, id: u64) {
         let Some(run) = self.runs.get(&id) else { return };
         let key = (run.job.function, run.job.digest);
@@ -349,6 +368,23 @@ mod tests {
         let board = board();
         let started: Vec<_> = ["a", "b", "c"].iter().map(|n| board.submit(job(n, 0, false)).start_worker).collect();
         assert_eq!(started, [Some(0), Some(1), None]);
+    }
+
+    #[test]
+    fn work_without_any_worker_is_answered_and_the_next_try_starts_one() {
+        let board = board();
+        let [first, second] = ["a", "b"].map(|name| board.submit(job(name, 0, false)));
+        board.lose_worker(0, failed(14, "no thread"));
+        assert_eq!(
+            (stage(&first.watch), stage(&second.watch)),
+            ("queued".into(), "queued".into()),
+            "another one is there"
+        );
+        board.lose_worker(1, failed(14, "no thread"));
+        let stages = (stage(&first.watch), stage(&second.watch));
+        assert_eq!(stages, ("done 14".into(), "done 14".into()));
+        let again = board.submit(job("a", 0, false));
+        assert!(!again.is_merged && again.start_worker == Some(0));
     }
 
     #[test]

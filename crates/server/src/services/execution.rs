@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use super::action_cache::lookup;
 use super::inline::Inline;
 use crate::answer::{bad_message, blocking, store_error, to_grpc};
-use crate::execution::{Job, Stage, Watch, Workers};
+use crate::execution::{Job, Stage, Watch, Workers, failed};
 use crate::faults::Occasion;
 use crate::inject::FaultKind;
 use crate::shared::Shared;
@@ -153,7 +153,9 @@ fn execute(shared: &Shared, workers: &Workers, request: &proto::ExecuteRequest) 
         shared.counters.of_actions(|count| count.merged += 1);
     }
     if let Some(number) = submitted.start_worker {
-        workers.start(number).map_err(|e| Status::unavailable(format!("cannot start a worker: {e}")))?;
+        if let Err(error) = workers.start(number) {
+            shared.board.lose_worker(number, failed(14, &format!("cannot start a worker: {error}")));
+        }
     }
     Ok(submitted.watch)
 }

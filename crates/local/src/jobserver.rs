@@ -61,7 +61,8 @@ impl Jobserver {
     fn open(ends: (PathBuf, PathBuf), is_fifo: bool, size: Option<usize>, jobs: usize) -> io::Result<Self> {
         // Opened anew, so that it does not block while others' descriptors do. A fifo needs a writer to be opened.
         let reader = OpenOptions::new().read(true).write(is_fifo).custom_flags(nix::libc::O_NONBLOCK).open(&ends.0)?;
-        let writer = OpenOptions::new().read(is_fifo).write(true).open(&ends.1)?;
+        // A pipe takes 64 KiB, and 4 KiB where its owner has many. A write that waits for room would wait for ever.
+        let writer = OpenOptions::new().read(is_fifo).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&ends.1)?;
         Ok(Self { reader, writer, ends, is_fifo, size, jobs })
     }
 
@@ -74,15 +75,30 @@ impl Jobserver {
 
     /// Gives it back.
     pub(crate) fn give_back(&self, token: u8) {
-        // A pipe that takes no byte any more has nobody left who would read it.
-        let _ = (&self.writer).write_all(&[token]);
+        // A pipe that takes no byte any more has no reader, or more tokens than anyone could use.
+        let _ = (&self.writer).write(&[token]);
     }
 
     /// Nothing runs: what a command that was killed kept is replaced, what it made up is gone.
     pub(crate) fn refill(&self) {
         let Some(size) = self.size else { return };
         while self.take().is_some() {}
-        let _ = (&self.writer).write_all(&vec![TOKEN; size]);
+        self.fill(size);
+    }
+
+    /// Puts in as many tokens as fit.
+    fn fill(&self, size: usize) {
+        let tokens = [TOKEN; 4096];
+        let (mut missing, mut piece) = (size, tokens.len());
+        while missing > 0 {
+            match (&self.writer).write(&tokens[..missing.min(piece)]) {
+                Ok(written) => missing -= written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A short write is done as a whole or not at all; the last bytes of room take shorter ones.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && piece > 1 => piece /= 2,
+                Err(_) => return,
+            }
+        }
     }
 
     /// Becomes readable when there is a token.
@@ -176,6 +192,18 @@ mod tests {
             server.refill();
             assert_eq!(count(&server), size, "invented ones");
         }
+    }
+
+    #[test]
+    fn more_tokens_than_the_pipe_takes_fill_it_and_do_not_block() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let server = Jobserver::serve(&dir.path().join("js"), 1_000_000).expect("served");
+        let capacity = nix::fcntl::fcntl(&server.writer, nix::fcntl::FcntlArg::F_GETPIPE_SZ).expect("a pipe");
+        let taken = std::iter::from_fn(|| server.take()).count();
+        assert_eq!(taken, usize::try_from(capacity).expect("a size"));
+        server.refill();
+        server.give_back(TOKEN);
+        assert_eq!(std::iter::from_fn(|| server.take()).count(), taken);
     }
 
     #[test]

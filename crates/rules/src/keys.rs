@@ -119,6 +119,16 @@ fn positive(value: KeyValue) -> Result<u32, String> {
     }
 }
 
+/// More is a slip of the finger: each job has a process, and the system stops at 32,768 of them by default.
+pub const MAX_JOBS: u32 = 10_000;
+
+fn jobs(value: KeyValue) -> Result<u32, String> {
+    match positive(value)? {
+        jobs if jobs > MAX_JOBS => Err(format!("{jobs} is out of range\nhint: {MAX_JOBS} at most")),
+        jobs => Ok(jobs),
+    }
+}
+
 fn duration(value: KeyValue) -> Result<Duration, String> {
     match value {
         KeyValue::Duration(duration) => Ok(duration),
@@ -208,7 +218,7 @@ keys! {
         s.ignore = texts(v)?.iter().map(|t| WsPath::new(t).map_err(|e| e.to_string())).collect::<Result<_, _>>()?;
         if s.ignore.iter().any(|i| i.as_str().is_empty()) { return Err("the workspace root cannot be ignored".to_owned()) }
     };
-    "build.jobs", KeyType::Count, Some("-j, --jobs"), "cores", "Local jobs at once.", |s, v| s.jobs = Some(positive(v)?);
+    "build.jobs", KeyType::Count, Some("-j, --jobs"), "cores", "Local jobs at once, 10000 at most.", |s, v| s.jobs = Some(jobs(v)?);
     "build.keep_going", KeyType::Bool, Some("-k, --keep-going"), "`false`", "Build all that does not depend on a failure.", |s, v| s.keep_going = truth(v)?;
     "build.strategy", KeyType::Strategy, Some("--strategy"), "`dynamic` with an executor, else `local`", "Where actions run: one of `local`, `remote`, `dynamic`, or a table by mnemonic whose `default` is for the others.", |s, v| {
         for (mnemonic, text) in text_table(v)? {
@@ -248,7 +258,7 @@ keys! {
     "remote.headers", KeyType::TextTable, Some("--remote-header"), "`{}`", "Headers of every call; values are never shown.", |s, v| s.remote.headers.0.extend(text_table(v)?);
     "remote.timeout", KeyType::Duration, Some("--remote-timeout"), "`60s`", "Longest time of a call without progress.", |s, v| s.remote.timeout = time_limit(v)?;
     "remote.retries", KeyType::Count, Some("--remote-retries"), "`5`", "Retries of a failed call.", |s, v| s.remote.retries = number(v)?;
-    "remote.jobs", KeyType::Count, Some("--remote-jobs"), "`400`", "Remote actions at once.", |s, v| s.remote.jobs = positive(v)?;
+    "remote.jobs", KeyType::Count, Some("--remote-jobs"), "`400`", "Remote actions at once, 10000 at most.", |s, v| s.remote.jobs = jobs(v)?;
     "remote.connections", KeyType::Count, None, "`2`", "Connections to each endpoint.", |s, v| s.remote.connections = positive(v)?;
     "remote.cancel", KeyType::Bool, None, "`false`", "Send `CancelOperation` for lost races.", |s, v| s.remote.cancel = truth(v)?;
     "remote.upload_local_results", KeyType::Choice(&["auto", "always", "never"]), None, "`auto`", "Whether results of local runs are uploaded.", |s, v| s.remote.upload_local_results = choice!(v, "auto" => UploadLocalResults::Auto, "always" => UploadLocalResults::Always, "never" => UploadLocalResults::Never);

@@ -41,7 +41,7 @@ mod walk;
 pub use catalog::{Catalog, load_catalog};
 pub use config::ConfigInput;
 pub use diag::{Diagnostic, Diagnostics, FileId, Severity, Sources, Span};
-pub use keys::{KEYS, KeySpec, KeyType, KeyValue};
+pub use keys::{KEYS, KeySpec, KeyType, KeyValue, MAX_JOBS};
 pub use lang::{ArgOrigin, HostFacts, RuleId, RuleSet, VarDecl, VarType, show_argv};
 pub use load::{LOCAL_FILE, LoadFailure, LoadRequest, Loaded, load, load_settings};
 pub use pattern::{Pattern, PatternKind, Requested, parse as parse_pattern};

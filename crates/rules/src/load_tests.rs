@@ -217,6 +217,12 @@ fn settings_from_texts() {
     assert_eq!(set("build.jobs", "0"), Err("error: --jobs: 0 is out of range".into()));
     assert_eq!(set("remote.timeout", "0"), Err("error: --remote-timeout: a time of more than zero is needed".into()));
     assert_eq!(set("remote.lease", "0s").map(|s| s.remote.lease), Ok(std::time::Duration::ZERO));
+    for key in ["build.jobs", "remote.jobs"] {
+        assert!(set(key, "10000").is_ok());
+        for absurd in ["10001", "65538", "4294967295"] {
+            assert!(set(key, absurd).is_err_and(|e| e.contains(absurd) && e.contains("10000 at most")), "{key}");
+        }
+    }
     assert_eq!(set("build.jobs", "x"), Err("error: --jobs: `x` is no number".into()));
     assert_eq!(
         set("build.strategy", "sandboxed"),

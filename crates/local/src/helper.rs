@@ -2,7 +2,7 @@
 //!
 //! It does not know what commands are for.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -10,9 +10,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
+use minibuild_core::StopReason;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -25,13 +27,21 @@ use crate::procs;
 use crate::protocol::{Parcel, ToSlot, take_back, write_frame};
 use crate::spawn::start_session;
 
-/// Pids of all helpers of this process that were not waited for. Whatever other child is found in a session that
+/// All helpers of this process that were not waited for, by pid. Whatever other child is found in a session that
 /// is not ours was left by a helper that died.
-static HELPERS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+static HELPERS: Mutex<BTreeMap<i32, Arc<Line>>> = Mutex::new(BTreeMap::new());
+
+/// Set by [`kill_all`]: the process is about to exit, and no further helper starts.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
 
 /// Taken for reading while a helper starts, for writing while orphans are looked for: a helper that is not in the
 /// list yet is none. Helpers start beside each other, since each waits for the exec of its process.
 static STARTING: RwLock<()> = RwLock::new(());
+
+/// Milliseconds between two times that a helper with something to do is continued, which a command may have stopped.
+pub(crate) const RESUME_EVERY: u16 = 5000;
+/// How often a helper that should end is continued.
+const RESUME_AT_END: Duration = Duration::from_millis(100);
 
 /// How long the death of orphans is waited for.
 const ORPHANS_GIVE_UP: Duration = Duration::from_secs(60);
@@ -55,6 +65,8 @@ pub(crate) struct Line {
     socket: UnixStream,
     /// Its queue: where commands go in, and where they come out. The helper has the latter, too.
     queue: [OwnedFd; 2],
+    /// The helper's pid; 0 before its start and after it was waited for.
+    pid: AtomicI32,
 }
 
 impl Line {
@@ -62,7 +74,7 @@ impl Line {
     fn new() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair()?;
         let (entry, exit) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        Ok((Self { socket: ours, queue: [entry, exit] }, theirs.into()))
+        Ok((Self { socket: ours, queue: [entry, exit], pid: AtomicI32::new(0) }, theirs.into()))
     }
 
     /// Messages in both directions.
@@ -85,7 +97,26 @@ impl Line {
 
     /// Tells the helper something. Where this fails it is dead, which who listens to it finds out.
     pub(crate) fn tell(&self, message: &ToSlot) {
+        // The loser of a race can wait for the next turn of `RESUME_EVERY`; the end of the build should not.
+        if matches!(message, ToSlot::Stop { reason, .. } if *reason != StopReason::LostRace) {
+            self.resume();
+        }
         let _ = write_frame(&mut &self.socket, message);
+    }
+
+    /// Waits until the helper says something, and continues it meanwhile.
+    pub(crate) fn wait_for_message(&self) {
+        while poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], RESUME_EVERY) == Ok(0) {
+            self.resume();
+        }
+    }
+
+    /// Continues a helper that its command stopped: it watches over timeouts, and nobody else can end the command.
+    pub(crate) fn resume(&self) {
+        let pid = self.pid.load(Ordering::Relaxed);
+        if pid > 0 {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+        }
     }
 
     /// Ends the line, even while somebody else still holds it.
@@ -116,6 +147,9 @@ impl Helper {
     /// # Errors
     /// Those of the operating system.
     pub(crate) fn start(spec: &HelperSpec<'_>) -> io::Result<Self> {
+        if IS_OVER.load(Ordering::SeqCst) {
+            return Err(io::Error::other("this process is about to exit"));
+        }
         let (line, theirs) = Line::new()?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let mut argv = vec![c"minibuild".to_owned()];
@@ -134,8 +168,10 @@ impl Helper {
         let lock = spec.lock.unwrap_or(null.as_fd());
         let given = [(theirs.as_fd(), 0), (lock, 1), (line.queue[1].as_fd(), QUEUE_FD), (spec.bell, BELL_FD)];
         let pid = start_session(&program, &argv, &given)?;
-        helpers().insert(pid.as_raw());
-        Ok(Self { pid, line: Arc::new(line) })
+        line.pid.store(pid.as_raw(), Ordering::Relaxed);
+        let line = Arc::new(line);
+        helpers().insert(pid.as_raw(), Arc::clone(&line));
+        Ok(Self { pid, line })
     }
 
     /// The ways to it and back.
@@ -146,12 +182,17 @@ impl Helper {
     /// Ends a helper that runs nothing.
     pub(crate) fn end(self) {
         self.line.hang_up();
-        wait_and_forget(self.pid);
+        // Something that its last command left may have stopped it.
+        while !wait_until(self.pid, Instant::now() + RESUME_AT_END) {
+            self.line.resume();
+        }
+        forget(self.pid);
     }
 
     /// Leaves a helper to itself that has a process it cannot kill: it keeps trying, and holds the lock.
     pub(crate) fn retire(self) {
         self.line.hang_up();
+        self.line.resume();
     }
 
     /// Cleans up after a helper that died or cannot be trusted. Returns what its command left that could not be
@@ -171,13 +212,84 @@ pub(crate) fn no_more_helpers() {
     }
 }
 
-fn helpers() -> MutexGuard<'static, BTreeSet<i32>> {
+/// How long helpers get to kill their commands before [`kill_all`] does it in their place.
+const OWN_KILLS: Duration = Duration::from_millis(300);
+/// How long [`kill_all`] takes at most.
+const LAST_KILLS: Duration = Duration::from_millis(600);
+/// How often it looks what is left.
+const LOOK_EVERY: u8 = 2;
+
+/// Children that a process has when it starts: a shell that becomes minibuild leaves its jobs to it.
+pub struct ForeignChildren(Vec<procs::Proc>);
+
+impl ForeignChildren {
+    /// All children of this process.
+    pub fn now() -> Self {
+        Self(procs::children_of(getpid().as_raw()))
+    }
+}
+
+/// Ends all helpers of this process with everything that their commands started, and all its other children but the foreign ones,
+/// within [`LAST_KILLS`].
+///
+/// For the thread that handles signals, when the process is about to exit: no thread can keep it from its work. Helpers kill
+/// their commands when their line ends; those that do not, since a command stopped them, are killed, and then what they leave.
+pub fn kill_all(foreign: &ForeignChildren) {
+    IS_OVER.store(true, Ordering::SeqCst);
+    // What a child leaves comes to this process, too.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    let began = Instant::now();
+    for line in lines_until(began + OWN_KILLS) {
+        line.hang_up();
+        line.resume();
+    }
+    let own = getpid().as_raw();
+    let session = procs::look(own).map_or(0, |process| process.session);
+    loop {
+        let children =
+            procs::children_of(own).into_iter().filter(|child| !foreign.0.iter().any(|other| other.is_same(child)));
+        let (ended, alive): (Vec<_>, Vec<_>) = children.partition(|child| child.is_zombie);
+        // Without this they would stay where the process that inherits them does not wait for strangers.
+        for child in &ended {
+            let _ = waitpid(Pid::from_raw(child.pid), Some(WaitPidFlag::WNOHANG));
+        }
+        let passed = began.elapsed();
+        if alive.is_empty() || passed >= LAST_KILLS {
+            return;
+        }
+        // Helpers have sessions of their own; whatever else is there has no one but this process.
+        let is_due = |child: &&procs::Proc| child.session == session || passed >= OWN_KILLS;
+        alive.iter().filter(is_due).for_each(|child| procs::signal(child, rustix::process::Signal::KILL));
+        let _ = poll(&mut [], LOOK_EVERY);
+    }
+}
+
+/// The lines of all helpers; none where the list is not to be had in time.
+fn lines_until(deadline: Instant) -> Vec<Arc<Line>> {
+    loop {
+        match HELPERS.try_lock() {
+            Ok(helpers) => return helpers.values().cloned().collect(),
+            Err(TryLockError::Poisoned(error)) => return error.into_inner().values().cloned().collect(),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => drop(poll(&mut [], LOOK_EVERY)),
+            Err(TryLockError::WouldBlock) => return Vec::new(),
+        }
+    }
+}
+
+fn helpers() -> MutexGuard<'static, BTreeMap<i32, Arc<Line>>> {
     HELPERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wait_and_forget(pid: Pid) {
     while waitpid(pid, None) == Err(Errno::EINTR) {}
-    helpers().remove(&pid.as_raw());
+    forget(pid);
+}
+
+/// The pid is free for another process from now on.
+fn forget(pid: Pid) {
+    if let Some(line) = helpers().remove(&pid.as_raw()) {
+        line.pid.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Kills children of this process in foreign sessions that are no helpers, and their children as they come.
@@ -188,7 +300,7 @@ fn kill_orphans(deadline: Instant) -> Vec<String> {
         let orphans: Vec<_> = {
             let _none_starts = STARTING.write().unwrap_or_else(PoisonError::into_inner);
             let helpers = helpers();
-            let foreign = |p: &procs::Proc| p.session != session && !helpers.contains(&p.pid);
+            let foreign = |p: &procs::Proc| p.session != session && !helpers.contains_key(&p.pid);
             procs::children_of(own).into_iter().filter(foreign).collect()
         };
         if orphans.is_empty() {
@@ -211,6 +323,9 @@ fn wait_until(pid: Pid, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let _ = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout);
+    } else {
+        // No descriptor is to be had: whoever asks again should not do so without a pause.
+        let _ = poll(&mut [], LOOK_EVERY);
     }
     !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(nix::sys::wait::WaitStatus::StillAlive))
 }

@@ -22,6 +22,7 @@ mod supervision;
 mod work;
 
 pub use executor::{EventSink, LocalConfig, LocalExecutor};
+pub use helper::{ForeignChildren, kill_all};
 pub use jobserver::Jobserver;
 pub use runner::{CommandEnd, CommandReport, CommandRunner, CommandSpec, RunnerConfig, Stopper};
 pub use slot::slot_main;

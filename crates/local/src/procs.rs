@@ -21,6 +21,13 @@ pub(crate) struct Proc {
     start_time: u64,
 }
 
+impl Proc {
+    /// Whether it is the same process, at whatever moment each was looked at.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.pid, self.start_time) == (other.pid, other.start_time)
+    }
+}
+
 /// All living or unwaited descendants of `root`, parents before children.
 pub(crate) fn descendants(root: i32) -> Vec<Proc> {
     let mut found: Vec<Proc> = Vec::new();

@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -237,7 +236,7 @@ impl CommandRunner {
             return Err(self.bury());
         }
         stopper.connect(Some((Arc::clone(&line), seq)));
-        let outcome = self.seat.as_mut().and_then(|seat| listen(line.socket(), &mut seat.messages, seq));
+        let outcome = self.seat.as_mut().and_then(|seat| listen(&line, &mut seat.messages, seq));
         stopper.connect(None);
         let Some(outcome) = outcome else { return Err(self.bury()) };
         if let Some(seat) = &mut self.seat {
@@ -290,9 +289,12 @@ impl Drop for CommandRunner {
 }
 
 /// Until the run has ended; `None` where the helper is gone.
-fn listen(mut socket: &UnixStream, messages: &mut FrameReader, expected: u64) -> Option<Outcome> {
+fn listen(line: &Line, messages: &mut FrameReader, expected: u64) -> Option<Outcome> {
     loop {
-        match messages.read(&mut socket) {
+        if !messages.has_begun() {
+            line.wait_for_message();
+        }
+        match messages.read(&mut line.socket()) {
             Ok(Some(FromSlot::Notice { .. })) => {}
             Ok(Some(FromSlot::Ended { seq, outcome })) if seq == expected => return Some(outcome),
             Ok(Some(FromSlot::Ended { .. }) | None) | Err(_) => return None,

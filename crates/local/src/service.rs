@@ -20,7 +20,7 @@ use crate::bell::Bell;
 use crate::crew::Crew;
 use crate::desk::{Desk, Lines};
 use crate::executor::EventSink;
-use crate::helper::{Helper, HelperSpec, Line};
+use crate::helper::{Helper, HelperSpec, Line, RESUME_EVERY};
 use crate::jobserver::Jobserver;
 use crate::protocol::{End, FrameReader, FromSlot, Outcome, ToSlot};
 use crate::work::{Place, Prepared, Work};
@@ -445,7 +445,7 @@ impl Service {
     /// Sleeps until there is something to do; false where that is over.
     fn wait(&mut self) -> bool {
         let common = Arc::clone(&self.common);
-        let (naps, lacks_tokens) = loop {
+        let (naps, lacks_tokens, has_work) = loop {
             let mut shared = common.shared();
             if shared.is_ending && shared.desk.is_empty() {
                 return false;
@@ -455,7 +455,8 @@ impl Service {
             }
             if !std::mem::take(&mut shared.is_called) {
                 shared.is_asleep = true;
-                break (shared.desk.may_nap() && !self.slept_in_vain, shared.desk.lacks_tokens());
+                let naps = shared.desk.may_nap() && !self.slept_in_vain;
+                break (naps, shared.desk.lacks_tokens(), !shared.desk.is_empty());
             }
             // Somebody made room, or put something back.
             drop(shared);
@@ -471,9 +472,16 @@ impl Service {
         if let Some(jobserver) = common.jobserver.as_ref().filter(|_| lacks_tokens) {
             fds.push(for_news(jobserver.readiness()));
         }
-        let timeout = if naps { PollTimeout::try_from(NAP).unwrap_or(PollTimeout::ZERO) } else { PollTimeout::NONE };
+        let timeout = match naps {
+            true => PollTimeout::try_from(NAP).unwrap_or(PollTimeout::ZERO),
+            false if has_work => PollTimeout::from(RESUME_EVERY),
+            false => PollTimeout::NONE,
+        };
         // A failure is an interruption, or something that the next look finds out.
         let count = poll(&mut fds, timeout).unwrap_or(1);
+        if count == 0 {
+            lines.iter().for_each(|line| line.resume());
+        }
         self.has_timed_out = naps && count == 0;
         common.shared().is_asleep = false;
         if fds[0].any().unwrap_or(true) {

@@ -111,6 +111,8 @@ impl Slot {
         // Fails where the main process made the session already.
         let _ = nix::unistd::setsid();
         nix::sys::prctl::set_child_subreaper(true)?;
+        // A command can stop this process. Stopped, it would not see the main process die, and hold the lock for ever.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGCONT)?;
         for ignored in IGNORED {
             // SAFETY: ignoring a signal installs no handler that could run.
             unsafe { signal(ignored, SigHandler::SigIgn) }?;

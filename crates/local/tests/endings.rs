@@ -30,6 +30,36 @@ fn a_timeout_kills_what_ignores_sigterm_after_the_grace() {
     assert_all_dead(&pids);
 }
 
+/// As [`STUBBORN`]; the helper, which watches over its time, is stopped.
+const STOPS_ITS_HELPER: &str = "trap '' TERM; kill -STOP $PPID; sleep 1000 & echo $$ $! > pids; while :; do wait; done";
+
+#[test]
+fn timeout_ends_a_command_that_stopped_its_helper() {
+    let mut ws = Workspace::new();
+    let mut asked = shell(STOPS_ITS_HELPER, vec![]);
+    asked.timeout = Some(Duration::from_millis(300));
+    let (run, pids) = start_with_pids(&mut ws, asked);
+    assert_eq!(ws.finish(run).status, ExecutionStatus::TimedOut);
+    assert_all_dead(&pids);
+}
+
+#[test]
+fn stop_reaches_a_helper_that_its_command_stopped() {
+    for reason in [StopReason::Interrupt, StopReason::Kill] {
+        let mut ws = Workspace::new();
+        let (run, pids) = start_with_pids(&mut ws, shell(STOPS_ITS_HELPER, vec![]));
+        ws.executor.stop(run, reason);
+        assert_eq!(ws.finish(run).status, ExecutionStatus::Stopped(reason));
+        assert_all_dead(&pids);
+    }
+}
+
+#[test]
+fn command_that_ends_after_it_stopped_its_helper_is_reported() {
+    let mut ws = Workspace::new();
+    assert_eq!(ws.run(shell("kill -STOP $PPID; exit 3", vec![])).status, ExecutionStatus::Exited(3));
+}
+
 #[test]
 fn a_timeout_lets_commands_clean_up() {
     let mut ws = Workspace::new();

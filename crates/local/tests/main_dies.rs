@@ -48,6 +48,16 @@ fn when_the_main_process_dies_everything_does_and_then_the_lock_is_free() {
 }
 
 #[test]
+fn helper_that_its_command_stopped_does_not_outlive_the_main_process() {
+    let ws = Workspace::new();
+    let (main, pids) = main_process(&ws, "trap '' TERM; kill -STOP $PPID; echo $$ $PPID > pids; sleep 1000");
+    kill_and_wait(main);
+    let lock = File::open(ws.root().join("lock")).expect("lock file");
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("given up by all");
+    assert_all_dead(&pids);
+}
+
+#[test]
 fn what_outlives_main_process_and_helper_still_holds_the_lock() {
     let ws = Workspace::new();
     let script =

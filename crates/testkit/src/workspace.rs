@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub struct Invocation<'a> {
     env: Vec<(String, String)>,
     dir: PathBuf,
     with_events: bool,
+    through: Vec<String>,
+    stderr: Option<OwnedFd>,
 }
 
 impl Workspace {
@@ -180,6 +183,8 @@ impl Workspace {
             env: Vec::new(),
             dir: self.root.clone(),
             with_events: true,
+            through: Vec::new(),
+            stderr: None,
         }
     }
 
@@ -305,6 +310,20 @@ impl Invocation<'_> {
         self
     }
 
+    /// Starts it by a program that becomes the one its arguments end with, such as `prlimit`.
+    #[must_use]
+    pub fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(|&arg| arg.to_owned()).collect();
+        self
+    }
+
+    /// Gives it another standard error than a file of the harness, which stays empty.
+    #[must_use]
+    pub fn stderr(mut self, stderr: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
     /// Runs it to its end.
     #[track_caller]
     pub fn run(self) -> Run {
@@ -326,7 +345,16 @@ impl Invocation<'_> {
         fs::write(file("command"), format!("{:?} {:?}", self.args, self.env)).expect("writes");
         let open = |path: &Path| fs::File::create(path).expect("makes a file");
         let (stdout, stderr) = (file("stdout"), file("stderr"));
-        let mut command = Command::new(&workspace.binary);
+        let mut command = match &self.through[..] {
+            [] => Command::new(&workspace.binary),
+            [program, args @ ..] => {
+                let mut command = Command::new(program);
+                command.args(args).arg(&workspace.binary);
+                command
+            }
+        };
+        let own = open(&stderr);
+        let stderr_fd = self.stderr.take().unwrap_or_else(|| own.into());
         if let Some(user) = workspace.user.get() {
             command.uid(user).gid(user);
         }
@@ -341,7 +369,7 @@ impl Invocation<'_> {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(open(&stdout))
-            .stderr(open(&stderr))
+            .stderr(stderr_fd)
             .spawn()
             .expect("the binary starts");
         let root = workspace.root.display().to_string();

@@ -190,14 +190,14 @@ fn results(ws: &Workspace) -> Snapshot {
 /// Kills a build: mostly its main process, sometimes its helpers with it, so that commands are on their own.
 fn strike(build: Running, with_helpers: bool) -> bool {
     let helpers = if with_helpers { build.helpers() } else { Vec::new() };
-    for &pid in &helpers {
-        kill(pid, Signal::SIGSTOP);
+    if with_helpers {
+        // Not to do a helper's work.
+        build.signal(Signal::SIGSTOP);
     }
-    let was_killed = matches!(build.kill().ending, minibuild_testkit::Ending::Signalled(_));
     for &pid in &helpers {
         kill(pid, Signal::SIGKILL);
     }
-    was_killed
+    matches!(build.kill().ending, minibuild_testkit::Ending::Signalled(_))
 }
 
 struct Chaos<'a> {

@@ -186,16 +186,14 @@ fn no_build_starts_beside_the_survivor_of_a_killed_helper() {
     let mut scene = Scene::new("");
     let (build, command) = scene.start();
     let helpers = build.helpers();
-    // All at once, as by `killall -9 minibuild`: nobody is left to kill the command. Helpers first stopped, lest one
-    // sees the main process die and still does its work.
-    for &pid in &helpers {
-        kill(pid, Signal::SIGSTOP);
-    }
-    build.kill();
+    // All at once, as by `killall -9 minibuild`: nobody is left to kill the command. The main process is stopped first, lest it
+    // sees a helper die and does the helper's work. A stopped helper would go on when the main process dies.
+    build.signal(Signal::SIGSTOP);
     for &pid in &helpers {
         kill(pid, Signal::SIGKILL);
         assert!(wait_until_dead(pid, SOON));
     }
+    build.kill();
     assert!(is_alive(command), "it survives");
     let mut next = scene.ws.start_build(&["//:last"]);
     next.wait_for_stderr("waiting for process");

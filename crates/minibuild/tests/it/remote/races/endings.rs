@@ -101,13 +101,13 @@ fn d40_survivor_of_kill_9() {
     let survivor = here.arrival();
     there.arrival();
     let helpers = build.helpers();
-    // All at once: nobody is left to kill the command. Helpers are stopped first, lest one sees the main process die.
-    helpers.iter().for_each(|&pid| kill(pid, Signal::SIGSTOP));
-    build.kill();
+    // All at once: nobody is left to kill the command. The main process is stopped first, not to do a helper's work.
+    build.signal(Signal::SIGSTOP);
     for &pid in &helpers {
         kill(pid, Signal::SIGKILL);
         assert!(wait_until_dead(pid, SOON));
     }
+    build.kill();
     assert!(is_alive(survivor), "it survives");
     let mut next = remote.start_race(&ws, &["//..."]);
     next.wait_for_stderr("waiting for process");

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use minibuild_core::{Digest, DigestFunction, Fingerprint, WsPath};
+use minibuild_core::{Digest, DigestFunction, Fingerprint, StopFlag, WsPath};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
@@ -75,20 +75,23 @@ impl StagedFile {
 /// then.
 ///
 /// # Errors
-/// Those of reading and writing.
-pub fn copy_hashed(from: &File, to: &File, function: DigestFunction) -> io::Result<Digest> {
+/// Those of reading and writing, and one where `stop` was set meanwhile.
+pub fn copy_hashed(from: &File, to: &File, function: DigestFunction, stop: &StopFlag) -> io::Result<Digest> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return pump(to, None, function);
+        return pump(to, None, function, stop);
     }
-    pump(from, Some(to), function)
+    pump(from, Some(to), function, stop)
 }
 
-fn pump(from: &File, to: Option<&File>, function: DigestFunction) -> io::Result<Digest> {
+fn pump(from: &File, to: Option<&File>, function: DigestFunction, stop: &StopFlag) -> io::Result<Digest> {
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(PIECE, 0);
         let mut hasher = function.hasher();
         let mut at = 0;
         loop {
+            if stop.is_set() {
+                return Err(io::Error::other("interrupted"));
+            }
             match from.read_at(buffer, at) {
                 Ok(0) => return Ok(hasher.finish()),
                 Ok(length) => {

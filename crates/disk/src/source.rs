@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use minibuild_core::{Digest, DigestFunction, DirEntry, EntryKind, Fingerprint, SourceFs, Stamp};
+use minibuild_core::{Digest, DigestFunction, DirEntry, EntryKind, Fingerprint, SourceFs, Stamp, StopFlag};
 use rustc_hash::FxHashMap;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -91,6 +91,7 @@ type Known<T> = (Result<T, Failure>, Answer);
 pub struct DiskFs {
     root: PathBuf,
     now: FsInstant,
+    stop: StopFlag,
     memory: Mutex<Memory>,
 }
 
@@ -194,7 +195,17 @@ fn digest_of<'e>(entries: impl Iterator<Item = &'e DirEntry>) -> Digest {
 impl DiskFs {
     /// The workspace at `root`; `now` is the file system's clock before the first look.
     pub fn new(root: &Path, now: FsInstant) -> Self {
-        Self { root: root.to_owned(), now, memory: Mutex::default() }
+        Self { root: root.to_owned(), now, stop: StopFlag::default(), memory: Mutex::default() }
+    }
+
+    /// Once `stop` is set every look at the disk fails, so that whoever loads comes to an end soon.
+    #[must_use]
+    pub fn stopped_by(self, stop: StopFlag) -> Self {
+        Self { stop, ..self }
+    }
+
+    fn go_on(&self) -> io::Result<()> {
+        if self.stop.is_set() { Err(io::Error::other("interrupted")) } else { Ok(()) }
     }
 
     /// Everything that was asked and what the answer was, sorted by path.
@@ -269,6 +280,7 @@ impl DiskFs {
     fn read_now(&self, path: &str) -> Known<Arc<[u8]>> {
         let absolute = self.at(path);
         let read = || {
+            self.go_on()?;
             let (bytes, before, after) = read_regular(&absolute)?;
             let mut stamp = self.now.stamp(before);
             stamp.trusted &= before == after;
@@ -296,6 +308,7 @@ impl DiskFs {
     fn list_now(&self, path: &str) -> Known<Listing> {
         let absolute = self.at(path);
         let list = || {
+            self.go_on()?;
             let stamp = self.dir_stamp(&absolute)?;
             let mut entries = Vec::new();
             for entry in std::fs::read_dir(&absolute)? {
@@ -361,7 +374,7 @@ impl SourceFs for DiskFs {
                 return Ok(None);
             }
         }
-        let fresh = match look_at(rustix::fs::CWD, self.at(path)) {
+        let fresh = match self.go_on().and_then(|()| look_at(rustix::fs::CWD, self.at(path))) {
             Ok(seen) => Ok(Some(seen.kind)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(Failure::from(&error)),
@@ -418,7 +431,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn run(&mut self, start: &str, enter: &(dyn Fn(&str) -> bool + Sync)) {
         let mut met = WalkDir::new(self.fs.at(start)).follow_root_links(true).into_iter();
-        while let Some(item) = met.next() {
+        while let Some(item) = met.next().filter(|_| !self.fs.stop.is_set()) {
             let entry = match item {
                 Ok(entry) => entry,
                 Err(error) => {

@@ -6,13 +6,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
     ArtifactId, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
-    FetchOutcome, FetchRequest, Kept, Level, Model, RemoteSide, RunId, StoreEvent, StoreSide, WrittenFile, WsPath,
+    FetchOutcome, FetchRequest, Kept, Level, Model, RemoteSide, RunId, StopFlag, StoreEvent, StoreSide, WrittenFile,
+    WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts, Node};
@@ -62,8 +62,8 @@ pub struct Build<'a> {
     pub boot_id: &'a str,
     /// Threads that look at files.
     pub threads: usize,
-    /// Set by an interrupt: ends the look at the workspace, before there is a loop that could take the event.
-    pub interrupted: Arc<AtomicBool>,
+    /// Set by an interrupt: ends what is done before there is a loop that takes events, and after it.
+    pub stop: StopFlag,
     /// When the build began.
     pub began: Instant,
     /// The remote side, which sends into the loop as [`Event::Remote`]; there where `goals.remote` is.
@@ -146,7 +146,7 @@ impl Build<'_> {
             Sweep { model: &self.model, packages: self.packages, tree: &self.tree, store: self.store.as_deref() };
         sweep.run(&mut state)?;
         let mut machine = self.machine(state)?;
-        if self.interrupted.load(Ordering::Relaxed) {
+        if self.stop.is_set() {
             // What was hashed is worth remembering; should it not be possible, it is hashed again.
             let _ = machine.state().flush();
             return Ok(Outcome { interrupted: true, ..Default::default() });
@@ -156,7 +156,7 @@ impl Build<'_> {
         let executor = self.executor(sender, begun.clone(), jobserver)?;
         let undeclared = Undeclared::new(self.model, self.tree.clone());
         let (tree, clock, began, at_end) = (self.tree, self.clock, self.began, self.at_end);
-        let (remote, store) = (self.remote, self.store);
+        let (remote, store, stop) = (self.remote, self.store, self.stop);
         let sender = sender.clone();
         let driver = Driver {
             machine,
@@ -173,6 +173,7 @@ impl Build<'_> {
             disk_failed: None,
             answers: VecDeque::new(),
             undeclared,
+            stop,
         };
         Ok(driver.run(events, reporter, at_end))
     }
@@ -187,7 +188,7 @@ impl Build<'_> {
             threads: self.threads,
             follow_external: self.follow_external,
             known: &self.known,
-            interrupted: &self.interrupted,
+            stop: &self.stop,
         };
         let parts = Parts {
             look,
@@ -297,6 +298,7 @@ struct Driver {
     /// What was done at once, and is told next.
     answers: VecDeque<Event>,
     undeclared: Undeclared,
+    stop: StopFlag,
 }
 
 impl Driver {
@@ -445,11 +447,16 @@ impl Driver {
     /// Reads a source again, beside the loop.
     fn rehash(&self, path: WsPath) {
         let (sender, tree, clock) = (self.sender.clone(), self.tree.clone(), self.clock.clone());
-        std::thread::spawn(move || {
+        let read = Arc::new(move || {
             let found = crate::world::read_again(&tree, &*clock, &path);
             // After the end of the build nobody is interested.
-            drop(sender.send(Event::Rehashed { path, found }));
+            drop(sender.send(Event::Rehashed { path: path.clone(), found }));
         });
+        let on_thread = Arc::clone(&read);
+        if std::thread::Builder::new().name("rehash".to_owned()).spawn(move || on_thread()).is_err() {
+            // No thread is left: the loop waits for the disk, as rarely as a source changes during a build.
+            read();
+        }
     }
 
     /// Bytes come from a store of this machine, else from the remote side.
@@ -559,7 +566,7 @@ impl Driver {
             reporter.event(&BuildEvent::Message { level: Level::Warning, text });
         }
         if let Some(store) = &mut self.store {
-            store.shutdown(outcome.interrupted);
+            store.shutdown(outcome.interrupted || self.stop.is_set());
             // What it came upon last. Nothing else is of interest any more.
             for event in events.try_iter() {
                 if let Event::Store(StoreEvent::Message { level, text }) = event {
@@ -568,8 +575,11 @@ impl Driver {
             }
         }
         self.flush(reporter);
+        // Whatever was cut short above counts as interrupted.
+        outcome.interrupted |= self.stop.is_set();
         let is_gone = |path: &WsPath| is_absent(&self.tree.workspace().join(path.as_path()));
         if self.disk_failed.is_none()
+            && !outcome.interrupted
             && let Err(error) = self.machine.state().compact(is_gone)
         {
             let text = format!("the state cannot be compacted: {error}");
@@ -579,6 +589,7 @@ impl Driver {
         if let Some(at_end) = at_end.filter(|_| self.disk_failed.is_none()) {
             at_end(&mut self.machine.ended(), &outcome);
         }
+        outcome.interrupted |= self.stop.is_set();
         outcome
     }
 }

@@ -5,10 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use minibuild_core::{CommandSource, Digest, Model};
+use minibuild_core::{CommandSource, Digest, Model, StopFlag};
 use minibuild_disk::{DiskError, FileClock, FsInstant};
 use minibuild_graph::HostFacts;
 use rustc_hash::FxHashMap;
@@ -67,7 +66,6 @@ impl Preview<'_> {
         }
         self.goals.stores = StoreGoals { local: !self.stored.is_empty(), disk_cache: false };
         let stored = std::mem::take(&mut self.stored);
-        let interrupted = AtomicBool::new(false);
         let look = Look {
             model: &self.model,
             root: self.root,
@@ -77,7 +75,7 @@ impl Preview<'_> {
             threads: self.threads,
             follow_external: self.follow_external,
             known: &FxHashMap::default(),
-            interrupted: &interrupted,
+            stop: &StopFlag::default(),
         };
         let parts = Parts {
             look,

@@ -5,11 +5,10 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use minibuild_core::{
     ActionId, ArtifactId, ArtifactKind, Content, DeclaredOutput, DigestFunction, EntryKind, Fingerprint, Input, Model,
-    OUT_ROOT, WsPath,
+    OUT_ROOT, StopFlag, WsPath, map_parallel,
 };
 use minibuild_disk::{
     CaptureError, DiskError, FileClock, FsInstant, HashedFile, OutTree, Seen, hash_file, stat_batch, tree_is_unchanged,
@@ -39,7 +38,7 @@ pub struct Look<'a> {
     /// Sources that need no look.
     pub known: &'a FxHashMap<ArtifactId, SourceFact>,
     /// Once set, nothing further is read: what is found then is of no use.
-    pub interrupted: &'a AtomicBool,
+    pub stop: &'a StopFlag,
 }
 
 /// What a source file holds now.
@@ -153,22 +152,13 @@ impl Look<'_> {
         if threads < 2 {
             return Ok(paths.iter().map(|path| hash(path)).collect());
         }
-        let chunk = paths.len().div_ceil(threads);
-        let mut all = Vec::with_capacity(paths.len());
-        std::thread::scope(|scope| {
-            let parts: Vec<_> = paths
-                .chunks(chunk)
-                .map(|part| scope.spawn(move || part.iter().map(|path| hash(path)).collect::<Vec<_>>()))
-                .collect();
-            for part in parts {
-                all.extend(part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-        });
-        Ok(all)
+        let parts = paths.chunks(paths.len().div_ceil(threads)).collect();
+        let hash_part = |part: &[&WsPath]| part.iter().map(|path| hash(path)).collect::<Vec<_>>();
+        Ok(map_parallel(parts, threads, hash_part).into_iter().flatten().collect())
     }
 
     fn hash_one(&self, path: &WsPath, now: FsInstant) -> io::Result<HashedFile> {
-        if self.interrupted.load(Ordering::Relaxed) {
+        if self.stop.is_set() {
             return Err(io::ErrorKind::Interrupted.into());
         }
         hash_file(rustix::fs::CWD, self.root().join(path.as_path()), self.function, now)

@@ -3,14 +3,16 @@
 //! One writer for everything, drawn around the bar where there is one. It knows the terminal and decides nothing.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use minibuild_core::{BuildEvent, CommandLine, DownloadReason, Level, OutputEvent, Runner, TestStatus};
 use minibuild_engine::machine::{Outcome, Progress, RunningAction, Shown};
 use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
 
+use crate::background::BackgroundWriter;
 use crate::progress::{Rate, bar_text, line_text};
 use crate::quote;
 
@@ -21,6 +23,7 @@ const LINE_EVERY: Duration = Duration::from_secs(15);
 
 /// The console of one build.
 pub struct Console {
+    out: BackgroundWriter,
     root: String,
     bar: Option<ProgressBar>,
     plain: bool,
@@ -41,9 +44,9 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console for these settings.
-    pub fn new(settings: &Settings, root: &str, explain: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    /// A console for these settings, which writes to `out`.
+    pub fn new(settings: &Settings, root: &str, explain: bool, out: BackgroundWriter) -> Self {
+        let terminal = io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
         let bar = match settings.progress {
             ProgressMode::Auto => terminal,
             ProgressMode::Bar => true,
@@ -51,7 +54,8 @@ impl Console {
         };
         Self {
             root: root.to_owned(),
-            bar: bar.then(new_bar),
+            bar: bar.then(|| new_bar(out.clone())),
+            out,
             plain: !bar && settings.progress != ProgressMode::None,
             color: use_color(settings.color),
             verbose: settings.verbose,
@@ -71,11 +75,9 @@ impl Console {
     /// Prints lines, around the bar if there is one.
     pub fn print(&self, text: &str) {
         let write = || {
-            let mut stderr = std::io::stderr().lock();
-            // A closed stderr takes nothing; the build goes on.
-            let _ = stderr.write_all(text.as_bytes());
+            self.out.put(text.as_bytes());
             if !text.ends_with('\n') {
-                let _ = stderr.write_all(b"\n");
+                self.out.put(b"\n");
             }
         };
         match &self.bar {
@@ -184,13 +186,15 @@ impl Console {
     /// Draws the bar, or prints a line now and then.
     pub fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>) {
         let every = if self.bar.is_some() { DRAW_EVERY } else { LINE_EVERY };
-        if now.saturating_sub(self.last) < every || (self.bar.is_none() && !self.plain) {
+        // A terminal that is behind shows a later state once it catches up.
+        let is_due = now.saturating_sub(self.last) >= every && self.out.is_idle();
+        if !is_due || (self.bar.is_none() && !self.plain) {
             return;
         }
         self.last = now;
         let (running, rate) = (running(), self.rate.at(now, progress.received));
         match &self.bar {
-            Some(bar) => bar.set_message(bar_text(now, progress, rate, &running, columns())),
+            Some(bar) => bar.set_message(bar_text(now, progress, rate, &running, terminal_size().1.into())),
             None => self.print(&line_text(now, progress, rate, &running)),
         }
     }
@@ -352,16 +356,84 @@ fn number(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Returns the width of the terminal that the bar is drawn on.
-fn columns() -> usize {
-    match rustix::termios::tcgetwinsize(std::io::stderr()) {
-        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
-        _ => 80,
+/// The terminal a bar is drawn on, through the writer that everything else goes through.
+#[derive(Debug)]
+struct BarTerminal {
+    out: BackgroundWriter,
+    /// One drawing, written as a whole.
+    drawing: Mutex<String>,
+}
+
+impl BarTerminal {
+    fn draw(&self, text: &str) -> io::Result<()> {
+        self.drawing.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
+        Ok(())
+    }
+
+    /// Moves the cursor: up `A`, down `B`, right `C` or left `D`.
+    fn move_cursor(&self, count: usize, direction: char) -> io::Result<()> {
+        if count > 0 { self.draw(&format!("\x1b[{count}{direction}")) } else { Ok(()) }
     }
 }
 
-fn new_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+impl TermLike for BarTerminal {
+    fn width(&self) -> u16 {
+        terminal_size().1
+    }
+
+    fn height(&self) -> u16 {
+        terminal_size().0
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.move_cursor(n, 'A')
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.move_cursor(n, 'B')
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.move_cursor(n, 'C')
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.move_cursor(n, 'D')
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.draw(&format!("{text}\n"))
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.draw(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.draw("\r\x1b[2K")
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let drawing = std::mem::take(&mut *self.drawing.lock().unwrap_or_else(PoisonError::into_inner));
+        self.out.put(drawing.as_bytes());
+        Ok(())
+    }
+}
+
+/// Returns the rows and columns of the terminal, or those of a usual one where it does not tell.
+fn terminal_size() -> (u16, u16) {
+    match rustix::termios::tcgetwinsize(io::stderr()) {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
+        _ => (24, 80),
+    }
+}
+
+fn new_bar(out: BackgroundWriter) -> ProgressBar {
+    let target = match io::stderr().is_terminal() {
+        true => ProgressDrawTarget::term_like(Box::new(BarTerminal { out, drawing: Mutex::default() })),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
     bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
     bar
 }

@@ -1,16 +1,17 @@
 //! `--events`: one JSON object a line, flushed.
 
-use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use minibuild_core::BuildEvent;
+use minibuild_core::{BuildEvent, StopFlag};
 use serde::Serialize;
+
+use crate::background::OutputFile;
 
 /// The file events go to, if any.
 pub struct EventLog {
-    file: Option<File>,
+    file: Option<OutputFile>,
     began: Instant,
     error: Option<String>,
 }
@@ -23,10 +24,10 @@ struct Line<'a> {
 }
 
 impl EventLog {
-    /// Opens the file; one that cannot be is said at the end of the build.
-    pub fn open(path: Option<&Path>, began: Instant) -> Self {
+    /// Opens the file; one that cannot be is said at the end of the build. After a stop no reader is waited for.
+    pub fn open(path: Option<&Path>, began: Instant, stop: &StopFlag) -> Self {
         let opened = path.map(|path| {
-            File::create(path).map_err(|e| format!("events cannot be written to `{}`: {e}", path.display()))
+            OutputFile::create(path, stop).map_err(|e| format!("events cannot be written to `{}`: {e}", path.display()))
         });
         match opened {
             None => Self { file: None, began, error: None },
@@ -37,7 +38,7 @@ impl EventLog {
 
     /// Writes one event.
     pub fn write(&mut self, event: &BuildEvent) {
-        let Some(file) = &mut self.file else { return };
+        let Some(mut file) = self.file.as_ref() else { return };
         let time_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let written = serde_json::to_string(&Line { event, time_ms })
             .map_err(std::io::Error::from)
@@ -51,6 +52,13 @@ impl EventLog {
     /// Whether anybody reads events.
     pub fn is_open(&self) -> bool {
         self.file.is_some()
+    }
+
+    /// Waits until all events are written.
+    pub fn finish(&mut self) {
+        if let Some(Err(error)) = self.file.as_ref().map(OutputFile::finish) {
+            self.error = Some(format!("events cannot be written: {error}"));
+        }
     }
 
     /// Why events are missing, if they are.
@@ -74,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_made_is_an_error_at_the_end() {
-        let mut log = EventLog::open(Some(Path::new("/nonexistent/events")), Instant::now());
+        let mut log = EventLog::open(Some(Path::new("/nonexistent/events")), Instant::now(), &StopFlag::default());
         log.write(&BuildEvent::Message { level: Level::Info, text: String::new() });
         assert!(log.error().is_some_and(|e| e.contains("/nonexistent/events")));
     }

@@ -1,6 +1,7 @@
 //! minibuild: argv, terminal, exit codes. The only crate that knows there is a terminal.
 
 mod args;
+mod background;
 mod compdb;
 mod completions;
 mod console;

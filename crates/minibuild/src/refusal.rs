@@ -15,6 +15,11 @@ impl Refusal {
     pub fn bad_input(text: impl Into<String>) -> Self {
         Self { code: exit::BAD_INPUT, text: text.into() }
     }
+
+    /// An end asked for before there was a build that could tell of it.
+    pub fn interrupted() -> Self {
+        Self { code: exit::INTERRUPTED, text: "ERROR: the build was interrupted".to_owned() }
+    }
 }
 
 impl From<DiskError> for Refusal {

@@ -3,22 +3,29 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use minibuild_core::StopFlag;
+use minibuild_rules::MAX_JOBS;
 use minibuild_server::{Inject, Running, Server, ServerConfig, StartError, TlsConfig};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::args::ServeArgs;
+use crate::background::BackgroundWriter;
 use crate::exit;
+use crate::signals;
 use crate::workspace;
 
 /// Serves until a signal; prints one line with the address once it can be reached, then only errors.
 pub fn serve(args: &ServeArgs) -> u8 {
-    match start(args) {
-        Ok((server, mut signals)) => {
-            // The first signal is the end; the calls that are open get a moment.
-            signals.forever().next();
+    let stop = StopFlag::default();
+    // A log that nothing reads keeps calls waiting, but not the end.
+    let log = BackgroundWriter::stderr(|_| {}, stop.clone());
+    match start(args, &stop, &log) {
+        Ok(server) => {
+            // The first signal is the end; the calls that are open get a moment. The second one does not wait for them.
+            while !stop.wait_for(Duration::MAX) {}
             server.shutdown();
+            log.finish();
             exit::SUCCESS
         }
         Err((code, text)) => {
@@ -28,7 +35,7 @@ pub fn serve(args: &ServeArgs) -> u8 {
     }
 }
 
-fn start(args: &ServeArgs) -> Result<(Running, Signals), (u8, String)> {
+fn start(args: &ServeArgs, stop: &StopFlag, out: &BackgroundWriter) -> Result<Running, (u8, String)> {
     let bad_input = |text: String| (exit::BAD_INPUT, text);
     let failed = |text: String| (exit::BUILD_FAILED, text);
     let listen = args.listen.parse().map_err(|e: minibuild_server::ListenError| bad_input(e.to_string()))?;
@@ -39,16 +46,19 @@ fn start(args: &ServeArgs) -> Result<(Running, Signals), (u8, String)> {
         }
     };
     let workers = args.workers.unwrap_or_else(workspace::cores);
+    if workers > MAX_JOBS as usize {
+        return Err(bad_input(format!("`--workers`: {workers} is out of range\nhint: {MAX_JOBS} at most")));
+    }
     let mut config = ServerConfig::new(listen, dir, workers);
     config.insecure = args.insecure;
     config.tls = read_tls(args).map_err(bad_input)?;
     config.inject = args.inject.as_deref().map(read_inject).transpose().map_err(bad_input)?;
     if args.log {
-        config.log = Some(Arc::new(|line| eprintln!("{line}")));
+        let out = out.clone();
+        config.log = Some(Arc::new(move |line| out.put(format!("{line}\n").as_bytes())));
     }
     // Before the server can be reached, so that none is missed by whoever waits for its line.
-    let signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| failed(format!("signals cannot be caught: {e}")))?;
+    signals::listen(stop.clone(), || {}).map_err(|e| failed(format!("signals cannot be caught: {e}")))?;
     let server = Server::start(config).map_err(|e| match e {
         StartError::Exposed(_) | StartError::Tls(_) | StartError::TlsOnSocket(_) => bad_input(e.to_string()),
         _ => failed(e.to_string()),
@@ -57,7 +67,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Signals), (u8, String)> {
     writeln!(stdout, "listening on {}", server.url())
         .and_then(|()| stdout.flush())
         .map_err(|e| failed(format!("the address cannot be told on stdout: {e}")))?;
-    Ok((server, signals))
+    Ok(server)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

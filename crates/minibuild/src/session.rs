@@ -5,13 +5,12 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StoreSide,
-    WsPath,
+    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StopFlag,
+    StoreSide, WsPath,
 };
 use minibuild_disk::{DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
@@ -30,6 +29,7 @@ use minibuild_store::Stores;
 use rustc_hash::FxHashMap;
 
 use crate::args::BuildFlags;
+use crate::background::BackgroundWriter;
 use crate::console::{Console, use_color};
 use crate::event_log::EventLog;
 use crate::profile::Profile;
@@ -89,7 +89,35 @@ struct Done {
 pub(crate) struct Line {
     pub sender: Sender<Event>,
     pub receiver: Receiver<Event>,
-    pub interrupted: Arc<AtomicBool>,
+    /// Set with the first interrupt.
+    pub stop: StopFlag,
+    /// Standard error.
+    pub out: BackgroundWriter,
+}
+
+impl Line {
+    fn new() -> Self {
+        let ((sender, receiver), stop) = (channel(), StopFlag::default());
+        let (of_writer, interrupt) = (stop.clone(), sender.clone());
+        // Whoever reads has gone, as `head` does: for `make` and Ninja that is the end, and for Bazel an interrupt.
+        let on_error = move |error: &std::io::Error| {
+            if error.kind() == std::io::ErrorKind::BrokenPipe {
+                of_writer.set();
+                let _ = interrupt.send(Event::Interrupt);
+            }
+        };
+        Self { sender, receiver, out: BackgroundWriter::stderr(on_error, stop.clone()), stop }
+    }
+
+    /// # Errors
+    /// An interrupt that came meanwhile.
+    fn go_on(&self) -> Result<(), Refusal> {
+        if self.stop.is_set() { Err(Refusal::interrupted()) } else { Ok(()) }
+    }
+
+    fn say(&self, text: &str) {
+        self.out.put(format!("{}\n", text.trim_end()).as_bytes());
+    }
 }
 
 /// Where and with what a build is carried out.
@@ -120,24 +148,46 @@ struct Program {
 impl Session<'_> {
     /// Does it; gives the exit code. `run` does not come back if its program can be started.
     pub fn run(mut self) -> u8 {
-        let mut events = EventLog::open(self.flags.events.as_deref(), self.began);
-        let mut profile = Profile::open(self.flags.profile.as_deref());
+        let line = Line::new();
+        // A dry run has nothing to end in order: there a signal does what it does to any program.
+        if !self.flags.dry_run {
+            let interrupt = line.sender.clone();
+            let notify = move || drop(interrupt.send(Event::Interrupt));
+            if let Err(error) = signals::listen(line.stop.clone(), notify) {
+                line.say(&format!("ERROR: signals cannot be caught: {error}"));
+                return exit::INTERNAL;
+            }
+        }
+        let code = self.run_on(&line);
+        let is_told = line.out.finish();
+        match code {
+            // What an interrupt kept from being written is no fault of the file's.
+            exit::EVENTS_NOT_WRITTEN if line.stop.is_set() => exit::INTERRUPTED,
+            exit::SUCCESS if !is_told => exit::INTERRUPTED,
+            code => code,
+        }
+    }
+
+    fn run_on(&mut self, line: &Line) -> u8 {
+        let mut events = EventLog::open(self.flags.events.as_deref(), self.began, &line.stop);
+        let mut profile = Profile::open(self.flags.profile.as_deref(), &line.stop);
         events.write(&self.started());
-        let done = self.build(&mut events, &mut profile);
+        let done = self.build(line, &mut events, &mut profile);
         let (code, outcome, program) = match done {
             Ok(done) => (exit::of(&done.outcome), done.outcome, done.program),
             Err(refusal) => {
                 if !refusal.text.is_empty() {
-                    eprintln!("{}", refusal.text.trim_end());
+                    line.say(&refusal.text);
                 }
                 (refusal.code, Outcome::default(), None)
             }
         };
-        let code = told_of_file(code, profile.finish(&self.build_id, self.began.elapsed()).as_deref());
+        let code = told_of_file(line, code, profile.finish(&self.build_id, self.began.elapsed()).as_deref());
         events.write(&self.finished(code, &outcome));
-        let code = told_of_file(code, events.error());
+        events.finish();
+        let code = told_of_file(line, code, events.error());
         match program.filter(|_| code == exit::SUCCESS) {
-            Some(program) => self.become_program(program),
+            Some(program) => self.become_program(program, line),
             None => code,
         }
     }
@@ -177,7 +227,7 @@ impl Session<'_> {
     }
 
     /// Says what a build would do, and does nothing: takes no lock, writes no state, asks nobody.
-    fn dry_run(&self) -> Result<Done, Refusal> {
+    fn dry_run(&self, line: &Line) -> Result<Done, Refusal> {
         if self.kind == Kind::Fetch {
             return Err(Refusal::bad_input(
                 "ERROR: `fetch` runs nothing; `--dry-run` is for `build`, `test` and `run`",
@@ -185,11 +235,15 @@ impl Session<'_> {
         }
         let input = workspace::config_input(&self.flags.config, self.flags.settings()).map_err(Refusal::bad_input)?;
         let request = self.load_request(input);
-        let loaded = load(&tell::files_of(&self.workspace), &request).map_err(|failure| self.refuse(&failure, None))?;
+        let loaded =
+            load(&tell::files_of(&self.workspace), &request).map_err(|failure| self.refuse(&failure, None, line))?;
         let settings = &loaded.settings;
-        let mut console = Console::new(settings, &self.workspace.root.display().to_string(), self.flags.explain);
+        let mut console =
+            Console::new(settings, &self.workspace.root.display().to_string(), self.flags.explain, line.out.clone());
         console.clear();
-        tell::warn(&loaded);
+        if !loaded.warnings.list.is_empty() {
+            console.print(&render(&loaded.warnings, &loaded.sources, use_color(Default::default())));
+        }
         let state_dir = self.workspace.root.join(minibuild_core::STATE_ROOT);
         let function = remote_side::choose_function(&settings.remote, &state_dir).function;
         let goals = self.goals(self.requested(&loaded)?, &loaded.settings, function)?;
@@ -219,34 +273,32 @@ impl Session<'_> {
         }
     }
 
-    fn build(&mut self, events: &mut EventLog, profile: &mut Profile) -> Result<Done, Refusal> {
+    fn build(&mut self, line: &Line, events: &mut EventLog, profile: &mut Profile) -> Result<Done, Refusal> {
         if self.flags.dry_run {
-            return self.dry_run();
+            return self.dry_run(line);
         }
         let root = self.workspace.root.clone();
         let input = workspace::config_input(&self.flags.config, self.flags.settings()).map_err(Refusal::bad_input)?;
-        let (sender, receiver) = channel();
-        let line = Line { sender, receiver, interrupted: Arc::default() };
-        signals::listen(line.sender.clone(), line.interrupted.clone())
-            .map_err(|e| Refusal { code: exit::INTERNAL, text: format!("ERROR: signals cannot be caught: {e}") })?;
         let state_dir = prepare_out_root(&root)?;
         let clock = Arc::new(FsClock::open(&state_dir)?);
-        let files = DiskFs::new(&root, clock.now()?);
-        let (settings, ..) = load_settings(&files, &input).map_err(|failure| self.refuse(&failure, None))?;
-        let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain);
-        let lock = self.lock(&state_dir, &console, &line.receiver)?;
+        let files = DiskFs::new(&root, clock.now()?).stopped_by(line.stop.clone());
+        let (settings, ..) = load_settings(&files, &input).map_err(|failure| self.refuse(&failure, None, line))?;
+        let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain, line.out.clone());
+        let lock = self.lock(&state_dir, &console, line)?;
         profile.phase("start", self.began.elapsed());
         let mut function = remote_side::choose_function(&settings.remote, &state_dir);
         let key = fast_path::key(self, &settings, &input, function.function);
-        let place = Place { lock: &lock, line: &line, clock: &clock };
+        let place = Place { lock: &lock, line, clock: &clock };
         let mut told = Told { console: &mut console, events, profile };
         let doubt = match fast_path::take(self, key, &settings, function, &files, &place, &mut told)? {
             Ok(outcome) => return Ok(self.done_from_snapshot(outcome, "used", &mut console)),
             Err(doubt) => doubt,
         };
+        line.go_on()?;
         self.snapshot = doubt.to_string().into();
         let request = self.load_request(input);
-        let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings)))?;
+        let loaded = load(&files, &request).map_err(|failure| self.refuse(&failure, Some(&settings), line))?;
+        line.go_on()?;
         // The process ends with the build: to give all this back piece by piece would only take time.
         let loaded: &Loaded = Box::leak(Box::new(loaded));
         if !loaded.warnings.list.is_empty() {
@@ -289,23 +341,22 @@ impl Session<'_> {
         Done { outcome, program: None }
     }
 
-    fn lock(
-        &self,
-        state_dir: &std::path::Path,
-        console: &Console,
-        events: &Receiver<Event>,
-    ) -> Result<WorkspaceLock, Refusal> {
+    fn lock(&self, state_dir: &std::path::Path, console: &Console, line: &Line) -> Result<WorkspaceLock, Refusal> {
         let command = redact::command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()));
         let waiting = |holder: &minibuild_engine::lock::Holder| {
             let text = format!("waiting for process {} to finish with this workspace: {}", holder.pid, holder.command);
             console.message(Level::Info, &text);
         };
-        let interrupted = |time| !matches!(events.recv_timeout(time), Err(RecvTimeoutError::Timeout));
+        let interrupted = |time| line.stop.wait_for(time);
         let lock = WorkspaceLock::take(state_dir, &command, waiting, interrupted)?;
-        lock.ok_or_else(|| Refusal { code: exit::INTERRUPTED, text: "ERROR: the build was interrupted".to_owned() })
+        lock.ok_or_else(Refusal::interrupted)
     }
 
-    fn refuse(&self, failure: &LoadFailure, settings: Option<&Settings>) -> Refusal {
+    /// What is wrong; after an interrupt that is only what was not read any more.
+    fn refuse(&self, failure: &LoadFailure, settings: Option<&Settings>, line: &Line) -> Refusal {
+        if line.stop.is_set() {
+            return Refusal::interrupted();
+        }
         let color = use_color(settings.map(|s| s.color).unwrap_or_default());
         Refusal::bad_input(render(&failure.diagnostics, &failure.sources, color))
     }
@@ -460,7 +511,7 @@ impl Session<'_> {
             makeflags: std::env::var("MAKEFLAGS").ok(),
             boot_id: &workspace::boot_id(),
             threads: workspace::cores(),
-            interrupted: place.line.interrupted.clone(),
+            stop: place.line.stop.clone(),
             began: self.began,
             known: parts.known,
             state: parts.state,
@@ -492,25 +543,31 @@ impl Session<'_> {
     }
 
     /// Replaces this process. The lock is released with it, since its descriptor closes on exec.
-    fn become_program(&self, program: Program) -> u8 {
+    fn become_program(&self, program: Program, line: &Line) -> u8 {
+        // The program would not see a signal that was caught for it.
+        line.out.finish();
+        signals::let_go();
+        if line.stop.is_set() {
+            return exit::INTERRUPTED;
+        }
         let error = Command::new(&program.path)
             .args(&program.args)
             .envs(program.env)
             .env("MINIBUILD_WORKSPACE", &self.workspace.root)
             .exec();
-        eprintln!("ERROR: `{}` cannot be started: {error}", program.path.display());
+        line.say(&format!("ERROR: `{}` cannot be started: {error}", program.path.display()));
         exit::BUILD_FAILED
     }
 }
 
 /// The exit code once it is said that a file could not be written.
-fn told_of_file(code: u8, error: Option<&str>) -> u8 {
+fn told_of_file(line: &Line, code: u8, error: Option<&str>) -> u8 {
     let Some(error) = error else { return code };
     let (tag, code) = match code {
         exit::SUCCESS => ("ERROR", exit::EVENTS_NOT_WRITTEN),
         code => ("WARNING", code),
     };
-    eprintln!("{tag}: {error}");
+    line.say(&format!("{tag}: {error}"));
     code
 }
 

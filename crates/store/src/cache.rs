@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use minibuild_core::{
-    CacheAnswer, CacheLookup, Content, Digest, DigestFunction, ExecutionReport, ExecutionStatus, Level, StoreEvent,
-    StoreSink, UploadRequest, WsPath,
+    CacheAnswer, CacheLookup, Content, Digest, DigestFunction, ExecutionReport, ExecutionStatus, Level, StopFlag,
+    StoreEvent, StoreSink, UploadRequest, WsPath,
 };
 use minibuild_disk::copy_hashed;
 use rustix::fs::{Mode, OFlags};
@@ -38,6 +38,7 @@ pub(crate) struct DiskCache {
     /// It could not be written to, and is not any more.
     is_broken: AtomicBool,
     is_full_told: AtomicBool,
+    stop: StopFlag,
     sink: StoreSink,
 }
 
@@ -55,6 +56,7 @@ impl DiskCache {
         limit: Option<u64>,
         function: DigestFunction,
         workspace: PathBuf,
+        stop: StopFlag,
         sink: StoreSink,
     ) -> Self {
         Self {
@@ -66,6 +68,7 @@ impl DiskCache {
             is_told: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_full_told: AtomicBool::new(false),
+            stop,
             sink,
         }
     }
@@ -131,6 +134,8 @@ impl DiskCache {
         match stored {
             Ok(true) => {}
             Ok(false) => self.tell_full(),
+            // A copy that an interrupt cut short says nothing about the disk.
+            Err(_) if self.stop.is_set() => {}
             Err(error) => {
                 self.is_broken.store(true, Ordering::Relaxed);
                 self.tell(&format!("cannot be written to: {error}"));
@@ -179,7 +184,7 @@ impl DiskCache {
             return Ok(false);
         }
         let draft = budget.make_file()?;
-        if copy_hashed(&from, draft.file(), self.function)? != *digest {
+        if copy_hashed(&from, draft.file(), self.function, &self.stop)? != *digest {
             return Ok(false);
         }
         draft.publish(blobs.dir(), &blobs.place(digest)?, blobs.rights().file)?;

@@ -4,7 +4,9 @@
 
 use std::fs::File;
 
-use minibuild_core::{Blob, BlobSource, Content, Copied, Digest, FetchOutcome, FetchRequest, TreeMeta, TreeNode};
+use minibuild_core::{
+    Blob, BlobSource, Content, Copied, Digest, FetchOutcome, FetchRequest, StopFlag, TreeMeta, TreeNode,
+};
 use minibuild_disk::{DiskError, FileClock, OutTree, Staged, copy_hashed};
 use rustix::fs::{Mode, OFlags};
 
@@ -18,6 +20,7 @@ pub(crate) struct Places<'a> {
     pub clock: &'a dyn FileClock,
     pub local: &'a LocalStore,
     pub cache: Option<&'a DiskCache>,
+    pub stop: &'a StopFlag,
 }
 
 enum Failure {
@@ -59,6 +62,7 @@ impl Places<'_> {
         match self.put(request) {
             Ok(done) => Some(done),
             Err(Failure::Absent) => None,
+            Err(Failure::Disk(_)) if self.stop.is_set() => Some(FetchOutcome::Stopped),
             Err(Failure::Disk(error)) => Some(FetchOutcome::Disk(error.render())),
         }
     }
@@ -113,7 +117,7 @@ impl Places<'_> {
     /// A copy, if it is what it should be.
     fn copy(&self, from: &File, digest: &Digest, executable: bool) -> Result<Option<Staged>, Failure> {
         let staged = self.tree.stage_file()?;
-        let copied = copy_hashed(from, staged.file(), self.tree.function());
+        let copied = copy_hashed(from, staged.file(), self.tree.function(), self.stop);
         let copied = copied.map_err(|error| DiskError::new("copy", digest.to_string(), error))?;
         if copied != *digest {
             return Ok(None);

@@ -9,15 +9,16 @@ mod record;
 mod trace;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use minibuild_core::{ActionId, Branch, BranchOutcome, BuildEvent, Model, Runner};
+use minibuild_core::{ActionId, Branch, BranchOutcome, BuildEvent, Model, Runner, StopFlag};
 use minibuild_engine::moment::Moment;
 use serde_json::{Value, json};
+
+use crate::background::OutputFile;
 
 use self::record::{Ran, Record, Span, Waiting};
 use self::trace::{Mark, Slice, Trace};
@@ -41,7 +42,7 @@ pub struct Profile {
 }
 
 struct Wanted {
-    file: File,
+    file: OutputFile,
     path: PathBuf,
     record: Record,
     model: Option<Arc<Model>>,
@@ -55,9 +56,9 @@ struct Wanted {
 
 impl Profile {
     /// Makes the file; one that cannot be is said at the end of the build.
-    pub fn open(path: Option<&Path>) -> Self {
+    pub fn open(path: Option<&Path>, stop: &StopFlag) -> Self {
         let Some(path) = path else { return Self { wanted: None, error: None } };
-        match File::create(path) {
+        match OutputFile::create(path, stop) {
             Ok(file) => {
                 let wanted = Wanted {
                     file,
@@ -152,11 +153,12 @@ impl Wanted {
         sheet.runs(&self.record, &path, &mut out)?;
         sheet.transfers(&self.record, &mut out)?;
         sheet.waiting(&self.record, &mut out)?;
-        out.end(&json!({ "build_id": build_id, "version": env!("CARGO_PKG_VERSION") }))
+        out.end(&json!({ "build_id": build_id, "version": env!("CARGO_PKG_VERSION") }))?;
+        self.file.finish()
     }
 
     /// minibuild's own work, one part after the other; the last is the build itself.
-    fn write_phases(&self, out: &mut Trace<BufWriter<&File>>, now: Duration) -> io::Result<()> {
+    fn write_phases(&self, out: &mut Trace<BufWriter<&OutputFile>>, now: Duration) -> io::Result<()> {
         let begun = self.record.begun.map(|at| ("look at files", at));
         let mut start = Duration::ZERO;
         for (name, end) in self.phases.iter().copied().chain(begun).chain([("build", now)]) {
@@ -180,7 +182,7 @@ struct Sheet<'a> {
     waits: HashMap<ActionId, [Duration; Waiting::ALL.len()]>,
 }
 
-type Out<'a> = Trace<BufWriter<&'a File>>;
+type Out<'a> = Trace<BufWriter<&'a OutputFile>>;
 
 impl Sheet<'_> {
     /// Names of the tracks that have something on them.

@@ -27,6 +27,7 @@ mod resources;
 mod restore;
 mod run_cmd;
 mod serve;
+mod signals;
 mod snapshot;
 mod store;
 mod tell;

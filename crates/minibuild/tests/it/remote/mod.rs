@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use crate::basics::chain;
 
 /// A server with a port of its own, which can be taken down and brought back on the same port.
-struct Remote {
+pub(crate) struct Remote {
     server: RefCell<Option<Running>>,
     listen: Listen,
     dir: TempDir,
@@ -38,7 +38,7 @@ impl Remote {
     }
 
     /// A server with faults.
-    fn with(inject: &str) -> Self {
+    pub(crate) fn with(inject: &str) -> Self {
         Self::configured(inject, |_| {})
     }
 
@@ -111,11 +111,11 @@ impl Remote {
         self.server.borrow().as_ref().map_or_else(|| self.listen.to_string(), Running::url)
     }
 
-    fn executor(&self) -> String {
+    pub(crate) fn executor(&self) -> String {
         format!("--remote-executor={}", self.url())
     }
 
-    fn cache(&self) -> String {
+    pub(crate) fn cache(&self) -> String {
         format!("--remote-cache={}", self.url())
     }
 
@@ -133,7 +133,7 @@ impl Remote {
 
     /// A build that runs here and uses the server as a cache.
     #[track_caller]
-    fn build_cached(&self, ws: &Workspace, args: &[&str]) -> Run {
+    pub(crate) fn build_cached(&self, ws: &Workspace, args: &[&str]) -> Run {
         ws.build(&[&[&*self.cache()], args].concat())
     }
 }

@@ -106,7 +106,7 @@ impl OutTree {
         let (content, stamps) = match output.kind {
             ArtifactKind::Directory => {
                 expect_kind(dir, path, name, EntryKind::Directory)?;
-                tree::capture(dir, path, name, (now, self.function()), problems)?
+                tree::capture(dir, path, name, (now, self.function(), self.stop()), problems)?
             }
             ArtifactKind::Symlink => capture_link(dir, path, name, now)?,
             ArtifactKind::File | ArtifactKind::Source => self.capture_file(dir, path, name, now)?,
@@ -125,7 +125,8 @@ impl OutTree {
         if make_read_only(&file, stat.st_mode, path.as_str())? {
             stat = rustix::fs::fstat(&file).map_err(|e| reading(e.into()))?;
         }
-        let hashed = hash_seen_file(&mut file, fingerprint_of(&stat), self.function(), now).map_err(reading)?;
+        let hashed = hash_seen_file(&mut file, fingerprint_of(&stat), self.function(), now, Some(self.stop()))
+            .map_err(reading)?;
         Ok(Some((Content::File { digest: hashed.digest, executable: hashed.executable() }, hashed.stamp)))
     }
 
@@ -148,7 +149,8 @@ impl OutTree {
                 publish_file(dir, path.as_str(), name, file)?
             }
         };
-        let hashed = hash_open_file(&mut file, self.function(), now).map_err(|e| Fault::reading(path.as_str(), e))?;
+        let hashed = hash_open_file(&mut file, self.function(), now, Some(self.stop()))
+            .map_err(|e| Fault::reading(path.as_str(), e))?;
         Ok((Content::File { digest: hashed.digest, executable: hashed.executable() }, vec![hashed.stamp]))
     }
 

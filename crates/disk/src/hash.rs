@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
 
-use minibuild_core::{Digest, DigestFunction, Fingerprint, Stamp};
+use minibuild_core::{Digest, DigestFunction, Fingerprint, Stamp, StopFlag};
 use rustix::fs::{Mode, OFlags};
 
 use crate::clock::FsInstant;
@@ -15,6 +15,8 @@ use crate::stat::fingerprint_of;
 
 /// Bytes read at a time; files up to this size take one read.
 const PIECE: usize = 256 * 1024;
+/// Bytes between two looks whether to stop. What an interrupted command just made is still worth a fraction of a second.
+const LARGE: u64 = 64 << 20;
 /// How often a file that changes while it is read is read again.
 const TRIES: u32 = 3;
 
@@ -49,16 +51,35 @@ pub fn hash_file(
     function: DigestFunction,
     now: FsInstant,
 ) -> io::Result<HashedFile> {
+    hash_file_until(dir, path, function, now, None)
+}
+
+/// As [`hash_file`], but a large file is given up once `stop` is set.
+///
+/// # Errors
+/// As [`hash_file`].
+pub fn hash_file_until(
+    dir: impl AsFd,
+    path: impl rustix::path::Arg,
+    function: DigestFunction,
+    now: FsInstant,
+    stop: Option<&StopFlag>,
+) -> io::Result<HashedFile> {
     // Without NONBLOCK, opening a pipe would wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(dir, path, flags, Mode::empty())?);
-    hash_open_file(&mut file, function, now)
+    hash_open_file(&mut file, function, now, stop)
 }
 
 /// Hashes an open file from its beginning.
-pub(crate) fn hash_open_file(file: &mut File, function: DigestFunction, now: FsInstant) -> io::Result<HashedFile> {
+pub(crate) fn hash_open_file(
+    file: &mut File,
+    function: DigestFunction,
+    now: FsInstant,
+    stop: Option<&StopFlag>,
+) -> io::Result<HashedFile> {
     let before = regular(file)?;
-    hash_seen_file(file, before, function, now)
+    hash_seen_file(file, before, function, now, stop)
 }
 
 /// The same for a regular file that was looked at just before.
@@ -67,12 +88,13 @@ pub(crate) fn hash_seen_file(
     mut before: Fingerprint,
     function: DigestFunction,
     now: FsInstant,
+    stop: Option<&StopFlag>,
 ) -> io::Result<HashedFile> {
     for attempt in 0.. {
         if attempt > 0 {
             file.rewind()?;
         }
-        let digest = BUFFER.with_borrow_mut(|buffer| read_through(file, buffer, before.size, function))?;
+        let digest = BUFFER.with_borrow_mut(|buffer| read_through(file, buffer, before.size, function, stop))?;
         let after = regular(file)?;
         if before == after && digest.size == after.size {
             return Ok(HashedFile { digest, stamp: now.stamp(after) });
@@ -93,10 +115,16 @@ fn regular(file: &File) -> io::Result<Fingerprint> {
     Ok(fingerprint_of(&stat))
 }
 
-fn read_through(file: &mut File, buffer: &mut Vec<u8>, size: u64, function: DigestFunction) -> io::Result<Digest> {
+fn read_through(
+    file: &mut File,
+    buffer: &mut Vec<u8>,
+    size: u64,
+    function: DigestFunction,
+    stop: Option<&StopFlag>,
+) -> io::Result<Digest> {
     buffer.resize(PIECE, 0);
     let mut hasher = function.hasher();
-    let mut total = 0;
+    let (mut total, mut look_at) = (0, LARGE);
     // The size that was seen ends the reading without one more call; the caller compares it afterwards.
     while total < size {
         let got = match file.read(buffer) {
@@ -107,6 +135,12 @@ fn read_through(file: &mut File, buffer: &mut Vec<u8>, size: u64, function: Dige
         };
         hasher.update(&buffer[..got]);
         total += got as u64;
+        if total >= look_at {
+            look_at = total + LARGE;
+            if stop.is_some_and(StopFlag::is_set) {
+                return Err(io::Error::other("interrupted"));
+            }
+        }
     }
     Ok(hasher.finish())
 }
@@ -134,6 +168,20 @@ mod tests {
         for size in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 17] {
             check(&(0..size).map(|i| (i % 251) as u8).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn large_file_is_given_up_after_a_stop_and_a_small_one_is_not() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (stop, function) = (StopFlag::default(), DigestFunction::Blake3);
+        stop.set();
+        let hash = |size: u64| {
+            let path = dir.path().join("f");
+            File::create(&path).and_then(|file| file.set_len(size)).expect("a sparse file");
+            hash_file_until(rustix::fs::CWD, &path, function, LATER, Some(&stop))
+        };
+        assert!(hash(1000).is_ok());
+        assert!(hash(1 << 40).is_err());
     }
 
     #[test]

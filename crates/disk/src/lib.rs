@@ -24,7 +24,7 @@ mod tree;
 pub use capture::CaptureError;
 pub use clock::{FileClock, FsClock, FsInstant, granularity_of};
 pub use error::DiskError;
-pub use hash::{HashedFile, hash_file};
+pub use hash::{HashedFile, hash_file, hash_file_until};
 pub use move_out::{copy_hashed, touch};
 pub use out_tree::OutTree;
 pub use recheck::{fingerprint_behind, tree_is_unchanged};

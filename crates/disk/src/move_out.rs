@@ -126,6 +126,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn copy_is_given_up_after_a_stop() {
+        let (from, to) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
+        from.write_all_at(b"text", 0).expect("writes");
+        let (stop, function) = (StopFlag::default(), DigestFunction::Blake3);
+        assert_eq!(copy_hashed(&from, &to, function, &stop).expect("copies"), function.digest(b"text"));
+        stop.set();
+        assert!(copy_hashed(&from, &to, function, &stop).is_err());
+    }
+
+    #[test]
     fn what_is_no_longer_what_it_was_stays() {
         let root = tempfile::tempdir().expect("temp dir");
         let tree = OutTree::open(root.path()).expect("opens");

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use minibuild_core::{ArtifactKind, DeclaredOutput, DigestFunction, OUT_ROOT, WrittenFile, WsPath};
+use minibuild_core::{ArtifactKind, DeclaredOutput, DigestFunction, OUT_ROOT, StopFlag, WrittenFile, WsPath};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -37,6 +37,7 @@ pub struct OutTree {
     trash: Arc<Trash>,
     staging: Arc<Staging>,
     function: DigestFunction,
+    stop: StopFlag,
 }
 
 /// The directory opened last, with its path: outputs of one action mostly lie together.
@@ -66,12 +67,24 @@ impl OutTree {
         };
         let trash = Arc::new(Trash::new(state_dir(".state/trash")?));
         let staging = Arc::new(Staging::new(state_dir(".state/staging")?, Arc::clone(&trash)));
-        Ok(Self { workspace: workspace.to_owned(), root, out, trash, staging, function: DigestFunction::default() })
+        let (function, stop) = (DigestFunction::default(), StopFlag::default());
+        Ok(Self { workspace: workspace.to_owned(), root, out, trash, staging, function, stop })
     }
 
     /// The same tree, whose outputs are hashed with this function.
     pub fn hashed_with(self, function: DigestFunction) -> Self {
         Self { function, ..self }
+    }
+
+    /// The same tree; once `stop` is set, captures and copies of large outputs are given up.
+    #[must_use]
+    pub fn stopped_by(self, stop: StopFlag) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// See [`Self::stopped_by`].
+    pub fn stop(&self) -> &StopFlag {
+        &self.stop
     }
 
     /// The hash function of digests of outputs.

@@ -6,7 +6,9 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use minibuild_core::{Content, DigestFunction, EntryKind, OutputProblem, Stamp, TreeEntry, TreeMeta, TreeNode, WsPath};
+use minibuild_core::{
+    Content, DigestFunction, EntryKind, OutputProblem, Stamp, StopFlag, TreeEntry, TreeMeta, TreeNode, WsPath,
+};
 use rustix::fs::{Dir, Mode};
 use rustix::io::Errno;
 
@@ -27,11 +29,11 @@ pub(crate) fn capture(
     dir: BorrowedFd<'_>,
     path: &WsPath,
     name: &str,
-    (now, function): (FsInstant, DigestFunction),
+    (now, function, stop): (FsInstant, DigestFunction, &StopFlag),
     problems: &mut Vec<OutputProblem>,
 ) -> Result<(Content, Vec<Stamp>), Fault> {
     let root = open_tree_dir(dir, path.as_str(), name)?;
-    let mut walk = Walk { root: root.as_fd(), path, now, function, entries: Vec::new(), problems };
+    let mut walk = Walk { root: root.as_fd(), path, now, function, stop, entries: Vec::new(), problems };
     walk.directory(root.as_fd(), "", 0)?;
     let mut entries = walk.entries;
     entries.sort_unstable_by(|(a, _), (b, _)| a.path.cmp(&b.path));
@@ -47,6 +49,7 @@ struct Walk<'a> {
     path: &'a WsPath,
     now: FsInstant,
     function: DigestFunction,
+    stop: &'a StopFlag,
     entries: Vec<(TreeEntry, Option<Stamp>)>,
     problems: &'a mut Vec<OutputProblem>,
 }
@@ -109,7 +112,8 @@ impl Walk<'_> {
     fn file(&mut self, dir: BorrowedFd<'_>, relative: &str, shown: &str, name: &str) -> Result<(), Fault> {
         let file = open_output(dir, name).map_err(|e| Fault::reading(shown, e.into()))?;
         let mut file = publish_file(dir, shown, name, file)?;
-        let hashed = hash_open_file(&mut file, self.function, self.now).map_err(|e| Fault::reading(shown, e))?;
+        let hashed = hash_open_file(&mut file, self.function, self.now, Some(self.stop))
+            .map_err(|e| Fault::reading(shown, e))?;
         let node = TreeNode::File { digest: hashed.digest, executable: hashed.executable() };
         self.push(relative, node, Some(hashed.stamp));
         Ok(())

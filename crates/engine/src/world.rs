@@ -11,7 +11,8 @@ use minibuild_core::{
     OUT_ROOT, StopFlag, WsPath, map_parallel,
 };
 use minibuild_disk::{
-    CaptureError, DiskError, FileClock, FsInstant, HashedFile, OutTree, Seen, hash_file, stat_batch, tree_is_unchanged,
+    CaptureError, DiskError, FileClock, FsInstant, HashedFile, OutTree, Seen, hash_file, hash_file_until, stat_batch,
+    tree_is_unchanged,
 };
 use rustc_hash::FxHashMap;
 
@@ -161,7 +162,7 @@ impl Look<'_> {
         if self.stop.is_set() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        hash_file(rustix::fs::CWD, self.root().join(path.as_path()), self.function, now)
+        hash_file_until(rustix::fs::CWD, self.root().join(path.as_path()), self.function, now, Some(self.stop))
     }
 
     /// A symlink among the sources, with what it leads to inside the workspace.

@@ -178,6 +178,8 @@ impl Place {
                 ExecutionStatus::Exited(0)
             }
             Err(CaptureError::Problems(problems)) => ExecutionStatus::BadOutputs(problems),
+            // The request to stop this run is on its way.
+            Err(CaptureError::Disk(_)) if self.tree.stop().is_set() => ExecutionStatus::Stopped(StopReason::Interrupt),
             Err(CaptureError::Disk(error)) => ExecutionStatus::Infrastructure(error.render()),
         };
     }

@@ -200,7 +200,7 @@ fn renew(
         return Err(IN_PART_WITH_REMOTE);
     }
     let tree = OutTree::open(root).map_err(|e| Doubt::Disk(e.render()))?;
-    let tree = Arc::new(tree.hashed_with(choice.function));
+    let tree = Arc::new(tree.hashed_with(choice.function).stopped_by(place.line.stop.clone()));
     let mut stores = stores::goals(settings).any().then(|| stores::open(settings, &tree, place.clock, place.line));
     let store = stores.as_ref().map(|stores| stores as &dyn StoreSide);
     let boot_id = &workspace::boot_id();

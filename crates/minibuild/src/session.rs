@@ -102,8 +102,8 @@ impl Line {
         // Whoever reads has gone, as `head` does: for `make` and Ninja that is the end, and for Bazel an interrupt.
         let on_error = move |error: &std::io::Error| {
             if error.kind() == std::io::ErrorKind::BrokenPipe {
-                of_writer.set();
                 let _ = interrupt.send(Event::Interrupt);
+                of_writer.set();
             }
         };
         Self { sender, receiver, out: BackgroundWriter::stderr(on_error, stop.clone()), stop }
@@ -486,7 +486,8 @@ impl Session<'_> {
         let facts = workspace::host();
         let function = choice.function;
         let goals = self.goals(parts.targets, settings, function)?;
-        let tree = Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function));
+        let tree =
+            Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function).stopped_by(place.line.stop.clone()));
         let stores = stores::open(settings, &tree, place.clock, place.line);
         let remote = goals
             .remote

@@ -35,8 +35,9 @@ pub fn listen(stop: StopFlag, notify: impl Fn() + Send + 'static) -> std::io::Re
     let thread = std::thread::Builder::new().name("signals".to_owned());
     thread.spawn(move || {
         if wait_for_one(&receiver) {
-            stop.set();
+            // The loop hears of it before anything that the flag cuts short.
             notify();
+            stop.set();
         }
         if wait_for_one(&receiver) {
             notify();

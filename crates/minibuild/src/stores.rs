@@ -32,7 +32,6 @@ pub fn open(settings: &Settings, tree: &Arc<OutTree>, clock: &Arc<FsClock>, line
         local_size: settings.store_size,
         cache,
         threads: workspace::cores().min(MOST_THREADS),
-        stop: line.stop.clone(),
         // The loop outlives the stores; an event after its end interests nobody.
         sink: Arc::new(move |event| drop(sender.send(Event::Store(event)))),
     })

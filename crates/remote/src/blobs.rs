@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use minibuild_core::{Content, Digest, Requester, StopFlag};
+use minibuild_core::{Content, Digest, Requester};
 use minibuild_disk::{DiskError, OutTree, Staged, StagedFile, copy_hashed};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -215,8 +215,7 @@ async fn kept(shared: &Arc<Shared>, digest: Digest) -> Option<StagedFile> {
     let copy = move || {
         let tree = &owner.config.tree;
         let file = tree.stage_file().ok()?;
-        let is_it =
-            copy_hashed(&from, file.file(), tree.function(), &StopFlag::default()).is_ok_and(|copied| copied == digest);
+        let is_it = copy_hashed(&from, file.file(), tree.function(), tree.stop()).is_ok_and(|copied| copied == digest);
         is_it.then_some(file)
     };
     tokio::task::spawn_blocking(copy).await.ok().flatten()

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use minibuild_core::{
-    CacheAnswer, CacheLookup, Content, Digest, FetchId, FetchOutcome, FetchRequest, Kept, RunId, StopFlag, StoreCheck,
+    CacheAnswer, CacheLookup, Content, Digest, FetchId, FetchOutcome, FetchRequest, Kept, RunId, StoreCheck,
     StoreEvent, StoreSide, StoreSink, UploadRequest,
 };
 use minibuild_disk::{FileClock, Keep, OutTree, Staged, StagedFile};
@@ -31,8 +31,6 @@ pub struct StoresConfig {
     pub cache: Option<CacheConfig>,
     /// Threads at most.
     pub threads: usize,
-    /// Ends copies between two pieces, and drops what only waits to be stored.
-    pub stop: StopFlag,
     /// Where events go.
     pub sink: StoreSink,
 }
@@ -55,7 +53,6 @@ struct Shared {
     local: LocalStore,
     cache: Option<DiskCache>,
     threads: usize,
-    stop: StopFlag,
     sink: StoreSink,
     queue: Queue,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -72,14 +69,14 @@ enum Ticket {
 impl Stores {
     /// The stores of these settings.
     pub fn new(config: StoresConfig) -> Self {
-        let StoresConfig { tree, clock, local_size, cache, threads, stop, sink } = config;
+        let StoresConfig { tree, clock, local_size, cache, threads, sink } = config;
         let cache = cache.map(|cache| {
             let workspace = tree.workspace().to_owned();
-            DiskCache::new(cache.path, cache.size, tree.function(), workspace, stop.clone(), sink.clone())
+            DiskCache::new(cache.path, cache.size, tree.function(), workspace, tree.stop().clone(), sink.clone())
         });
         let local = LocalStore::new(Arc::clone(&tree), local_size);
         let (queue, workers) = (Queue::default(), Mutex::default());
-        Self(Arc::new(Shared { tree, clock, local, cache, threads: threads.max(2), stop, sink, queue, workers }))
+        Self(Arc::new(Shared { tree, clock, local, cache, threads: threads.max(2), sink, queue, workers }))
     }
 
     fn take_apart(&self) {
@@ -182,7 +179,7 @@ impl Shared {
             clock: &*self.clock,
             local: &self.local,
             cache: self.cache.as_ref(),
-            stop: &self.stop,
+            stop: self.tree.stop(),
         }
     }
 
@@ -225,7 +222,7 @@ impl Shared {
     fn act(&self, job: Job) {
         let places = self.places();
         match job {
-            Job::TakeApart | Job::Store(_) | Job::StoreSame { .. } if self.stop.is_set() => {}
+            Job::TakeApart | Job::Store(_) | Job::StoreSame { .. } if self.tree.stop().is_set() => {}
             Job::TakeApart => self.local.take_apart(),
             Job::LookUp(lookup) => {
                 let answer = self.cache.as_ref().map_or(CacheAnswer::Miss, |cache| cache.look_up(&lookup));
@@ -280,8 +277,7 @@ mod tests {
         let clock = Arc::new(FsClock::open(&root.path().join("minibuild-out/.state")).expect("a clock"));
         let (sender, events) = channel();
         let sink: StoreSink = Arc::new(move |event| drop(sender.send(event)));
-        let stop = StopFlag::default();
-        let stores = Stores::new(StoresConfig { tree, clock, local_size, cache: None, threads: 2, stop, sink });
+        let stores = Stores::new(StoresConfig { tree, clock, local_size, cache: None, threads: 2, sink });
         Fixture { root, stores, events }
     }
 

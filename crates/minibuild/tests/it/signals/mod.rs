@@ -6,7 +6,7 @@ use std::io::{PipeReader, PipeWriter};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use minibuild_testkit::{Ending, Event, Invocation, Running, Signal, Workspace, is_alive, wait_until_dead};
+use minibuild_testkit::{Ending, Event, Invocation, Running, Signal, is_alive, wait_until_dead};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -101,34 +101,29 @@ fn events_reach_the_reader_of_a_fifo() {
 }
 
 #[test]
-fn second_signal_ends_a_build_that_hashes() {
+fn first_signal_ends_the_capture_of_a_huge_output() {
     // A terabyte without a block on disk: to hash it takes an hour.
     let ws = with_targets(&genrule("huge", &[], &["huge"], "truncate -s 1T $OUT"));
-    let build = ws.invoke(&["build", "//..."]).without_events().start();
+    let build = ws.start_build(&["//..."]);
     build.wait_until("it is made", || std::fs::metadata(ws.bin("huge")).is_ok_and(|meta| meta.len() > 0));
-    end_by_two_signals(build);
+    build.signal(Signal::SIGINT);
+    build.wait().code(8);
     ws.nothing_is_left_running();
 }
 
-/// There is no time to complete the events.
-fn end_by_two_signals(build: Running) {
-    build.signal(Signal::SIGINT);
-    build.signal(Signal::SIGTERM);
-    build.wait().code(8);
-}
-
 #[test]
-fn second_signal_ends_a_look_at_a_huge_source() {
+fn first_signal_ends_the_look_at_a_huge_source() {
     let ws = with_targets(&genrule("a", &["huge"], &["a"], ": > $OUT"));
     let huge = std::fs::File::create(ws.path("huge")).expect("a file");
     huge.set_len(1 << 40).expect("a sparse file");
-    let build = ws.invoke(&["build", "//..."]).without_events().start();
+    let build = ws.start_build(&["//..."]);
     let reads = || {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", build.pid())).into_iter().flatten().flatten();
         fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|path| path == ws.path("huge"))
     };
     build.wait_until("it is read", reads);
-    end_by_two_signals(build);
+    build.signal(Signal::SIGINT);
+    build.wait().code(8);
 }
 
 #[test]
@@ -138,10 +133,13 @@ fn second_signal_kills_what_keeps_its_helper_stopped() {
     let stop = "trap '' TERM INT HUP; while :; do kill -STOP $PPID; done &";
     let cmd = format!("trap '' TERM INT HUP; {stop} {}; : > $OUT", gate.pass());
     ws.write("BUILD.toml", genrule("a", &[], &["a"], &cmd));
+    // There is no time to complete the events.
     let build = ws.invoke(&["build", "//..."]).without_events().start();
     let command = gate.arrival();
     let helpers = build.helpers();
-    end_by_two_signals(build);
+    build.signal(Signal::SIGINT);
+    build.signal(Signal::SIGTERM);
+    build.wait().code(8);
     for pid in helpers.into_iter().chain([command]) {
         assert!(wait_until_dead(pid, Duration::from_secs(60)));
     }

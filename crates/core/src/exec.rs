@@ -200,6 +200,18 @@ pub struct RunId {
     pub attempt: u32,
 }
 
+/// An input as it went into an action's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedInput {
+    /// Where it lies.
+    pub path: WsPath,
+    /// What it holds.
+    pub content: Content,
+    /// Under which fingerprint that was read. One that differs proves no change: a backup by hard links, `touch` and
+    /// `chmod` alter the times of a file, but not its content.
+    pub fingerprint: Fingerprint,
+}
+
 /// A request to run one command.
 #[derive(Clone, Debug)]
 pub struct ExecutionRequest {
@@ -208,9 +220,9 @@ pub struct ExecutionRequest {
     /// What to run. With an empty `argv` nothing is run: `files` are written (after the declared outputs were
     /// removed), and the declared outputs are captured as after a command that succeeded.
     pub command: CommandLine,
-    /// Inputs with the fingerprint under which their content went into the key. After the command ended each is
-    /// looked at again; those that differ (or are gone) are named in [`ExecutionReport::changed_inputs`].
-    pub verify: Vec<(WsPath, Fingerprint)>,
+    /// Inputs that are no directories. After the command ended each is looked at again; those whose content differs (or
+    /// that are gone) are named in [`ExecutionReport::changed_inputs`].
+    pub verify: Vec<ExpectedInput>,
     /// What it must make.
     pub outputs: Vec<DeclaredOutput>,
     /// A make-style dependency file it writes; read into the report.

@@ -14,6 +14,7 @@ use minibuild_core::{ExecutionReport, ExecutionRequest, ExecutionStatus, Executo
 use minibuild_disk::{FileClock, OutTree};
 
 use crate::helper;
+use crate::inputs::InputRecheck;
 use crate::jobserver::Jobserver;
 use crate::service::{Common, Service, Shared};
 use crate::work::{Place, Work};
@@ -53,7 +54,7 @@ impl LocalExecutor {
     pub fn new(config: LocalConfig, sink: EventSink) -> std::io::Result<Self> {
         // An argument with NUL cannot come from a command line; without it the helper refuses to start.
         let args = config.helper_args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect();
-        let place = Place { tree: config.tree, clock: config.clock };
+        let place = Place { tree: config.tree, clock: config.clock, recheck: InputRecheck::default() };
         let program = (config.helper, args);
         let common = Common::new(place, program, config.lock, config.jobserver, config.slots, sink)?;
         Ok(Self { common: Arc::new(common), thread: None })

@@ -10,6 +10,7 @@ mod crew;
 mod desk;
 mod executor;
 mod helper;
+mod inputs;
 mod jobserver;
 mod procs;
 mod protocol;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use minibuild_core::{
     ArtifactKind, ExecutionReport, ExecutionRequest, ExecutionStatus, RunId, STATE_ROOT, StopReason, WsPath,
 };
-use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree, Seen};
+use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree};
 
+use crate::inputs::InputRecheck;
 use crate::protocol::{End, Outcome, Parcel, RunCommand};
 use crate::spawn::joined;
 
@@ -19,6 +20,7 @@ use crate::spawn::joined;
 pub(crate) struct Place {
     pub(crate) tree: Arc<OutTree>,
     pub(crate) clock: Arc<dyn FileClock>,
+    pub(crate) recheck: InputRecheck,
 }
 
 /// A run that was asked for, and its command once it is ready.
@@ -202,11 +204,11 @@ impl Place {
     }
 
     fn changed_inputs(&self, request: &ExecutionRequest) -> Vec<WsPath> {
-        let paths: Vec<&str> = request.verify.iter().map(|(path, _)| path.as_str()).collect();
+        let paths: Vec<&str> = request.verify.iter().map(|expected| expected.path.as_str()).collect();
         let seen = self.tree.look_at_all(&paths);
-        let is_same = |now: Option<Seen>, then| now.is_some_and(|now| now.fingerprint == then);
         let pairs = request.verify.iter().zip(seen);
-        pairs.filter(|((_, then), now)| !is_same(*now, *then)).map(|((path, _), _)| path.clone()).collect()
+        let changed = pairs.filter(|(expected, now)| !self.recheck.is_same(&self.tree, &*self.clock, expected, *now));
+        changed.map(|(expected, _)| expected.path.clone()).collect()
     }
 }
 

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Workspace, one, out, path, request, shell};
-use minibuild_core::{ArtifactKind, Content, DigestFunction, ExecutionStatus, Executor, ExecutorEvent, WrittenFile};
+use minibuild_core::{
+    ArtifactKind, Content, DigestFunction, ExecutionStatus, Executor, ExecutorEvent, ExpectedInput, WrittenFile,
+};
 
 #[test]
 fn a_file_is_made_captured_and_read_only() {
@@ -197,9 +199,52 @@ fn inputs_changed_meanwhile_are_named() {
     let mut asked = shell("echo more >> changed; rm gone", vec![]);
     for name in ["same", "changed", "gone"] {
         let seen = minibuild_disk::stat_batch(ws.root(), &[name], 1)[0].expect("there");
-        asked.verify.push((path(name), seen.fingerprint));
+        asked.verify.push(ExpectedInput { path: path(name), content: file(name), fingerprint: seen.fingerprint });
     }
     assert_eq!(ws.succeed(asked).changed_inputs, [path("changed"), path("gone")]);
+}
+
+fn file(text: &str) -> Content {
+    Content::File { digest: DigestFunction::default().digest(text.as_bytes()), executable: false }
+}
+
+/// Times and other names of a file are not its content.
+#[test]
+fn inputs_with_other_times_and_the_same_content_are_not_named() {
+    let mut ws = Workspace::new();
+    let names = ["touched", "linked", "mode", "replaced", "executable", "relinked", "retargeted", "outside", "other"];
+    for name in &names[..5] {
+        std::fs::write(ws.root().join(name), name).expect("write");
+    }
+    let outside = tempfile::tempdir().expect("temporary directory");
+    for name in ["outside", "other"] {
+        std::fs::write(outside.path().join(name), name).expect("write");
+        std::os::unix::fs::symlink(outside.path().join(name), ws.root().join(name)).expect("links");
+    }
+    for name in ["relinked", "retargeted"] {
+        std::os::unix::fs::symlink(name, ws.root().join(name)).expect("links");
+    }
+    let command = format!(
+        "touch touched; ln linked another; chmod 600 mode; cp replaced x; mv x replaced; chmod +x executable; \
+         rm relinked retargeted; ln -s relinked relinked; ln -s xxxxxxxxxx retargeted; touch {0}/outside; \
+         echo OTHE > {0}/other",
+        outside.path().display()
+    );
+    let mut asked = shell(&command, vec![]);
+    for name in names {
+        let at = ws.root().join(name);
+        let (content, fingerprint) = match name {
+            "relinked" | "retargeted" => {
+                let seen = minibuild_disk::stat_batch(ws.root(), &[name], 1)[0].expect("there");
+                (Content::Symlink { target: name.into() }, seen.fingerprint)
+            }
+            _ => (file(name), minibuild_disk::fingerprint_behind(&at).expect("there")),
+        };
+        asked.verify.push(ExpectedInput { path: path(name), content, fingerprint });
+    }
+    assert_eq!(ws.succeed(asked.clone()).changed_inputs, [path("executable"), path("retargeted"), path("other")]);
+    asked.command.argv[3] = "true".into();
+    assert_eq!(ws.succeed(asked).changed_inputs, [path("executable"), path("retargeted"), path("other")]);
 }
 
 #[test]

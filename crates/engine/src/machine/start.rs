@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionReport,
-    ExecutionRequest, ExecutionStatus, Fingerprint, Model, RunId, WsPath,
+    ExecutionRequest, ExecutionStatus, ExpectedInput, Fingerprint, Model, RunId, WsPath,
 };
 use minibuild_dynamic::policy::{Reason, Urgency};
 use minibuild_dynamic::race::{Attempt, Event as Heard, Plan};
@@ -259,25 +259,29 @@ impl Machine {
         ExecutionRequest {
             run,
             command: command.clone(),
-            verify: self.fingerprints(inputs),
+            verify: self.expected_inputs(inputs),
             outputs: declared_outputs(&self.model, action),
             depfile: row.depfile.clone(),
             timeout: row.timeout,
         }
     }
 
-    /// Fingerprints under which the inputs' contents went into the key. Directories have none.
-    fn fingerprints(&self, inputs: &FlatInputs) -> Vec<(WsPath, Fingerprint)> {
+    /// Inputs as they went into the key. Directories have no fingerprint.
+    fn expected_inputs(&self, inputs: &FlatInputs) -> Vec<ExpectedInput> {
         let mut list = Vec::with_capacity(inputs.artifacts.len());
         for &id in &inputs.artifacts {
-            let content = &self.known[id.index()];
-            if let (Some(fingerprint), Some(Content::File { .. } | Content::Symlink { .. })) =
-                (self.bytes.here(id), content)
-            {
-                list.push((self.model.artifact(id).path.clone(), fingerprint));
+            let content = self.known[id.index()].as_ref().filter(|content| !matches!(content, Content::Directory(_)));
+            if let (Some(fingerprint), Some(content)) = (self.bytes.here(id), content) {
+                let (path, content) = (self.model.artifact(id).path.clone(), content.clone());
+                list.push(ExpectedInput { path, content, fingerprint });
             }
             if let Some(Ok(source)) = self.world.sources.get(&id) {
-                list.extend(source.behind.iter().map(|(path, _, fingerprint)| (path.clone(), *fingerprint)));
+                let expected = |(path, content, fingerprint): &(WsPath, Content, Fingerprint)| ExpectedInput {
+                    path: path.clone(),
+                    content: content.clone(),
+                    fingerprint: *fingerprint,
+                };
+                list.extend(source.behind.iter().map(expected));
             }
         }
         list

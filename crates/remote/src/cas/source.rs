@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{Cursor, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use minibuild_core::{Blob, BlobSource, Digest, DigestFunction, Fingerprint, Hasher, WsPath};
@@ -16,6 +17,7 @@ pub(super) struct Source {
     at: u64,
     /// Where no fingerprint says that the bytes are those of the digest.
     hasher: Option<Hasher>,
+    function: DigestFunction,
 }
 
 enum Origin {
@@ -41,7 +43,7 @@ impl Source {
             }
         };
         let hasher = needs_hash.then(|| function.hasher());
-        let source = Self { from, digest: blob.digest, at: 0, hasher };
+        let mut source = Self { from, digest: blob.digest, at: 0, hasher, function };
         Some(source.check().map(|()| source))
     }
 
@@ -82,11 +84,32 @@ impl Source {
         self.next(usize::MAX)
     }
 
-    fn check(&self) -> Result<(), Changed> {
-        let Origin::File { file, fingerprint, .. } = &self.from else { return Ok(()) };
-        let seen = rustix::fs::fstat(file).map(|stat| fingerprint_of(&stat)).map_err(|_| self.changed())?;
-        let same = fingerprint.as_ref().map_or(seen.size == self.digest.size, |fingerprint| *fingerprint == seen);
-        if same { Ok(()) } else { Err(self.changed()) }
+    /// Another fingerprint proves no change of the content: from then on the bytes are hashed.
+    fn check(&mut self) -> Result<(), Changed> {
+        let Origin::File { file, fingerprint, .. } = &mut self.from else { return Ok(()) };
+        let Ok(seen) = rustix::fs::fstat(&*file).map(|stat| fingerprint_of(&stat)) else { return Err(self.changed()) };
+        let is_same = fingerprint.as_ref().is_none_or(|fingerprint| *fingerprint == seen);
+        if !is_same {
+            *fingerprint = None;
+            self.hasher = self.hash_so_far().ok();
+        }
+        let can_be_checked = is_same || self.hasher.is_some();
+        if can_be_checked && seen.size == self.digest.size { Ok(()) } else { Err(self.changed()) }
+    }
+
+    /// A hasher of the bytes that were given out.
+    fn hash_so_far(&self) -> std::io::Result<Hasher> {
+        let mut hasher = self.function.hasher();
+        let Origin::File { file, .. } = &self.from else { return Ok(hasher) };
+        let mut piece = vec![0; 256 * 1024];
+        let mut at = 0;
+        while at < self.at {
+            let length = usize::try_from(self.at - at).unwrap_or(usize::MAX).min(piece.len());
+            file.read_exact_at(&mut piece[..length], at)?;
+            hasher.update(&piece[..length]);
+            at += length as u64;
+        }
+        Ok(hasher)
     }
 
     fn check_hash(&mut self) -> Result<(), Changed> {

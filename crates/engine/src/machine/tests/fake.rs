@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, ArtifactKind, Content, Digest, DigestFunction, ExecutionReport, ExecutionRequest,
-    ExecutionStatus, Fingerprint, FoundOutput, Model, OutputMeta, RunCost, RunId, Stamp, StopReason, TreeEntry,
-    TreeMeta, TreeNode, WsPath,
+    ExecutionStatus, ExpectedInput, Fingerprint, FoundOutput, Model, OutputMeta, RunCost, RunId, Stamp, StopReason,
+    TreeEntry, TreeMeta, TreeNode, WsPath,
 };
 use minibuild_reapi::tree_root;
 
@@ -203,7 +203,7 @@ impl Fake {
                     artifact.path
                 );
             }
-            let verified = request.verify.iter().find(|(path, _)| *path == artifact.path);
+            let verified = request.verify.iter().find(|expected| expected.path == artifact.path);
             assert_eq!(verified.is_some(), artifact.kind != ArtifactKind::Directory, "`{}`", artifact.path);
             inputs.insert(artifact.path.to_string(), entry.clone());
         }
@@ -262,8 +262,8 @@ impl Fake {
         let depfile = self.depfile(action, &behaviour, &text_of).filter(|_| succeeded);
         let outputs = if succeeded { self.make(&run, &behaviour) } else { self.leave_rubbish(&run) };
         let verify = run.request.verify.iter();
-        let differs = |(path, fingerprint): &&(WsPath, Fingerprint)| {
-            self.disk.get(path.as_str()).is_none_or(|entry| entry.fingerprint() != *fingerprint)
+        let differs = |expected: &&ExpectedInput| {
+            self.disk.get(expected.path.as_str()).is_none_or(|entry| entry.fingerprint() != expected.fingerprint)
         };
         ExecutionReport {
             run: run.request.run,
@@ -272,7 +272,7 @@ impl Fake {
             stderr: Vec::new(),
             outputs,
             depfile,
-            changed_inputs: verify.filter(differs).map(|(path, _)| path.clone()).collect(),
+            changed_inputs: verify.filter(differs).map(|expected| expected.path.clone()).collect(),
             killed: (end == End::LeftProcess).then(|| "17 sleep".to_owned()).into_iter().collect(),
             cost: RunCost { wall: std::time::Duration::from_millis(behaviour.wall), ..Default::default() },
             from_cache: false,

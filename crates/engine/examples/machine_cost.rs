@@ -151,8 +151,7 @@ fn world(model: &Model, state: &State, round: u8) -> World {
     for (index, artifact) in model.artifacts.iter().enumerate() {
         let id = ArtifactId::new(index);
         if artifact.producer.is_none() {
-            let fact =
-                SourceFact { content: file(index, round), fingerprint: stamp(index).fingerprint, behind: Vec::new() };
+            let fact = SourceFact::file(file(index, round), stamp(index).fingerprint);
             world.sources.insert(id, Ok(fact));
         } else if let Some(record) = state.file(artifact.path.as_str()) {
             world.outputs.insert(id, (record.content.clone(), record.stamps[0].fingerprint));

@@ -6,6 +6,7 @@
 
 mod begun;
 pub mod build;
+mod links;
 pub mod lock;
 pub mod machine;
 pub mod moment;

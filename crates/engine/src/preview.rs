@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use minibuild_core::{CommandSource, Digest, Model, StopFlag};
+use minibuild_core::{CommandSource, Digest, Model, StopFlag, WsPath};
 use minibuild_disk::{DiskError, FileClock, FsInstant};
 use minibuild_graph::HostFacts;
 use rustc_hash::FxHashMap;
@@ -35,6 +35,8 @@ pub struct Preview<'a> {
     pub env: &'a BTreeMap<String, String>,
     /// Whether symlinks that leave the workspace count as what they lead to.
     pub follow_external: bool,
+    /// `[workspace] ignore`.
+    pub ignored: &'a [WsPath],
     /// Identifies the boot of the machine.
     pub boot_id: &'a str,
     /// Threads that look at files.
@@ -74,6 +76,7 @@ impl Preview<'_> {
             clock: &StoppedClock,
             threads: self.threads,
             follow_external: self.follow_external,
+            ignored: self.ignored,
             known: &FxHashMap::default(),
             stop: &StopFlag::default(),
         };

@@ -8,14 +8,15 @@ use std::path::Path;
 
 use minibuild_core::{
     ActionId, ArtifactId, ArtifactKind, Content, DeclaredOutput, DigestFunction, EntryKind, Fingerprint, Input, Model,
-    OUT_ROOT, StopFlag, WsPath, map_parallel,
+    StopFlag, WsPath, map_parallel,
 };
 use minibuild_disk::{
     CaptureError, DiskError, FileClock, FsInstant, HashedFile, OutTree, Seen, hash_file, hash_file_until, stat_batch,
     tree_is_unchanged,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::links::{LinkEntry, LinkEntryKind, LinkRules, LinkedSource};
 use crate::machine::{SourceFact, World};
 use crate::state::{FileRecord, Origin, State};
 
@@ -36,6 +37,8 @@ pub struct Look<'a> {
     pub threads: usize,
     /// Symlinks that leave the workspace count as the file they lead to.
     pub follow_external: bool,
+    /// `[workspace] ignore`: not entered below a directory that a symlink leads to.
+    pub ignored: &'a [WsPath],
     /// Sources that need no look.
     pub known: &'a FxHashMap<ArtifactId, SourceFact>,
     /// Once set, nothing further is read: what is found then is of no use.
@@ -48,8 +51,10 @@ pub struct Look<'a> {
 /// Why it cannot be used.
 pub fn read_again(tree: &OutTree, clock: &dyn FileClock, path: &WsPath) -> Result<FileRecord, String> {
     let now = clock.now().map_err(|e| e.render())?;
-    let hashed = hash_file(rustix::fs::CWD, tree.workspace().join(path.as_path()), tree.function(), now)
-        .map_err(|e| format!("its input `{path}` cannot be read: {e}"))?;
+    let failed = |e: io::Error| format!("its input `{path}` cannot be read: {e}");
+    // A symlink that leaves the workspace stands for the file it leads to.
+    let real = tree.workspace().join(path.as_path()).canonicalize().map_err(failed)?;
+    let hashed = hash_file(rustix::fs::CWD, real, tree.function(), now).map_err(failed)?;
     let content = Content::File { digest: hashed.digest, executable: hashed.executable() };
     Ok(FileRecord { content, stamps: vec![hashed.stamp], origin: Origin::Found })
 }
@@ -110,13 +115,13 @@ impl Look<'_> {
                 None => drop(world.sources.insert(id, Err(format!("its input `{path}` does not exist")))),
                 Some(seen) if seen.kind == EntryKind::File => match known_file(state, path.as_str(), &seen) {
                     Some(content) => {
-                        let fact = SourceFact { content, fingerprint: seen.fingerprint, behind: Vec::new() };
+                        let fact = SourceFact::file(content, seen.fingerprint);
                         world.sources.insert(id, Ok(fact));
                     }
                     None => unknown.push(id),
                 },
                 Some(seen) if seen.kind == EntryKind::Symlink => {
-                    let fact = self.look_at_link(path, &seen, state);
+                    let fact = self.look_at_link(path, state);
                     world.sources.insert(id, fact);
                 }
                 Some(seen) => {
@@ -133,13 +138,14 @@ impl Look<'_> {
                 .map_err(|e| format!("its input `{path}` cannot be read: {e}"));
             world.sources.insert(*id, fact);
         }
+        self.look_behind_links(world, state);
         Ok(())
     }
 
     fn take_hashed(&self, path: &WsPath, hashed: &HashedFile, state: &mut State) -> SourceFact {
         let content = Content::File { digest: hashed.digest, executable: hashed.executable() };
         state.record_seen(path, content.clone(), vec![hashed.stamp]);
-        SourceFact { content, fingerprint: hashed.stamp.fingerprint, behind: Vec::new() }
+        SourceFact::file(content, hashed.stamp.fingerprint)
     }
 
     /// Hashes files on several threads, in the order given.
@@ -165,104 +171,76 @@ impl Look<'_> {
         hash_file_until(rustix::fs::CWD, self.root().join(path.as_path()), self.function, now, Some(self.stop))
     }
 
-    /// A symlink among the sources, with what it leads to inside the workspace.
-    fn look_at_link(&self, path: &WsPath, seen: &Seen, state: &mut State) -> Result<SourceFact, String> {
-        let mut behind = Vec::new();
-        let mut at = path.clone();
-        let mut first: Option<(Content, Fingerprint)> = None;
-        let mut seen = *seen;
-        for _ in 0..MAX_LINKS {
-            let full = self.root().join(at.as_path());
-            let target = std::fs::read_link(&full).map_err(|e| format!("the symlink `{at}` cannot be read: {e}"))?;
-            let Some(target) = target.to_str().map(str::to_owned) else {
-                return Err(format!("the symlink `{at}` leads to a name that is not UTF-8"));
+    /// A source that is a symlink, or lies behind one, with what belongs to it inside the workspace.
+    fn look_at_link(&self, path: &WsPath, state: &mut State) -> Result<SourceFact, String> {
+        let rules = LinkRules { root: self.root, ignored: self.ignored, follow_external: self.follow_external };
+        let source = LinkedSource::at(rules, path)?;
+        let unknown = |entry: &&LinkEntry| {
+            entry.kind == LinkEntryKind::File && known_file(state, entry.path.as_str(), &entry.seen).is_none()
+        };
+        let unknown: Vec<WsPath> = source.entries.iter().filter(unknown).map(|entry| entry.path.clone()).collect();
+        let hashed = self.hash_all(&unknown.iter().collect::<Vec<_>>()).map_err(|e| e.render())?;
+        let mut fresh = FxHashMap::default();
+        for (path, hashed) in unknown.into_iter().zip(hashed) {
+            let hashed = hashed.map_err(|e| format!("`{path}` cannot be read: {e}"))?;
+            let fact = self.take_hashed(&path, &hashed, state);
+            fresh.insert(path, (fact.content, fact.fingerprint));
+        }
+        let mut own = None;
+        let mut behind = Vec::with_capacity(source.entries.len());
+        for entry in source.entries {
+            let (content, fingerprint) = match entry.kind {
+                LinkEntryKind::Link(target) => (Content::Symlink { target }, entry.seen.fingerprint),
+                LinkEntryKind::External(real) => self.look_outside(&entry.path, &real)?,
+                LinkEntryKind::File => match fresh.remove(&entry.path) {
+                    Some(found) => found,
+                    None => {
+                        let known = known_file(state, entry.path.as_str(), &entry.seen);
+                        (known.ok_or_else(|| format!("`{}` changed", entry.path))?, entry.seen.fingerprint)
+                    }
+                },
             };
-            let content = Content::Symlink { target: target.clone() };
-            match &first {
-                None => first = Some((content, seen.fingerprint)),
-                Some(_) => behind.push((at.clone(), content, seen.fingerprint)),
+            let is_own = entry.path == source.own;
+            if is_own {
+                own = Some((content.clone(), fingerprint));
             }
-            let Some(next) = resolve(&at, &target).filter(|next| !next.is_at_or_below(OUT_ROOT)) else {
-                return self.look_outside(path, &target);
-            };
-            let Some(what) = stat_batch(self.root(), &[next.as_str()], 1).pop().flatten() else {
-                return Err(format!("the symlink `{at}` leads to `{next}`, which does not exist"));
-            };
-            match what.kind {
-                EntryKind::Symlink => (at, seen) = (next, what),
-                EntryKind::File => {
-                    behind.push(self.file_behind(&next, &what, state)?);
-                    break;
-                }
-                EntryKind::Directory => {
-                    self.directory_behind(&next, state, &mut behind)?;
-                    break;
-                }
-                EntryKind::Other => {
-                    return Err(format!("the symlink `{at}` leads to `{next}`, which is no regular file"));
-                }
+            if !is_own || source.own != *path {
+                behind.push((entry.path, content, fingerprint));
             }
         }
-        let (content, fingerprint) = first.ok_or_else(|| format!("`{path}` cannot be resolved"))?;
-        if behind.is_empty() || matches!(behind.last(), Some((_, Content::Symlink { .. }, _))) {
-            return Err(format!("the symlink `{path}` leads to too many further symlinks"));
-        }
-        Ok(SourceFact { content, fingerprint, behind })
+        let (content, fingerprint) = own.ok_or_else(|| format!("`{path}` cannot be resolved"))?;
+        Ok(SourceFact { content, fingerprint, behind, is_moved: source.own != *path })
     }
 
-    fn file_behind(
-        &self,
-        path: &WsPath,
-        seen: &Seen,
-        state: &mut State,
-    ) -> Result<(WsPath, Content, Fingerprint), String> {
-        if let Some(content) = known_file(state, path.as_str(), seen) {
-            return Ok((path.clone(), content, seen.fingerprint));
-        }
+    /// The file outside of the workspace that a symlink stands for.
+    fn look_outside(&self, path: &WsPath, real: &Path) -> Result<(Content, Fingerprint), String> {
         let now = self.clock.now().map_err(|e| e.render())?;
-        let hashed = self.hash_one(path, now).map_err(|e| format!("`{path}` cannot be read: {e}"))?;
-        let fact = self.take_hashed(path, &hashed, state);
-        Ok((path.clone(), fact.content, fact.fingerprint))
-    }
-
-    fn directory_behind(
-        &self,
-        path: &WsPath,
-        state: &mut State,
-        behind: &mut Vec<(WsPath, Content, Fingerprint)>,
-    ) -> Result<(), String> {
-        for entry in walkdir::WalkDir::new(self.root().join(path.as_path())).sort_by_file_name() {
-            let entry = entry.map_err(|e| format!("`{path}` cannot be listed: {e}"))?;
-            if !entry.file_type().is_file() {
-                continue;
-            }
-            let below = entry.path().strip_prefix(self.root()).ok().and_then(|p| p.to_str()).map(WsPath::new);
-            let Some(Ok(below)) = below else {
-                return Err(format!("`{}` has a name that is not UTF-8", entry.path().display()));
-            };
-            if let Some(seen) = stat_batch(self.root(), &[below.as_str()], 1).pop().flatten() {
-                behind.push(self.file_behind(&below, &seen, state)?);
-            }
-        }
-        Ok(())
-    }
-
-    /// A symlink that leaves the workspace.
-    fn look_outside(&self, path: &WsPath, target: &str) -> Result<SourceFact, String> {
-        if !self.follow_external {
-            return Err(format!(
-                "the symlink `{path}` leaves the workspace (to `{target}`); set `[build] external_links = \"follow\"` to take what it leads to as a file"
-            ));
-        }
-        let real = std::fs::canonicalize(self.root().join(path.as_path()))
-            .map_err(|e| format!("the symlink `{path}` cannot be followed: {e}"))?;
-        let now = self.clock.now().map_err(|e| e.render())?;
-        let hashed = hash_file(rustix::fs::CWD, &real, self.function, now)
+        let hashed = hash_file(rustix::fs::CWD, real, self.function, now)
             .map_err(|e| format!("`{}`, where the symlink `{path}` leads, cannot be read: {e}", real.display()))?;
-        let link =
-            minibuild_disk::look_at(rustix::fs::CWD, self.root().join(path.as_path())).map_err(|e| e.to_string())?;
-        let content = Content::File { digest: hashed.digest, executable: hashed.executable() };
-        Ok(SourceFact { content, fingerprint: link.fingerprint, behind: Vec::new() })
+        Ok((Content::File { digest: hashed.digest, executable: hashed.executable() }, hashed.stamp.fingerprint))
+    }
+
+    /// Files that are declared by a path through a symlink which is an input itself: an input root has one or the other.
+    fn look_behind_links(&self, world: &mut World, state: &mut State) {
+        let is_link = |content: &Content| matches!(content, Content::Symlink { .. });
+        let mut links: FxHashSet<WsPath> = FxHashSet::default();
+        for (&id, source) in world.sources.iter().filter_map(|(id, source)| Some((id, source.as_ref().ok()?))) {
+            links.extend(is_link(&source.content).then(|| self.model.artifact(id).path.clone()));
+            links
+                .extend(source.behind.iter().filter(|(_, content, _)| is_link(content)).map(|(path, ..)| path.clone()));
+        }
+        if links.is_empty() {
+            return;
+        }
+        for (&id, source) in &mut world.sources {
+            let path = &self.model.artifact(id).path;
+            let is_behind = |source: &SourceFact| {
+                matches!(source.content, Content::File { .. }) && source.behind.is_empty() && has_ancestor(path, &links)
+            };
+            if source.as_ref().is_ok_and(is_behind) {
+                *source = self.look_at_link(path, state).map(|fact| SourceFact { is_moved: false, ..fact });
+            }
+        }
     }
 
     /// Outputs some record describes.
@@ -343,9 +321,6 @@ impl Look<'_> {
     }
 }
 
-/// As many symlinks in a row as the kernel follows.
-const MAX_LINKS: usize = 40;
-
 /// The recorded content of a file whose fingerprint is trusted and unchanged.
 fn known_file(state: &State, path: &str, seen: &Seen) -> Option<Content> {
     let record = state.file(path)?;
@@ -353,37 +328,8 @@ fn known_file(state: &State, path: &str, seen: &Seen) -> Option<Content> {
     (stamp.trusted && stamp.fingerprint == seen.fingerprint).then(|| record.content.clone())
 }
 
-/// Where a symlink at `link` with this text leads, if inside the workspace.
-fn resolve(link: &WsPath, target: &str) -> Option<WsPath> {
-    if target.starts_with('/') {
-        return None;
-    }
-    let mut segments: Vec<&str> = link.parent()?.split('/').filter(|s| !s.is_empty()).collect();
-    for segment in target.split('/') {
-        match segment {
-            "" | "." => {}
-            ".." => drop(segments.pop()?),
-            other => segments.push(other),
-        }
-    }
-    WsPath::new(&segments.join("/")).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn symlinks_resolve_inside_and_leave_outside() {
-        let check = |link: &str, target: &str, expected: Option<&str>| {
-            let link = WsPath::new(link).expect("valid path");
-            assert_eq!(resolve(&link, target).map(|p| p.to_string()).as_deref(), expected, "{link} -> {target}");
-        };
-        check("a/l", "b", Some("a/b"));
-        check("a/l", "../b/./c", Some("b/c"));
-        check("l", "b", Some("b"));
-        check("l", "../b", None);
-        check("a/l", "/etc/passwd", None);
-        check("a/l", "..", Some(""));
-    }
+/// Whether a directory above `path` is one of `links`.
+fn has_ancestor(path: &WsPath, links: &FxHashSet<WsPath>) -> bool {
+    let above = std::iter::successors(path.parent(), |at| at.rsplit_once('/').map(|(above, _)| above));
+    above.filter_map(|at| WsPath::new(at).ok()).any(|at| links.contains(&at))
 }

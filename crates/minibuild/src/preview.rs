@@ -30,6 +30,7 @@ pub fn foresee(
         host: HostFacts { os: host.os, isa: host.arch, salt: settings.salt.clone(), function },
         env: &settings.env,
         follow_external: settings.external_links == ExternalLinks::Follow,
+        ignored: &settings.ignore,
         boot_id: &workspace::boot_id(),
         threads: workspace::cores(),
         stored: minibuild_store::stored(&workspace.root, function),

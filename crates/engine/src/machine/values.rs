@@ -20,8 +20,17 @@ pub struct SourceFact {
     pub content: Content,
     /// Under which fingerprint that was read.
     pub fingerprint: Fingerprint,
-    /// For a symlink: what it leads to, transitively, inside the workspace.
+    /// For a symlink, and a file behind one: links on the way and what they lead to, transitively, inside the workspace.
     pub behind: Vec<(WsPath, Content, Fingerprint)>,
+    /// A directory above its path is a symlink, so that it lies elsewhere: `behind` has it.
+    pub is_moved: bool,
+}
+
+impl SourceFact {
+    /// A regular file that no symlink leads to.
+    pub fn file(content: Content, fingerprint: Fingerprint) -> Self {
+        Self { content, fingerprint, behind: Vec::new(), is_moved: false }
+    }
 }
 
 /// What was found on disk before the build.

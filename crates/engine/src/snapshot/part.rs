@@ -305,7 +305,7 @@ impl<'a> Maker<'a> {
             }
             let fingerprint = fresh.get(&old).map_or_else(|| self.snapshot.print(index), |row| row.print);
             let fingerprint = if matches!(content, Content::Directory(_)) { Default::default() } else { fingerprint };
-            self.known.insert(id, SourceFact { content, fingerprint, behind: Vec::new() });
+            self.known.insert(id, SourceFact::file(content, fingerprint));
         }
         Ok(())
     }

@@ -583,7 +583,7 @@ fn look(fake: &mut Fake, state: &mut State) -> World {
         };
         let content = entry.content();
         fake.texts.insert(content.digest_and_size().0, entry.text.clone());
-        world.sources.insert(id, Ok(SourceFact { content, fingerprint: entry.fingerprint(), behind: Vec::new() }));
+        world.sources.insert(id, Ok(SourceFact::file(content, entry.fingerprint())));
     }
     for (index, artifact) in fake.model.artifacts.iter().enumerate().filter(|(_, a)| a.producer.is_some()) {
         let known = state.file(artifact.path.as_str()).cloned();

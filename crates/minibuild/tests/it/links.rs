@@ -1,0 +1,149 @@
+//! Sources that are symlinks: everything on the way and behind counts, here and remotely.
+
+use std::fs;
+
+use minibuild_testkit::{Run, Workspace};
+
+use crate::{genrule, with_targets};
+
+/// Builds `//:a`, which has to run and make this text, and then has nothing to do.
+fn becomes(ws: &Workspace, args: &[&str], text: &str) {
+    let build = || -> Run { ws.build(&[args, &["//:a"]].concat()) };
+    build().ok().started_only(&["//:a"]);
+    assert_eq!(ws.output("a"), text);
+    build().ok_without_running();
+    build().ok_without_running();
+}
+
+fn relink(ws: Workspace, path: &str, target: &str) -> Workspace {
+    fs::remove_file(ws.path(path)).expect("removes");
+    ws.link(path, target)
+}
+
+/// Every edit of something that links lead to is seen, whatever lies on the way.
+fn every_edit_is_seen(args: &[&str]) {
+    let ws = with_targets(&genrule("a", &["l", "dir", "f"], &["a"], "cat l dir/* $(readlink -f f) > $OUT"))
+        .file("one/x", "1 ")
+        .file("two/x", "2 ")
+        .file("lib/y", "y ")
+        .file("other/y", "z ")
+        .file("deep/real/f", "f ")
+        .file("deep/up", "u ")
+        .link("cur", "one")
+        .link("l", "cur/x")
+        .link("deep/real/inner", "../../lib/y")
+        .link("dir", "deep/real")
+        .link("to-real", "deep/real")
+        .link("f", "to-real/../up");
+    becomes(&ws, args, "1 f y u ");
+    ws.write("one/x", "3 ");
+    becomes(&ws, args, "3 f y u ");
+    ws.write("lib/y", "Y ");
+    becomes(&ws, args, "3 f Y u ");
+    ws.write("deep/up", "U ");
+    becomes(&ws, args, "3 f Y U ");
+    let ws = relink(ws, "cur", "two");
+    becomes(&ws, args, "2 f Y U ");
+    let ws = relink(ws, "deep/real/inner", "../../other/y");
+    becomes(&ws, args, "2 f z U ");
+    let ws = ws.file("deep/real/more", "m ");
+    becomes(&ws, args, "2 f z m U ");
+    ws.remove("deep/real/f");
+    becomes(&ws, args, "2 z m U ");
+    ws.remove("deep/real/inner");
+    becomes(&ws, args, "2 m U ");
+}
+
+#[test]
+fn every_edit_behind_a_link_is_seen_here() {
+    every_edit_is_seen(&[]);
+}
+
+#[test]
+fn every_edit_behind_a_link_is_seen_remotely() {
+    every_edit_is_seen(&["--remote-executor=embedded", "--strategy=remote"]);
+}
+
+#[test]
+fn a_link_to_the_root_has_no_outputs_behind_it() {
+    for args in [&[][..], &["--remote-executor=embedded", "--strategy=remote"]] {
+        let ws = with_targets(&genrule("a", &["root"], &["a"], "cat root/f root/d/g > $OUT"))
+            .file("f", "f")
+            .file("d/g", "g")
+            .link("d/again", "..")
+            .link("root", ".");
+        becomes(&ws, args, "fg");
+        ws.write("d/g", "h");
+        becomes(&ws, args, "fh");
+    }
+}
+
+#[test]
+fn a_file_declared_through_a_link_that_is_an_input_too() {
+    for args in [&[][..], &["--remote-executor=embedded", "--strategy=remote"]] {
+        let ws = with_targets(&genrule("a", &["cur", "cur/x", "cur/l"], &["a"], "cat cur/x cur/l > $OUT"))
+            .file("d/one/x", "1")
+            .file("d/y", "y")
+            .link("d/one/l", "../y")
+            .link("cur", "d/one");
+        becomes(&ws, args, "1y");
+        ws.write("d/one/x", "2");
+        becomes(&ws, args, "2y");
+        ws.write("d/y", "z");
+        becomes(&ws, args, "2z");
+    }
+}
+
+#[test]
+fn headers_behind_links_count_as_read() {
+    let ws = with_targets(
+        "[[c_binary]]\nname = \"a\"\nsrcs = [\"a.c\"]\nhdrs = [\"l.h\", \"all.inc\"]\ncopts = [\"-Iall.inc\"]\n",
+    )
+    .file("minibuild.toml", "[workspace]\nrules = [\"@std/c.toml\"]\n")
+    .file("a.c", "#include <stdio.h>\n#include \"l.h\"\n#include \"x.h\"\nint main(void) { puts(L X); return 0; }\n")
+    .file("real/l.h", "#define L \"1\"\n")
+    .file("lib/x.h", "#define X \"x\"\n")
+    .file("lib/unread.h", "")
+    .link("l.h", "real/l.h")
+    .link("all.inc", "lib");
+    let says = |text: &str| assert_eq!(ws.run(&["run", "//:a"]).ok().stdout, text);
+    says("1x\n");
+    ws.build(&["//:a"]).ok_without_running();
+    ws.write("lib/x.h", "#define X \"y\"\n");
+    says("1y\n");
+    ws.write("real/l.h", "#define L \"2\"\n");
+    says("2y\n");
+    ws.write("lib/unread.h", "#define U\n");
+    ws.build(&["//:a"]).ok_without_running();
+}
+
+#[test]
+fn what_leaves_the_workspace_is_an_error_unless_followed() {
+    let targets = genrule("a", &["dir"], &["a"], "cat dir/* > $OUT");
+    let ws = with_targets(&targets).file("real/f", "f").link("dir", "real").link("real/out", "../../secret");
+    fs::write(ws.outside().join("secret"), "1").expect("writes");
+    ws.build(&["//:a"]).code(1).says(&["the symlink `real/out` leaves the workspace (to `../../secret`)"]);
+    ws.write("minibuild.toml", "[build]\nexternal_links = \"follow\"\n");
+    for (args, texts) in [(&[][..], ["1", "2"]), (&["--remote-executor=embedded", "--strategy=remote"], ["3", "4"])] {
+        for text in texts {
+            fs::write(ws.outside().join("secret"), text).expect("writes");
+            becomes(&ws, args, &format!("f{text}"));
+        }
+    }
+}
+
+#[test]
+fn an_input_that_only_gets_other_times_or_names_is_no_change() {
+    for cmd in ["touch $SRC; cat $SRC > $OUT", "ln $SRC $OUT", "chmod 600 $SRC; cat $SRC > $OUT"] {
+        let ws = with_targets(&genrule("a", &["in"], &["a"], cmd)).file("in", "1");
+        let run = ws.build(&["//:a"]).ok();
+        assert!(!run.stderr.contains("changed while"), "{cmd}: {}", run.stderr);
+        ws.build(&["//:a"]).ok_without_running();
+        ws.build(&["//:a"]).ok_without_running();
+    }
+    let ws = with_targets(&genrule("a", &["in"], &["a"], "cat $SRC > $OUT; echo 2 > $SRC")).file("in", "1\n");
+    ws.build(&["//:a"]).ok().says(&["`in` changed while `//:a` ran"]);
+    assert_eq!(ws.output("a"), "1\n");
+    ws.build(&["//:a"]).ok();
+    assert_eq!(ws.output("a"), "2\n");
+}

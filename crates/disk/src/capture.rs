@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::clock::{FileClock, FsInstant};
 use crate::hash::{hash_open_file, hash_seen_file};
+use crate::mode::set_mode;
 use crate::out_tree::{DirCache, OutTree};
 use crate::private_copy::replace_with_copy;
 use crate::remove::make_writable;
@@ -214,7 +215,7 @@ fn make_read_only(file: &File, mode: u32, path: &str) -> Result<bool, DiskError>
     let published = published_mode(mode);
     let has_other = mode & 0o7777 != published.as_raw_mode();
     if has_other {
-        rustix::fs::fchmod(file, published).map_err(|e| DiskError::new("make read-only", path, e))?;
+        set_mode(file, published).map_err(|e| DiskError::new("make read-only", path, e))?;
     }
     Ok(has_other)
 }

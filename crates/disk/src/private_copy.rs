@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::mode::set_mode;
+
 /// Puts a copy of `from` at `name` in `dir`, replacing what lies there, and returns it open for reading.
 pub(crate) fn replace_with_copy(dir: BorrowedFd<'_>, name: &str, mut from: File) -> io::Result<File> {
     let temp = format!(".{}.minibuild-copy", std::process::id());
@@ -19,7 +21,7 @@ pub(crate) fn replace_with_copy(dir: BorrowedFd<'_>, name: &str, mut from: File)
     let publish = || {
         io::copy(&mut from, &mut to)?;
         let executable = rustix::fs::fstat(&from)?.st_mode & 0o111 != 0;
-        rustix::fs::fchmod(&to, Mode::from_raw_mode(if executable { 0o555 } else { 0o444 }))?;
+        set_mode(&to, Mode::from_raw_mode(if executable { 0o555 } else { 0o444 }))?;
         rustix::fs::renameat(dir, &temp, dir, name)?;
         io::Seek::rewind(&mut to)?;
         Ok(to)

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use minibuild_core::{Content, Digest, OUT_ROOT, Stamp, TreeMeta, TreeNode, WsPath};
-use rustix::fs::{Mode, OFlags, RenameFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::clock::{FileClock, FsInstant};
+use crate::mode::set_mode;
 use crate::out_tree::{OutTree, retry_writable};
 use crate::remove::open_listing;
+use crate::rename::rename_new;
 use crate::stat::look_at;
 use crate::trash::Trash;
 use crate::{DiskError, beneath};
@@ -156,7 +158,7 @@ impl OutTree {
     pub fn stage_from(&self, dir: BorrowedFd<'_>, name: &CStr) -> Option<StagedFile> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let take = |staging: &OwnedFd, new: &CString| {
-            rustix::fs::renameat_with(dir, name, staging, new, RenameFlags::NOREPLACE)?;
+            rename_new(dir, name, staging, new)?;
             rustix::fs::openat(staging, new, flags, Mode::empty())
         };
         let (file, place) = self.staging().make(take).ok()?;
@@ -181,7 +183,7 @@ impl OutTree {
         let ((), place) = self.staging().make(make)?;
         let fail = |e: Errno| DiskError::new("create", place.shown(), e);
         let dir = open_listing(&place.staging.dir, &place.name).map_err(fail)?;
-        set_mode(&dir, 0o755).map_err(fail)?;
+        set_mode(&dir, Mode::from_raw_mode(0o755)).map_err(fail)?;
         let mut staged = StagedTree { dir, place };
         staged.fill(tree)?;
         Ok(staged)
@@ -221,7 +223,7 @@ impl StagedFile {
     /// # Errors
     /// Where the mode cannot be set.
     pub fn finish(self, executable: bool) -> Result<Staged, DiskError> {
-        set_mode(&self.file, if executable { 0o555 } else { 0o444 })
+        set_mode(&self.file, Mode::from_raw_mode(if executable { 0o555 } else { 0o444 }))
             .map_err(|e| DiskError::new("make read-only", self.place.shown(), e))?;
         Ok(Staged(self.place))
     }
@@ -282,7 +284,7 @@ impl StagedTree {
             let (parent, name) = path[..end].rsplit_once('/').unwrap_or(("", &path[..end]));
             let parent = beneath::open_dir(&self.dir, parent)?;
             match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) => set_mode(beneath::open_dir(&parent, name)?, 0o755)?,
+                Ok(()) => set_mode(beneath::open_dir(&parent, name)?, Mode::from_raw_mode(0o755))?,
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error),
             }
@@ -297,15 +299,6 @@ fn split(path: &WsPath) -> (&str, &str) {
 
 fn stamp(dir: impl AsFd, path: &str, now: FsInstant) -> io::Result<Stamp> {
     Ok(now.stamp(look_at(dir, path)?.fingerprint))
-}
-
-/// Sets a mode whatever the process's mask is. Handles without the right to read take the other way.
-fn set_mode(file: impl AsFd, mode: u32) -> rustix::io::Result<()> {
-    let mode = Mode::from_raw_mode(mode);
-    match rustix::fs::fchmod(&file, mode) {
-        Err(Errno::BADF) => rustix::fs::chmodat(&file, ".", mode, rustix::fs::AtFlags::empty()),
-        done => done,
-    }
 }
 
 fn copy_all(from: &File, to: &File) -> io::Result<()> {

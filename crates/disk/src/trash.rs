@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use rustix::fs::RenameFlags;
 use rustix::io::{Errno, Result};
 
 use crate::remove::{is_dir, make_writable, open_listing, remove_at};
+use crate::rename::rename_new;
 
 /// The trash directory with its deleting thread, which starts with the first thing thrown away.
 pub(crate) struct Trash {
@@ -38,7 +38,7 @@ impl Trash {
         loop {
             let unique = format!("{}-{}", std::process::id(), self.counter.fetch_add(1, Ordering::Relaxed));
             let unique = CString::new(unique).unwrap_or_default();
-            match rustix::fs::renameat_with(&parent, name, &*self.dir, &unique, RenameFlags::NOREPLACE) {
+            match rename_new(&parent, name, &*self.dir, &unique) {
                 Ok(()) => {
                     self.delete_later(unique);
                     return Ok(());

@@ -17,6 +17,7 @@ use crate::beneath::resolves_beneath;
 use crate::capture::{Fault, noun, open_output, publish_file, read_link};
 use crate::clock::FsInstant;
 use crate::hash::hash_open_file;
+use crate::mode::set_mode;
 use crate::remove::open_listing;
 use crate::stat::look_at;
 
@@ -156,7 +157,7 @@ fn open_tree_dir(dir: BorrowedFd<'_>, shown: &str, name: &str) -> Result<OwnedFd
     let opened = open_listing(dir, &c_name).map_err(|e| Fault::reading(shown, e.into()))?;
     let mode = rustix::fs::fstat(&opened).map_err(|e| Fault::reading(shown, e.into()))?.st_mode & 0o7777;
     if mode != 0o755 {
-        let chmod = rustix::fs::fchmod(&opened, Mode::from_raw_mode(0o755));
+        let chmod = set_mode(&opened, Mode::from_raw_mode(0o755));
         chmod.map_err(|e| DiskError::new("change the mode of", shown, e))?;
     }
     Ok(opened)

@@ -17,13 +17,18 @@ use rustix::io::Errno;
 
 use crate::DiskError;
 use crate::beneath;
+use crate::mode::set_mode;
 use crate::remove::{make_writable, remove_at};
 use crate::staging::Staging;
 use crate::stat::{Seen, look_at, stat_below};
 use crate::trash::Trash;
 
-/// Below these a file or link in the way of a directory is removed: nothing there is the user's.
+/// At and below these a file or link in the way of a directory is removed: nothing there is the user's.
 const REPLACEABLE: [&str; 2] = ["bin", "testlogs"];
+
+/// The state's directory, and the trash in it.
+const STATE: &str = ".state";
+const TRASH: &str = "trash";
 
 /// Less free space than this counts as none.
 const FULL_BELOW: u64 = 64 * 1024;
@@ -52,19 +57,16 @@ impl OutTree {
     /// Where they cannot be made or opened.
     pub fn open(workspace: &Path) -> Result<Self, DiskError> {
         let out_path = workspace.join(OUT_ROOT);
-        for dir in ["bin", ".state/tmp", ".state/trash", ".state/staging"] {
-            let path = out_path.join(dir);
-            std::fs::create_dir_all(&path).map_err(|e| DiskError::new("create", path.display().to_string(), e))?;
-        }
+        std::fs::create_dir_all(&out_path).map_err(|e| DiskError::new("create", out_path.display().to_string(), e))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &Path| {
             let opened = rustix::fs::open(path, flags, Mode::empty());
             opened.map_err(|e| DiskError::new("open", path.display().to_string(), e))
         };
         let (root, out) = (open(workspace)?, open(&out_path)?);
-        let state_dir = |dir: &str| {
-            beneath::open_dir(&out, dir).map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/{dir}"), e))
-        };
+        ensure_dir(&out, "bin")?;
+        ensure_dir(&out, ".state/tmp")?;
+        let state_dir = |dir: &str| ensure_dir(&out, dir);
         let trash = Arc::new(Trash::new(state_dir(".state/trash")?));
         let staging = Arc::new(Staging::new(state_dir(".state/staging")?, Arc::clone(&trash)));
         let (function, stop) = (DigestFunction::default(), StopFlag::default());
@@ -140,7 +142,7 @@ impl OutTree {
             let opened = retry_writable(dir.as_fd(), || rustix::fs::openat(&dir, name, flags, mode))?;
             let mut opened = File::from(opened);
             opened.write_all(&file.content)?;
-            rustix::fs::fchmod(&opened, mode)?;
+            set_mode(&opened, mode)?;
             Ok(())
         };
         write().map_err(|e: io::Error| DiskError::new("write", file.path.as_str(), e))
@@ -282,6 +284,50 @@ impl OutTree {
         self.ensure_dir(relative).map(drop)
     }
 
+    /// Removes everything in `minibuild-out` but the state's directory with `kept`, a file in it.
+    ///
+    /// All is renamed away first: whoever comes upon a half-cleaned directory must find none of it.
+    ///
+    /// # Errors
+    /// The first thing that cannot be removed.
+    pub fn remove_contents(&self, kept: &str) -> Result<(), DiskError> {
+        let state = self.open_dir(STATE)?;
+        self.set_aside_entries(&self.out, OUT_ROOT, &[STATE])?;
+        self.set_aside_entries(&state, &format!("{OUT_ROOT}/{STATE}"), &[kept, TRASH])?;
+        self.finish_trash();
+        if let Some(error) = self.kept_in_trash().into_iter().next() {
+            return Err(error);
+        }
+        let name = c_name(&WsPath::root(), TRASH)?;
+        remove_at(state.as_fd(), &name).map_err(|e| DiskError::new("remove", format!("{OUT_ROOT}/{STATE}/{TRASH}"), e))
+    }
+
+    /// Renames what lies in a directory into the trash; what cannot be renamed, as a mount point cannot, is deleted.
+    fn set_aside_entries(&self, dir: &OwnedFd, shown: &str, but: &[&str]) -> Result<(), DiskError> {
+        let fail = |e: Errno| DiskError::new("list", shown, e);
+        let listing = crate::remove::open_listing(dir, c".").map_err(fail)?;
+        for entry in rustix::fs::Dir::read_from(listing).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name();
+            let is_kept = |kept: &&str| name.to_bytes() == kept.as_bytes();
+            if [".", ".."].iter().chain(but).any(|kept| is_kept(kept)) {
+                continue;
+            }
+            if self.trash.set_aside(dir, name).is_err() {
+                let path = || format!("{shown}/{}", name.to_string_lossy());
+                remove_at(dir.as_fd(), name).map_err(|e| DiskError::new("remove", path(), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directories that [`Self::remove_contents`] left, now that the kept file is gone. They stay where
+    /// another process uses them again, and where `minibuild-out` is a symlink.
+    pub fn remove_empty_root(&self) {
+        let _ = rustix::fs::unlinkat(&self.out, STATE, AtFlags::REMOVEDIR);
+        let _ = rustix::fs::unlinkat(&self.root, OUT_ROOT, AtFlags::REMOVEDIR);
+    }
+
     /// Has everything deleted that earlier builds left in the trash.
     ///
     /// # Errors
@@ -352,40 +398,12 @@ impl OutTree {
         Ok(beneath::open_at_once(&self.out, self.below_out(path)?, flags))
     }
 
-    fn open_dir(&self, dir: &str) -> Result<OwnedFd, DiskError> {
+    pub(crate) fn open_dir(&self, dir: &str) -> Result<OwnedFd, DiskError> {
         beneath::open_dir(&self.out, dir).map_err(|e| DiskError::new("open", format!("{OUT_ROOT}/{dir}"), e))
     }
 
-    /// Opens a directory, made with its parents where missing. Tries the cheap way first.
-    fn ensure_dir(&self, dir: &str) -> Result<OwnedFd, DiskError> {
-        let error = match beneath::open_dir(&self.out, dir) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => error,
-        };
-        let fail = |e: Errno| DiskError::new("create", format!("{OUT_ROOT}/{dir}"), e);
-        if dir.is_empty() || !matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) {
-            return Err(fail(error));
-        }
-        let (parent, name) = dir.rsplit_once('/').unwrap_or(("", dir));
-        let parent = self.ensure_dir(parent)?;
-        // Another action may make the same directory now, or remove the same stray file: look again a few times.
-        let mut last = error;
-        for _ in 0..8 {
-            match retry_writable(parent.as_fd(), || rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777))) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(fail(error)),
-            }
-            match beneath::open_dir(&parent, name) {
-                Ok(opened) => return Ok(opened),
-                Err(error @ (Errno::NOTDIR | Errno::LOOP)) if is_replaceable(dir) => {
-                    last = error;
-                    let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
-                }
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(fail(error)),
-            }
-        }
-        Err(fail(last))
+    pub(crate) fn ensure_dir(&self, dir: &str) -> Result<OwnedFd, DiskError> {
+        ensure_dir(&self.out, dir)
     }
 
     /// Removes `name` from `dir`, a directory that is not empty by way of the trash.
@@ -420,8 +438,40 @@ impl DirCache {
     }
 }
 
+/// Opens a directory below the output root, made with its parents where missing. Tries the cheap way first.
+fn ensure_dir(out: &OwnedFd, dir: &str) -> Result<OwnedFd, DiskError> {
+    let error = match beneath::open_dir(out, dir) {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    let fail = |e: Errno| DiskError::new("create", format!("{OUT_ROOT}/{dir}"), e);
+    if dir.is_empty() || !matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) {
+        return Err(fail(error));
+    }
+    let (parent, name) = dir.rsplit_once('/').unwrap_or(("", dir));
+    let parent = ensure_dir(out, parent)?;
+    // Another action may make the same directory now, or remove the same stray file: look again a few times.
+    let mut last = error;
+    for _ in 0..8 {
+        match retry_writable(parent.as_fd(), || rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o777))) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(fail(error)),
+        }
+        match beneath::open_dir(&parent, name) {
+            Ok(opened) => return Ok(opened),
+            Err(error @ (Errno::NOTDIR | Errno::LOOP)) if is_replaceable(dir) => {
+                last = error;
+                let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
+            }
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    Err(fail(last))
+}
+
 fn is_replaceable(dir: &str) -> bool {
-    REPLACEABLE.iter().any(|root| dir.strip_prefix(root).is_some_and(|rest| rest.starts_with('/')))
+    REPLACEABLE.iter().any(|root| dir.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -1,8 +1,8 @@
 //! `info`, `explain`, `schema` and `clean`: what needs no build.
 
-use minibuild_core::{OUT_ROOT, WsPath};
+use minibuild_core::WsPath;
 use minibuild_disk::{DiskError, DiskFs, FsInstant, OutTree};
-use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
+use minibuild_engine::lock::{LOCK, WorkspaceLock, prepare_out_root};
 use minibuild_rules::{Catalog, ConfigInput, LoadFailure, LoadRequest, Loaded, SchemaKind, load, load_catalog, render};
 
 use crate::args::{CleanArgs, ExplainArgs, InfoArgs, SchemaArgs};
@@ -123,7 +123,7 @@ pub fn clean(workspace: &Workspace, args: &CleanArgs) -> u8 {
 }
 
 fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
-    let state = prepare_out_root(&workspace.root)?;
+    prepare_out_root(&workspace.root)?;
     let waiting = |holder: &minibuild_engine::lock::Holder| {
         eprintln!("INFO: waiting for process {} to finish with this workspace: {}", holder.pid, holder.command);
     };
@@ -132,18 +132,22 @@ fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
         std::thread::park_timeout(time);
         false
     };
-    let lock = WorkspaceLock::take(&state, "minibuild clean", waiting, interrupted)?;
+    let lock = WorkspaceLock::take(&workspace.root, "minibuild clean", waiting, interrupted)?;
+    let Some(lock) = lock else { return Ok(()) };
     let tree = OutTree::open(&workspace.root)?;
+    if all {
+        tree.remove_contents(LOCK)?;
+        lock.remove()?;
+        tree.remove_empty_root();
+        return Ok(());
+    }
+    tree.keep_logs()?;
     for below in [minibuild_core::BIN_ROOT, minibuild_core::TEST_LOG_ROOT] {
         if let Ok(path) = WsPath::new(below) {
             tree.set_aside(&path)?;
         }
     }
     tree.finish_trash();
-    if all {
-        let path = workspace.root.join(OUT_ROOT);
-        std::fs::remove_dir_all(&path).map_err(|e| DiskError::new("remove", path.display().to_string(), e))?;
-    }
     drop(lock);
     Ok(())
 }

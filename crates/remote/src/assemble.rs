@@ -9,12 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use minibuild_core::{
-    ArtifactKind, DeclaredOutput, Digest, DigestFunction, FoundOutput, OutputProblem, Requester, TreeMeta, WsPath,
+    ArtifactKind, Blob, DeclaredOutput, Digest, DigestFunction, FoundOutput, OutputProblem, Requester, TreeMeta, WsPath,
 };
 use minibuild_reapi::decode::{self, ActionResult, Directory, Limits, Log, OutputDirectory, OutputFile, TreeContent};
 use minibuild_reapi::proto::execution as proto;
 
 use crate::cache::{Cache, ReadFailure};
+use crate::input_root::InputRoot;
 use crate::result;
 
 /// A larger `Tree` or `Directory` is refused unread.
@@ -31,6 +32,14 @@ pub(crate) struct Wanted<'a> {
     pub(crate) function: DigestFunction,
     /// Whether a note may take the place of a log that cannot be had.
     pub(crate) may_lack_logs: bool,
+    /// Messages of the action and its input root, where they are at hand.
+    pub(crate) inputs: &'a [Blob],
+}
+
+impl Wanted<'_> {
+    fn input_root(&self) -> InputRoot {
+        InputRoot::of(self.who.key, self.inputs, self.function)
+    }
 }
 
 /// The parts of a report.
@@ -82,7 +91,7 @@ pub(crate) async fn assemble(cache: &Cache, wanted: Wanted<'_>, message: proto::
         return Ok(parts);
     }
     let trees = trees(cache, wanted, &result).await?;
-    match result::outputs(wanted.outputs, &result, &trees) {
+    match result::outputs(wanted.outputs, &result, &trees, || wanted.input_root()) {
         Ok(outputs) => parts.outputs = outputs,
         Err(problems) => {
             parts.outputs = result::found(wanted.outputs, &result, &trees);

@@ -24,6 +24,7 @@ mod fetch;
 mod grpc;
 mod headers;
 mod http;
+mod input_root;
 mod links;
 mod lookup;
 mod metadata;

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use minibuild_core::{Digest, TreeMeta, TreeNode};
 
+use crate::input_root::InputRoot;
+
 /// Links followed before a path counts as a loop.
 const MAX_LINKS: u32 = 40;
 
@@ -58,6 +60,17 @@ impl<'a> Names<'a> {
 
     pub(crate) fn link(&mut self, path: &'a str, target: &'a str) {
         self.leaf(path, Leaf::Link(target));
+    }
+
+    /// What lies at the places of inputs, where no output does.
+    pub(crate) fn add_inputs(&mut self, root: &'a InputRoot) {
+        let files = root.files.iter().map(|(path, digest, executable)| (path, Leaf::File(*digest, *executable)));
+        let links = root.links.iter().map(|(path, target)| (path, Leaf::Link(target)));
+        for (path, leaf) in files.chain(links) {
+            if !self.leaves.contains_key(path.as_str()) {
+                self.leaf(path, leaf);
+            }
+        }
     }
 
     pub(crate) fn tree(&mut self, path: &'a str, tree: &'a TreeMeta) {

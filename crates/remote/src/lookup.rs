@@ -39,6 +39,8 @@ async fn usable(shared: &Shared, lookup: &CacheLookup, message: proto::ActionRes
         depfile: lookup.depfile.as_ref(),
         function: shared.config.function,
         may_lack_logs: false,
+        // A result whose outputs lead to inputs is a miss: only an execution has these at hand.
+        inputs: &[],
     };
     match assemble(&shared.cache, wanted, message).await {
         Ok(parts) if lookup.depfile.is_some() && parts.depfile.is_none() => CacheAnswer::Miss,

@@ -13,6 +13,7 @@ use minibuild_reapi::decode::{ActionResult, OutputFile, TreeContent};
 use minibuild_reapi::proto::{execution as proto, protobuf};
 use minibuild_reapi::tree_directories;
 
+use crate::input_root::InputRoot;
 use crate::links::{Names, Target, bad_links};
 
 /// The trees of a result, by path of the directory.
@@ -24,7 +25,8 @@ pub(crate) fn tree_meta(content: TreeContent, function: DigestFunction) -> TreeM
     TreeMeta { root, size: content.size, entries: content.entries }
 }
 
-/// The declared outputs as the result has them, in the order declared, without stamps.
+/// The declared outputs as the result has them, in the order declared, without stamps. A symlink where a file was declared
+/// stands for the file it leads to, also if that is an input.
 ///
 /// # Errors
 /// What is wrong with each output that is not there or not of its kind.
@@ -32,8 +34,16 @@ pub(crate) fn outputs(
     declared: &[DeclaredOutput],
     result: &ActionResult,
     trees: &Trees,
+    inputs: impl FnOnce() -> InputRoot,
 ) -> Result<Vec<FoundOutput>, Vec<OutputProblem>> {
-    let names = names(result, trees);
+    let mut names = names(result, trees);
+    let is_open = |output: &DeclaredOutput| {
+        let is_link = result.symlinks.iter().any(|link| link.path == output.path);
+        let is_file = matches!(output.kind, ArtifactKind::File | ArtifactKind::Source);
+        is_file && is_link && !matches!(names.follow(output.path.as_str()), Target::File(..))
+    };
+    let root = declared.iter().any(is_open).then(inputs).unwrap_or_default();
+    names.add_inputs(&root);
     let mut found = Vec::with_capacity(declared.len());
     let mut problems = Vec::new();
     for output in declared {
@@ -104,7 +114,10 @@ fn content(
         (ArtifactKind::Symlink, Some(link)) => Ok(Content::Symlink { target: link.target.clone() }),
         (ArtifactKind::File | ArtifactKind::Source, Some(link)) => match names.follow(path.as_str()) {
             Target::File(digest, executable) => Ok(Content::File { digest, executable }),
-            _ => Err(problem(path, &format!("is a symlink to `{}`, which is no output of the action", link.target))),
+            _ => Err(problem(
+                path,
+                &format!("is a symlink to `{}`, which is neither an output nor an input of the action", link.target),
+            )),
         },
         (ArtifactKind::File | ArtifactKind::Source, None) => match file(result, path) {
             Some(file) => Ok(Content::File { digest: file.digest, executable: file.executable }),
@@ -191,7 +204,7 @@ mod tests {
         let (result, trees) = result();
         let check = |name: &str, kind, expected: Result<&str, &str>| {
             let declared = [DeclaredOutput { path: path(name), kind }];
-            match (outputs(&declared, &result, &trees), expected) {
+            match (outputs(&declared, &result, &trees, InputRoot::default), expected) {
                 (Ok(found), Ok(shown)) => {
                     let got = match &found[0].meta.content {
                         Content::File { digest, executable: true } if *digest == F.digest(b"d/a") => "a",
@@ -214,7 +227,7 @@ mod tests {
         check("d/l", Symlink, Ok("b"));
         check("d/out", Symlink, Ok("/etc/passwd"));
         check("d/t", Directory, Ok("tree"));
-        check("d/out", File, Err("is a symlink to `/etc/passwd`, which is no output"));
+        check("d/out", File, Err("is a symlink to `/etc/passwd`, which is neither an output nor an input"));
         check("d/none", File, Err("was not made"));
         check("d/a", Directory, Err("is a file, but was declared as a directory"));
         check("d/a", Symlink, Err("is a file, but was declared as a symlink"));
@@ -224,10 +237,60 @@ mod tests {
     }
 
     #[test]
+    fn a_link_to_an_input_stands_for_the_file() {
+        let link = |name: &str, target: &str| OutputSymlink { path: path(name), target: target.to_owned() };
+        let result = ActionResult {
+            symlinks: vec![link("o/a", "../src/x"), link("o/b", "a"), link("o/c", "../src/l"), link("o/d", "../src")],
+            ..Default::default()
+        };
+        let x = F.digest(b"x");
+        let inputs = || InputRoot {
+            files: vec![("src/x".to_owned(), x, true)],
+            links: vec![("src/l".to_owned(), "./x".to_owned())],
+        };
+        for name in ["o/a", "o/b", "o/c"] {
+            let declared = [DeclaredOutput { path: path(name), kind: ArtifactKind::File }];
+            let found = outputs(&declared, &result, &Trees::default(), inputs).expect("it is a file");
+            assert_eq!(found[0].meta.content, Content::File { digest: x, executable: true }, "{name}");
+            outputs(&declared, &result, &Trees::default(), InputRoot::default).expect_err("no input is known");
+        }
+        let declared = [DeclaredOutput { path: path("o/d"), kind: ArtifactKind::File }];
+        outputs(&declared, &result, &Trees::default(), inputs).expect_err("it is a directory");
+    }
+
+    #[test]
+    fn an_input_root_is_read_from_its_messages() {
+        use minibuild_core::{Blob, BlobSource, Digest};
+        let x = F.digest(b"x");
+        let mut entries = vec![
+            ("d/x", InputNode::File { digest: x, executable: false }),
+            ("l", InputNode::Symlink { target: "d/x" }),
+        ];
+        let mut blobs = Vec::new();
+        let mut add =
+            |digest: Digest, bytes: &[u8]| blobs.push(Blob { digest, source: BlobSource::Bytes(bytes.into()) });
+        let input_root = minibuild_reapi::input_root(&mut entries, F, &mut add).expect("a root");
+        let action = minibuild_reapi::ActionMessage {
+            command: x,
+            input_root,
+            timeout: None,
+            do_not_cache: false,
+            salt: b"",
+            platform: Vec::new(),
+        };
+        let action = action.encode();
+        add(F.digest(&action), &action);
+        let root = InputRoot::of(F.digest(&action), &blobs, F);
+        assert_eq!(root.files, [("d/x".to_owned(), x, false)]);
+        assert_eq!(root.links, [("l".to_owned(), "d/x".to_owned())]);
+        assert!(InputRoot::of(x, &blobs, F).files.is_empty());
+    }
+
+    #[test]
     fn every_problem_is_told() {
         let (result, trees) = result();
         let declared = ["x", "d/a", "y"].map(|name| DeclaredOutput { path: path(name), kind: ArtifactKind::File });
-        let problems = outputs(&declared, &result, &trees).expect_err("two are missing");
+        let problems = outputs(&declared, &result, &trees, InputRoot::default).expect_err("two are missing");
         assert_eq!(problems.iter().map(|p| &*p.path).collect::<Vec<_>>(), ["x", "y"]);
     }
 

@@ -383,6 +383,7 @@ impl Execution<'_> {
             depfile: self.request.depfile.as_ref(),
             function: self.shared.config.function,
             may_lack_logs: true,
+            inputs: &self.request.blobs,
         }
     }
 

@@ -33,12 +33,15 @@ impl DiskError {
     pub fn hint(&self) -> Option<&'static str> {
         use io::ErrorKind as Kind;
         Some(match self.source.kind() {
-            Kind::StorageFull => "the disk is full: free some space, for example with `minibuild clean`",
+            Kind::StorageFull => {
+                "the disk is full: no space or no inodes are left (see `df -h` and `df -i`); free some, for example with `minibuild clean`"
+            }
             Kind::QuotaExceeded => "the disk quota is used up: free some space, for example with `minibuild clean`",
             Kind::ReadOnlyFilesystem => {
                 "the file system is mounted read-only; minibuild has to write to `minibuild-out`"
             }
             Kind::PermissionDenied => "check owner and permissions; `minibuild-out` must belong to the user who builds",
+            Kind::FileTooLarge => "files may not become that large: raise the limit with `ulimit -f`",
             Kind::ResourceBusy => "it is in use, perhaps as a mount point",
             _ if self.source.raw_os_error() == Some(24) => "too many open files: raise the limit with `ulimit -n`",
             _ => return None,
@@ -64,6 +67,7 @@ mod tests {
             assert!(text.contains(expected), "{text}");
         };
         check(28, "\nhint: the disk is full");
+        check(27, "\nhint: files may not become that large: raise the limit with `ulimit -f`");
         check(122, "\nhint: the disk quota");
         check(30, "\nhint: the file system is mounted read-only");
         check(13, "\nhint: check owner and permissions");

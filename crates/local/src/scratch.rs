@@ -118,6 +118,11 @@ impl Scratch {
             _ => {}
         }
         (tmp.empty, tmp.is_trusted) = (None, false);
+        if look.is_none() {
+            // A disk without inodes may have let it be moved away, but not made again.
+            rustix::fs::mkdirat(&self.dir, TMP, Mode::from_raw_mode(0o700))?;
+            return Ok(false);
+        }
         let left = format!("{TMP}.{seq}");
         let was_there = match rustix::fs::renameat(&self.dir, TMP, &self.dir, &left) {
             Err(Errno::NOENT) => false,

@@ -231,6 +231,11 @@ fn executable(path: &str) -> nix::Result<()> {
     if Path::new(path).is_file() { Ok(()) } else { Err(Errno::EACCES) }
 }
 
+/// Whether nothing on the file system of this path can be run, whatever its permissions say.
+fn is_on_noexec_mount(path: &Path) -> bool {
+    nix::sys::statvfs::statvfs(path).is_ok_and(|disk| disk.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC))
+}
+
 /// Why starting failed, for people.
 pub(crate) fn spawn_error(program: &CStr, argv_bytes: usize, error: Errno) -> String {
     let shown = program.to_string_lossy();
@@ -241,6 +246,9 @@ pub(crate) fn spawn_error(program: &CStr, argv_bytes: usize, error: Errno) -> St
         }
         Errno::ENOENT => format!("cannot run `{shown}`: there is no such file"),
         Errno::EACCES if path.is_dir() => format!("cannot run `{shown}`: it is a directory"),
+        Errno::EACCES if is_on_noexec_mount(path) => {
+            format!("cannot run `{shown}`: its file system is mounted `noexec`")
+        }
         Errno::EACCES => format!("cannot run `{shown}`: it is not executable"),
         Errno::ENOEXEC => format!(
             "cannot run `{shown}`: it is no program of this machine (exec format error)\nhint: a script needs a `#!` line"

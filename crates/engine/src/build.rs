@@ -56,6 +56,8 @@ pub struct Build<'a> {
     pub env: &'a std::collections::BTreeMap<String, String>,
     /// Whether symlinks that leave the workspace count as what they lead to.
     pub follow_external: bool,
+    /// `[workspace] ignore`.
+    pub ignored: &'a [WsPath],
     /// `MAKEFLAGS`, which may name the jobserver of a `make` above.
     pub makeflags: Option<String>,
     /// Identifies the boot of the machine.
@@ -187,6 +189,7 @@ impl Build<'_> {
             clock: &*self.clock,
             threads: self.threads,
             follow_external: self.follow_external,
+            ignored: self.ignored,
             known: &self.known,
             stop: &self.stop,
         };
@@ -416,7 +419,7 @@ impl Driver {
                 Step::Delete(path) => self.warn_if_failed(self.tree.delete(&path), reporter),
                 Step::WriteLog(path, content) => {
                     let log = WrittenFile { path, content, executable: false };
-                    self.warn_if_failed(self.tree.write(&log), reporter);
+                    self.warn_if_failed(self.tree.write_log(&log), reporter);
                 }
                 Step::Finish(outcome) => return Some(outcome),
             }

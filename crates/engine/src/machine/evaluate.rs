@@ -7,7 +7,9 @@ use minibuild_core::{
 };
 use minibuild_graph::{ActionKey, Facts, InputFact, Node, NodeKind};
 
-use super::{Machine, Name, Status, Step, key_path};
+use rustc_hash::FxHashSet;
+
+use super::{Machine, Name, SourceFact, Status, Step, key_path};
 use crate::state::{PrunedRecord, ResultRecord};
 
 /// Inputs of an action, flattened.
@@ -185,13 +187,30 @@ impl Machine {
     ) -> Result<Facts<'a>, String> {
         let row = self.model.action(action);
         let mut facts = Vec::with_capacity(inputs.artifacts.len());
+        // Files with a symlink above their path.
+        let mut linked = Vec::new();
         for (id, discoverable) in inputs.iter() {
             let content = self.known[id.index()].as_ref().ok_or_else(|| self.why_unusable(id))?;
-            facts.push(InputFact { id: Some(id), path: &self.model.artifact(id).path, content, discoverable });
-            if let Some(Ok(source)) = self.world.sources.get(&id).filter(|_| matches!(content, Content::Symlink { .. }))
-            {
-                let behind = source.behind.iter();
-                facts.extend(behind.map(|(path, content, _)| InputFact { id: None, path, content, discoverable }));
+            let own = InputFact { id: Some(id), path: &self.model.artifact(id).path, content, discoverable };
+            match self.behind(id) {
+                None => facts.push(own),
+                Some(source) if matches!(content, Content::File { .. }) => linked.push((own, source)),
+                Some(source) => {
+                    facts.extend((!source.is_moved).then_some(own));
+                    facts.extend(facts_behind(source, discoverable));
+                }
+            }
+        }
+        if !linked.is_empty() {
+            let is_link = |input: &&InputFact<'a>| matches!(input.content, Content::Symlink { .. });
+            let links: FxHashSet<&str> = facts.iter().filter(is_link).map(|input| input.path.as_str()).collect();
+            for (own, source) in linked {
+                // The kernel finds such a file by the link, where that is an input, too. Else it is a file at its path.
+                if source.behind.iter().any(|(path, ..)| links.contains(path.as_str())) {
+                    facts.extend(facts_behind(source, own.discoverable));
+                } else {
+                    facts.push(own);
+                }
             }
         }
         Ok(Facts {
@@ -206,6 +225,11 @@ impl Machine {
             host: &self.host,
             roots: Some(&self.roots),
         })
+    }
+
+    /// A source to which something else belongs, since it is a symlink or lies behind one.
+    fn behind(&self, id: ArtifactId) -> Option<&SourceFact> {
+        self.world.sources.get(&id)?.as_ref().ok().filter(|source| !source.behind.is_empty())
     }
 
     fn check_inputs(&self, inputs: &FlatInputs) -> Result<(), String> {
@@ -280,6 +304,10 @@ impl Machine {
         let mut results = record.into_iter().flat_map(|record| &record.results).flat_map(|result| &result.outputs);
         let is_of = |old: &Content| found.as_ref().is_some_and(|(c, _)| c == old || Self::is_part(c, old));
         let is_known = results.any(|old| old.path == meta.path && is_of(&old.content));
+        let key_path = key_path(&self.model, action);
+        if is_begun {
+            self.state.forget_begun(&key_path, &meta.path);
+        }
         if !is_known && !is_begun && self.bytes.wanted(id).is_none() {
             let text = format!("`{}` was changed by something else than its action; it is removed", meta.path);
             self.message(Level::Warning, text);
@@ -311,6 +339,11 @@ impl Machine {
         }
         self.after_done(action);
     }
+}
+
+/// What belongs to a source, each at its own path.
+fn facts_behind(source: &SourceFact, discoverable: bool) -> impl Iterator<Item = InputFact<'_>> {
+    source.behind.iter().map(move |(path, content, _)| InputFact { id: None, path, content, discoverable })
 }
 
 fn is_of_kind(content: &Content, kind: ArtifactKind) -> bool {

@@ -17,6 +17,9 @@ use super::race::Report;
 use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping};
 use crate::state::{FileRecord, Origin, PrunedRecord, ResultRecord};
 
+/// As many symlinks on one way as the kernel follows.
+const MAX_LINKS: u32 = 40;
+
 impl Machine {
     /// A race is over, and with it this go at the action.
     pub(super) fn finish_race(&mut self, action: ActionId, outcome: Outcome<Report>) {
@@ -150,6 +153,8 @@ impl Machine {
     }
 
     pub(super) fn take_stopped(&mut self, action: ActionId) {
+        let model = Arc::clone(&self.model);
+        self.state.record_stop(Name::of(&model, action).as_ref(), output_paths(&model, action));
         self.set_status(action, Status::Queued);
     }
 
@@ -325,8 +330,7 @@ impl Machine {
         for name in names {
             let Some(name) = inside_workspace(&name, &self.goals.root) else { continue };
             match declared_as(&declared, &name) {
-                Some((path, true)) => read.extend(WsPath::new(path)),
-                Some((_, false)) => {}
+                Some(inputs) => read.extend(inputs.iter().filter_map(|input| WsPath::new(input).ok())),
                 None if self.is_own(action, &name) => {}
                 None => undeclared.push(format!("`{name}`")),
             }
@@ -378,7 +382,7 @@ impl Machine {
         self.set_status(action, Status::Failed);
         self.forced.remove(&action);
         let model = Arc::clone(&self.model);
-        self.state.record_failure(Name::of(&model, action).as_ref());
+        self.state.record_failure(Name::of(&model, action).as_ref(), output_paths(&model, action));
         self.skip_consumers(action);
         self.announce_goals_of(action);
     }
@@ -465,6 +469,10 @@ impl Machine {
     }
 }
 
+fn output_paths(model: &minibuild_core::Model, action: ActionId) -> impl Iterator<Item = WsPath> {
+    model.action(action).outputs.iter().map(|&id| model.artifact(id).path.clone())
+}
+
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -486,22 +494,74 @@ fn inside_workspace(name: &str, root: &str) -> Option<String> {
     (!segments.is_empty()).then(|| segments.join("/"))
 }
 
-/// The declared input that `name` is or lies in, and whether it is discoverable.
-fn declared_as<'a>(declared: &BTreeMap<&'a str, (&Content, bool)>, name: &str) -> Option<(&'a str, bool)> {
-    let mut at = name;
-    loop {
-        if let Some((&path, &(content, discoverable))) = declared.get_key_value(at)
-            && (at == name || !matches!(content, Content::File { .. }))
-        {
-            return Some((path, discoverable));
+/// The discoverable inputs by which a name was read: symlinks on the way, and the file or directory they lead to. `None` for
+/// a name that no input accounts for.
+fn declared_as(declared: &BTreeMap<&str, (&Content, bool)>, name: &str) -> Option<Vec<String>> {
+    let mut read = Vec::new();
+    let mut at = String::new();
+    let mut left: Vec<&str> = name.rsplit('/').collect();
+    let mut links = 0;
+    while let Some(segment) = left.pop() {
+        match segment {
+            "" | "." => continue,
+            ".." => {
+                at.truncate(at.rfind('/').unwrap_or(0));
+                continue;
+            }
+            _ => {}
         }
-        at = at.rsplit_once('/')?.0;
+        let above = at.len();
+        if !at.is_empty() {
+            at.push('/');
+        }
+        at.push_str(segment);
+        let Some(&(content, discoverable)) = declared.get(at.as_str()) else { continue };
+        read.extend(discoverable.then(|| at.clone()));
+        match content {
+            Content::Directory(_) => return Some(read),
+            Content::File { .. } => return left.iter().all(|segment| segment.is_empty()).then_some(read),
+            Content::Symlink { target } => {
+                links += 1;
+                if links > MAX_LINKS || target.starts_with('/') {
+                    return Some(read);
+                }
+                at.truncate(above);
+                left.extend(target.rsplit('/'));
+            }
+        }
     }
+    // A link is an input with all it leads to, even where that is not known here.
+    (links > 0).then_some(read)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_depfiles_are_read_through_links() {
+        let file = Content::File { digest: minibuild_core::DigestFunction::Sha256.digest(b"x"), executable: false };
+        let link = |target: &str| Content::Symlink { target: target.to_owned() };
+        let (to_real, to_root, mid) = (link("real"), link("."), link("../real/./x.h"));
+        let declared: BTreeMap<&str, (&Content, bool)> = BTreeMap::from([
+            ("plain.h", (&file, false)),
+            ("real/x.h", (&file, true)),
+            ("inc", (&to_real, true)),
+            ("root", (&to_root, true)),
+            ("d/l.h", (&mid, true)),
+        ]);
+        let check = |name: &str, expected: Option<&[&str]>| {
+            let expected = expected.map(|list| list.iter().map(|&path| path.to_owned()).collect());
+            assert_eq!(declared_as(&declared, name), expected, "{name}");
+        };
+        check("plain.h", Some(&[]));
+        check("real/x.h", Some(&["real/x.h"]));
+        check("inc/x.h", Some(&["inc", "real/x.h"]));
+        check("root/inc/x.h", Some(&["root", "inc", "real/x.h"]));
+        check("d/l.h", Some(&["d/l.h", "real/x.h"]));
+        check("other.h", None);
+        check("plain.h/x", None);
+    }
 
     #[test]
     fn names_of_depfiles_inside_and_outside_of_the_workspace() {

@@ -48,6 +48,19 @@ pub struct ActionRecord {
     pub sides: Vec<SideRecord>,
 }
 
+impl ActionRecord {
+    /// Whether one of these places was not among those of runs that were begun.
+    fn add_begun(&mut self, outputs: impl Iterator<Item = WsPath>) -> bool {
+        let before = self.begun.len();
+        for path in outputs {
+            if !self.begun.contains(&path) {
+                self.begun.push(path);
+            }
+        }
+        self.begun.len() != before
+    }
+}
+
 /// A branch of an action that could run on both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SideRecord {
@@ -337,10 +350,29 @@ impl State {
         self.append_action(action);
     }
 
-    /// Records that the action's last run failed; its results stay.
-    pub fn record_failure(&mut self, action: ActionName<'_>) {
-        self.entry(action).failed = true;
+    /// Records that the action's last run failed, and may have left something at these places; its results stay.
+    pub fn record_failure(&mut self, action: ActionName<'_>, outputs: impl Iterator<Item = WsPath>) {
+        let record = self.entry(action);
+        record.failed = true;
+        record.add_begun(outputs);
         self.append_action(action.path);
+    }
+
+    /// Records that a run of the action was stopped, and may have left something at these places.
+    pub fn record_stop(&mut self, action: ActionName<'_>, outputs: impl Iterator<Item = WsPath>) {
+        if self.entry(action).add_begun(outputs) {
+            self.append_action(action.path);
+        }
+    }
+
+    /// What a run that became no result left at this place is removed.
+    pub fn forget_begun(&mut self, action: &str, path: &WsPath) {
+        let Some(record) = self.actions.get_mut(action) else { return };
+        let before = record.begun.len();
+        record.begun.retain(|begun| begun != path);
+        if record.begun.len() != before {
+            self.append_action(action);
+        }
     }
 
     /// Forgets one result of an action: it is not to be relied on any more.
@@ -659,7 +691,7 @@ mod tests {
         let manifest = state.record_manifest("arg\t0\tcc\n");
         state.record_result(O, ResultRecord { manifest, ..result("k") }, Duration::from_millis(7), 9);
         state.record_file(&path("a.c"), file("a"));
-        state.record_failure(ActionName { path: "f", package: "p" });
+        state.record_failure(ActionName { path: "f", package: "p" }, std::iter::empty());
         state.flush().expect("flushes");
         let (again, warnings) = open(dir.path(), "b");
         assert_eq!(warnings, Vec::<String>::new());
@@ -771,6 +803,21 @@ mod tests {
         assert_eq!(warnings, Vec::<String>::new());
         assert_eq!(again.manifest(moved).as_deref(), Some("arg\t0\t1999\n"));
         assert!(again.file("a.c").is_some());
+    }
+
+    #[test]
+    fn what_a_run_that_became_no_result_left_is_remembered_until_it_is_removed() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "b");
+        let outputs = || [path("x"), path("y")].into_iter();
+        let begun = |state: &State| state.action("o").map(|record| record.begun.clone()).unwrap_or_default();
+        state.record_result(O, result("k"), Duration::ZERO, 0);
+        state.record_stop(O, outputs());
+        state.record_failure(O, outputs());
+        assert_eq!(begun(&state), [path("x"), path("y")]);
+        state.forget_begun("o", &path("x"));
+        state.flush().expect("flushes");
+        assert_eq!(begun(&open(dir.path(), "b").0), [path("y")]);
     }
 
     #[test]

@@ -265,7 +265,7 @@ mod tests {
         state.record_begun(ActionName { path: "c", package: "of/it" }, [path("c"), path("c2")].into_iter());
         state.forget_action("b");
         state.forget_file("c");
-        state.record_failure(ActionName { path: "a", package: "" });
+        state.record_failure(ActionName { path: "a", package: "" }, std::iter::empty());
         state
     }
 
@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(partial.store_id("store"), state.store_id("store"));
         assert!(open(&mark, &[index.actions["a"] + 1]).is_none(), "no record lies there");
         let end = partial.end();
-        partial.record_failure(ActionName { path: "c", package: "" });
+        partial.record_failure(ActionName { path: "c", package: "" }, std::iter::empty());
         assert!(mark.is_current(dir.path()), "nothing is written yet");
         partial.compact(|_| false).expect("does nothing but flush");
         assert!(!mark.is_current(dir.path()) && open(&mark, &offsets).is_none());
@@ -314,7 +314,7 @@ mod tests {
         let mut state = filled(dir.path());
         let mark = state.mark().expect("marks");
         state.forget_action("a");
-        state.record_failure(ActionName { path: "c", package: "" });
+        state.record_failure(ActionName { path: "c", package: "" }, std::iter::empty());
         let later = state.mark().expect("marks");
         let catch_up = |mark: &Mark| mark.catch_up(dir.path(), DigestFunction::Sha256).expect("reads");
         let (index, now) = catch_up(&mark).expect("it has grown");

@@ -62,7 +62,8 @@ fn prefixes(whole: &[u8]) -> Vec<Vec<u8>> {
 
 #[test]
 fn records_cut_off_at_every_length() {
-    check_damaged("records", prefixes, |whole, cut| !ends(whole).contains(&cut.len()));
+    // Records that are empty beside manifests were lost.
+    check_damaged("records", prefixes, |whole, cut| cut.is_empty() || !ends(whole).contains(&cut.len()));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use minibuild_core::{
     ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StopFlag,
-    StoreSide, WsPath,
+    StoreSide, TestStatus, WsPath,
 };
 use minibuild_disk::{DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
@@ -284,12 +284,12 @@ impl Session<'_> {
         let files = DiskFs::new(&root, clock.now()?).stopped_by(line.stop.clone());
         let (settings, ..) = load_settings(&files, &input).map_err(|failure| self.refuse(&failure, None, line))?;
         let mut console = Console::new(&settings, &root.display().to_string(), self.flags.explain, line.out.clone());
-        let lock = self.lock(&state_dir, &console, line)?;
+        let lock = self.lock(&console, line)?;
         profile.phase("start", self.began.elapsed());
         let mut function = remote_side::choose_function(&settings.remote, &state_dir);
         let key = fast_path::key(self, &settings, &input, function.function);
         let place = Place { lock: &lock, line, clock: &clock };
-        let mut told = Told { console: &mut console, events, profile };
+        let mut told = Told { console: &mut console, events, profile, root: &root };
         let doubt = match fast_path::take(self, key, &settings, function, &files, &place, &mut told)? {
             Ok(outcome) => return Ok(self.done_from_snapshot(outcome, "used", &mut console)),
             Err(doubt) => doubt,
@@ -306,7 +306,7 @@ impl Session<'_> {
         }
         profile.phase("load", self.began.elapsed());
         profile.loaded(&loaded.model);
-        let mut told = Told { console: &mut console, events, profile };
+        let mut told = Told { console: &mut console, events, profile, root: &root };
         if doubt.is_of_loading() {
             match fast_path::take_loaded(self, key, loaded, function, &files, &place, &mut told)? {
                 Ok(outcome) => {
@@ -341,14 +341,14 @@ impl Session<'_> {
         Done { outcome, program: None }
     }
 
-    fn lock(&self, state_dir: &std::path::Path, console: &Console, line: &Line) -> Result<WorkspaceLock, Refusal> {
+    fn lock(&self, console: &Console, line: &Line) -> Result<WorkspaceLock, Refusal> {
         let command = redact::command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()));
         let waiting = |holder: &minibuild_engine::lock::Holder| {
             let text = format!("waiting for process {} to finish with this workspace: {}", holder.pid, holder.command);
             console.message(Level::Info, &text);
         };
         let interrupted = |time| line.stop.wait_for(time);
-        let lock = WorkspaceLock::take(state_dir, &command, waiting, interrupted)?;
+        let lock = WorkspaceLock::take(&self.workspace.root, &command, waiting, interrupted)?;
         lock.ok_or_else(Refusal::interrupted)
     }
 
@@ -509,6 +509,7 @@ impl Session<'_> {
             host: HostFacts { os: facts.os, isa: facts.arch, salt: settings.salt.clone(), function },
             env: &settings.env,
             follow_external: settings.external_links == ExternalLinks::Follow,
+            ignored: &settings.ignore,
             makeflags: std::env::var("MAKEFLAGS").ok(),
             boot_id: &workspace::boot_id(),
             threads: workspace::cores(),
@@ -583,10 +584,28 @@ pub(crate) struct Told<'a> {
     pub console: &'a mut Console,
     pub events: &'a mut EventLog,
     pub profile: &'a mut Profile,
+    /// The workspace root.
+    pub root: &'a std::path::Path,
+}
+
+impl Told<'_> {
+    /// A test that did not run has a log all the same.
+    fn restore_log(&mut self, path: &str) {
+        if self.root.join(path).symlink_metadata().is_ok() {
+            return;
+        }
+        let Ok(path) = WsPath::new(path) else { return };
+        if let Err(error) = OutTree::open(self.root).and_then(|tree| tree.restore_log(&path)) {
+            self.console.message(Level::Warning, &error.render());
+        }
+    }
 }
 
 impl Reporter for Told<'_> {
     fn event(&mut self, event: &BuildEvent) {
+        if let BuildEvent::TestCompleted { status: TestStatus::Cached, log, .. } = event {
+            self.restore_log(log);
+        }
         self.events.write(event);
         self.profile.event(event);
         self.console.event(event);

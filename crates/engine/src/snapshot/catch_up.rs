@@ -5,11 +5,11 @@
 use std::path::Path;
 
 use minibuild_core::{BIN_ROOT, BUILD_FILE, DigestFunction, TEST_LOG_ROOT};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::report::test_log;
 use super::rows::{ActionRow, ArtifactRow, EXTRA, NONE};
-use super::tables::place;
+use super::tables::{Texts, place};
 use super::tail::Update;
 use super::{Doubt, Snapshot};
 use crate::state::Index;
@@ -44,8 +44,11 @@ impl Snapshot {
         let begun = index.begun.values().flat_map(|begun| &begun.paths);
         unknown.extend(begun.map(String::as_str).filter(|path| self.find(path).is_none()));
         let mut packages = Packages { root, of: self.head.packages.iter().map(|path| (path.as_str(), true)).collect() };
-        let mut is_stranger = |path| !self.head.unwanted.contains(path) && packages.is_of_loaded(path);
-        update.stranger = unknown.into_iter().find(|&path| is_stranger(path)).map(str::to_owned);
+        unknown.retain(|path| packages.is_of_loaded(path));
+        let unwanted = if unknown.is_empty() { None } else { Some(self.unwanted()?) };
+        let unwanted: FxHashSet<&str> = unwanted.iter().flat_map(Texts::iter).collect();
+        let is_stranger = |path: &&str| !unwanted.contains(path);
+        update.stranger = unknown.into_iter().find(is_stranger).map(str::to_owned);
         self.apply(update.clone()).ok_or(Doubt::Damaged)?;
         self.caught_up = Some(update);
         Ok(())

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 
 use minibuild_core::{ActionId, ArtifactId, CommandSource, Input, Model, SetId, TargetId, map_parallel};
-use minibuild_disk::NameSet;
 use minibuild_graph::NodeKind;
 use rustc_hash::FxHashMap;
 
@@ -144,10 +143,10 @@ impl Plan {
     }
 
     /// Outputs that have no row.
-    pub fn unwanted(&self, model: &Model) -> NameSet {
+    pub fn write_unwanted(&self, model: &Model, writer: &mut Writer) -> io::Result<()> {
         let rows = model.artifacts.iter().zip(&self.new_artifacts);
         let unwanted = rows.filter(|(artifact, row)| artifact.producer.is_some() && **row == NONE);
-        NameSet::of(unwanted.map(|(artifact, _)| artifact.path.as_str()))
+        write_texts(writer, unwanted.map(|(artifact, _)| artifact.path.as_str()))
     }
 
     pub fn write_artifacts(&self, model: &Model, rows: &[ArtifactRow], writer: &mut Writer) -> io::Result<()> {

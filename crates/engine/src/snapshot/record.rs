@@ -97,7 +97,6 @@ impl Whole<'_> {
             mark: self.mark,
             common: self.common,
             declared: self.declared,
-            unwanted: plan.unwanted(model),
             packages: remembered.packages.iter().map(ToString::to_string).collect(),
         };
         let mut writer = Writer::create(&path, SECTIONS)?;
@@ -106,6 +105,7 @@ impl Whole<'_> {
         plan.write_actions(model, &self.actions, &of_actions, &mut writer)?;
         plan.write_goals(model, goals, &mut writer)?;
         self.details.write(&mut writer)?;
+        plan.write_unwanted(model, &mut writer)?;
         Tail::of(&path).remove()?;
         writer.finish(&path)?;
         forget_old(remembered.state_dir);

@@ -7,7 +7,7 @@ use minibuild_core::{
     ActionKind, ActionTags, ArtifactKind, CommandLine, Content, Digest, DigestFunction, Fingerprint, Stamp, Work,
     WrittenFile, WsPath,
 };
-use minibuild_disk::{Look, NameSet};
+use minibuild_disk::Look;
 use serde::{Deserialize, Serialize};
 
 use crate::state::Mark;
@@ -49,8 +49,6 @@ pub(super) struct Head {
     pub common: Vec<u64>,
     /// Of all outputs the loaded packages declare, wanted or not.
     pub declared: Declared,
-    /// Those that are not wanted.
-    pub unwanted: NameSet,
     /// Loaded packages.
     pub packages: Vec<String>,
 }

@@ -46,10 +46,12 @@ pub(super) enum Section {
     GoalItems,
     DetailAt,
     Details,
+    UnwantedEnds,
+    Unwanted,
 }
 
 /// How many there are.
-pub(super) const SECTIONS: usize = Section::Details as usize + 1;
+pub(super) const SECTIONS: usize = Section::Unwanted as usize + 1;
 
 /// Bytes of a fingerprint in its column.
 pub(super) const PRINT: usize = 48;
@@ -82,6 +84,10 @@ pub(super) struct Texts {
 }
 
 impl Texts {
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        (0..self.len()).map(|index| self.get(index))
+    }
+
     pub fn get(&self, index: usize) -> &str {
         let begin = if index == 0 { 0 } else { self.ends.get(index - 1).copied().unwrap_or_default() };
         let end = self.ends.get(index).copied().unwrap_or_default();
@@ -242,6 +248,11 @@ impl Snapshot {
         let at = index as usize * PRINT;
         self.prints.get_mut(at..at + PRINT)?.copy_from_slice(&print_bytes(&seen.print));
         Some(())
+    }
+
+    /// Outputs of loaded packages that were not wanted. Read only where a stranger may be one of them.
+    pub(super) fn unwanted(&self) -> Result<Texts, Doubt> {
+        texts(&self.sections, Section::UnwantedEnds, Section::Unwanted).ok_or(Doubt::Damaged)
     }
 
     /// Actions of the graph.

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use minibuild_core::RunCost;
+use minibuild_disk::DiskError;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -263,7 +264,10 @@ impl Slot {
         };
         let (end, written) = match what_it_wrote {
             Ok(written) => (end, written),
-            Err(error) => (End::Broken(format!("cannot clear what a command left: {error}")), Written::default()),
+            Err(error) => {
+                let error = DiskError::new("clear", "minibuild-out/.state/tmp", error);
+                (End::Broken(error.render()), Written::default())
+            }
         };
         let Written { lengths: [stdout_len, stderr_len], left_files } = written;
         Outcome { end, killed, cost, stdout_len, stderr_len, left_files }

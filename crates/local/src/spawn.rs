@@ -302,6 +302,10 @@ mod tests {
             let text = spawn_error(c"/no/such", 9, error);
             assert!(text.starts_with("cannot run `/no/such`: "), "{text}");
         }
+        let is_noexec = is_on_noexec_mount(Path::new("/proc/version"));
+        let text = spawn_error(c"/proc/version", 0, Errno::EACCES);
+        assert_eq!(text.contains("mounted `noexec`"), is_noexec, "{text}");
+        assert!(!is_on_noexec_mount(Path::new("/bin/sh")) && !is_on_noexec_mount(Path::new("/no/such")));
         assert!(spawn_error(c"/usr", 0, Errno::EACCES).contains("directory"));
         assert!(spawn_error(c"/usr", 0, Errno::ENOENT).contains("interpreter"));
     }

@@ -29,6 +29,7 @@ pub use capture::CaptureError;
 pub use clock::{FileClock, FsClock, FsInstant, granularity_of};
 pub use error::DiskError;
 pub use hash::{HashedFile, hash_file, hash_file_until};
+pub use mode::set_mode;
 pub use move_out::{copy_hashed, touch};
 pub use out_root::{adopt_state, prepare_out_root};
 pub use out_tree::OutTree;

@@ -7,7 +7,10 @@ use rustix::io::{Errno, Result};
 
 /// Sets a mode whatever the process's mask is. A file system without permissions (FAT and its like) refuses that even to
 /// the owner; a file that stays writable there is hashed in each build, which costs time, not correctness.
-pub(crate) fn set_mode(file: impl AsFd, mode: Mode) -> Result<()> {
+///
+/// # Errors
+/// Those of the operating system, unless the file system has no permissions.
+pub fn set_mode(file: impl AsFd, mode: Mode) -> Result<()> {
     let set = match rustix::fs::fchmod(&file, mode) {
         // Handles without the right to read take the other way.
         Err(Errno::BADF) => rustix::fs::chmodat(&file, ".", mode, AtFlags::empty()),

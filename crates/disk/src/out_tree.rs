@@ -310,7 +310,7 @@ impl OutTree {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name();
             let is_kept = |kept: &&str| name.to_bytes() == kept.as_bytes();
-            if [".", ".."].iter().chain(but).any(|kept| is_kept(kept)) {
+            if [".", ".."].iter().chain(but).any(is_kept) {
                 continue;
             }
             if self.trash.set_aside(dir, name).is_err() {

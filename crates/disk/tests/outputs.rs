@@ -335,3 +335,33 @@ fn many_actions_may_prepare_below_one_new_directory() {
     });
     assert_eq!(fs::read_dir(ws.at("shared/x/y")).expect("made").count(), 8);
 }
+
+/// The lock is held until all else is gone; nothing is left of what a build could come upon half deleted.
+#[test]
+fn everything_but_the_lock_goes_first() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let state = minibuild_disk::prepare_out_root(dir.path()).expect("prepares");
+    let tree = OutTree::open(dir.path()).expect("opens");
+    for file in ["bin/a/b/f", "own", ".state/store/cas/x", ".state/records", ".state/lock", ".state/trash/old/f"] {
+        let path = dir.path().join("minibuild-out").join(file);
+        fs::create_dir_all(path.parent().expect("has one")).expect("mkdir");
+        fs::write(path, file).expect("write");
+    }
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("minibuild-out/link")).expect("symlink");
+    fs::set_permissions(dir.path().join("minibuild-out/bin/a/b"), fs::Permissions::from_mode(0o500)).expect("chmod");
+    let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("there"));
+    let before = inode(&state.join("lock"));
+    tree.sweep_trash().expect("sweeps");
+    tree.remove_contents("lock").expect("removes");
+    let names = |path: &std::path::Path| -> Vec<_> {
+        fs::read_dir(path).expect("lists").map(|entry| entry.expect("entry").file_name()).collect()
+    };
+    assert_eq!(names(&dir.path().join("minibuild-out")), [".state"]);
+    assert_eq!(names(&state), ["lock"]);
+    assert_eq!(inode(&state.join("lock")), before);
+    tree.remove_empty_root();
+    assert!(state.exists(), "another process may use it");
+    fs::remove_file(state.join("lock")).expect("removes");
+    tree.remove_empty_root();
+    assert!(!dir.path().join("minibuild-out").exists());
+}

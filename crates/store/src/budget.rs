@@ -280,7 +280,7 @@ impl Draft<'_> {
     /// # Errors
     /// Those of the operating system.
     pub fn publish(mut self, dir: std::os::fd::BorrowedFd<'_>, name: &CString, mode: Mode) -> io::Result<()> {
-        rustix::fs::fchmod(&self.file, mode)?;
+        minibuild_disk::set_mode(&self.file, mode)?;
         rustix::fs::renameat(&self.budget.root, &self.name, dir, name)?;
         self.is_published = true;
         Ok(())

@@ -24,8 +24,14 @@ fn lives(ws: &Workspace) {
     ws.run(&["clean"]).ok();
     ws.build(&["//..."]).ok();
     assert_eq!(ws.output("t/d/f"), "4\n");
-    ws.run(&["clean", "--all"]).ok();
-    assert!(!ws.path("minibuild-out").exists());
+    let cache = format!("--disk-cache={}", ws.outside().join("cache").display());
+    ws.write("in", "5\n");
+    for hits in [0, 2] {
+        ws.run(&["clean", "--all"]).ok();
+        assert!(!ws.path("minibuild-out").exists());
+        let run = ws.build(&[&cache, "//..."]).ok();
+        assert_eq!((run.counts().disk_cache, run.messages("warning").len()), (hits, 0), "{}", run.stderr);
+    }
 }
 
 #[test]

@@ -543,9 +543,12 @@ impl Driver {
             return;
         }
         if let Err(error) = self.machine.state().flush() {
+            let error = DiskError::new("write", minibuild_core::STATE_ROOT, error);
+            let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
             let text = format!(
-                "the state in `{}` cannot be written: {error}; results of this build are not remembered",
-                minibuild_core::STATE_ROOT
+                "the state in `{}` cannot be written: {}; results of this build are not remembered{hint}",
+                error.path(),
+                error.os_error()
             );
             reporter.event(&BuildEvent::Message { level: Level::Error, text: text.clone() });
             self.disk_failed = Some(text);

@@ -11,6 +11,8 @@ pub enum Refusal {
     FileModes,
     /// `openat2`: `ENOSYS`, as in old sandboxes.
     OpenBeneath,
+    /// `flock`: `ENOLCK`, as on network file systems without a lock service.
+    Locks,
 }
 
 /// Does something on a thread of its own, in which the calls fail, and in all processes that it starts. `None`, loudly,
@@ -48,6 +50,7 @@ fn filter(refusals: &[Refusal]) -> Vec<libc::sock_filter> {
                 fail(libc::EINVAL),
             ]),
             Refusal::FileModes => filter.extend([jump(libc::SYS_fchmod as u32, 0, 1), fail(libc::EPERM)]),
+            Refusal::Locks => filter.extend([jump(libc::SYS_flock as u32, 0, 1), fail(libc::ENOLCK)]),
             Refusal::OpenBeneath => filter.extend([jump(libc::SYS_openat2 as u32, 0, 1), fail(libc::ENOSYS)]),
         }
     }

@@ -267,10 +267,19 @@ impl Machine {
     pub(super) fn take_known_result(&mut self, action: ActionId, result: &ResultRecord) -> bool {
         let model = Arc::clone(&self.model);
         let is_remote = self.store.is_some_and(|store| result.held_by.contains(&store));
+        let key_path = key_path(&model, action);
+        let has_begun = self.state.action(&key_path).is_some_and(|record| !record.begun.is_empty());
         let mut changed = false;
         for (&id, meta) in model.action(action).outputs.iter().zip(&result.outputs) {
             let on_disk = match self.world.outputs.get(&id) {
-                Some((content, fingerprint)) if *content == meta.content => Some(*fingerprint),
+                Some((content, fingerprint)) if *content == meta.content => {
+                    let fingerprint = *fingerprint;
+                    if has_begun {
+                        // Whatever a run left is the result: a later change is not that run's.
+                        self.state.forget_begun(&key_path, &meta.path);
+                    }
+                    Some(fingerprint)
+                }
                 Some((content, _)) if Self::is_part(content, &meta.content) => None,
                 Some(_) => {
                     self.discard(action, id, meta);

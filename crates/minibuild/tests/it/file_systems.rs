@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 
-use minibuild_testkit::{Refusal, Workspace, with_refused};
+use minibuild_testkit::{Refusal, Signal, Workspace, with_refused};
 
 use crate::{genrule, test, with_targets};
 
@@ -39,9 +39,9 @@ fn builds_live_without_what_a_file_system_may_lack() {
     let refusals: [&[Refusal]; 3] = [&[Refusal::RenameFlags], &[Refusal::FileModes], &[Refusal::OpenBeneath]];
     for refusals in refusals {
         // The command leaves a directory in `$TMPDIR`, which is moved away.
-        let cmd = "mkdir -p $TMPDIR/x $OUT_DIR/d && cp $SRC $OUT_DIR/d/f";
+        let cmd = "mkdir -p ${TMPDIR:-tmp}/x $OUT_DIR/d && cp $SRC $OUT_DIR/d/f";
         let ws = with_targets(
-            &(genrule("a", &["in"], &["a"], "mkdir $TMPDIR/y; cat $SRC > $OUT")
+            &(genrule("a", &["in"], &["a"], "mkdir -p ${TMPDIR:-tmp}/y; cat $SRC > $OUT")
                 + &format!("[[genrule]]\nname = \"t\"\nsrcs = [\"in\"]\nout_dirs = [\"t\"]\ncmd = {cmd:?}\n")),
         )
         .file("in", "1\n");
@@ -49,6 +49,15 @@ fn builds_live_without_what_a_file_system_may_lack() {
         if with_refused(refusals, move || lives(&ws)).is_none() {
             return;
         }
+    }
+}
+
+#[test]
+fn a_file_system_without_locks_is_told_with_a_way_out() {
+    let ws = plain();
+    let run = with_refused(&[Refusal::Locks], move || ws.build(&["//:a"]));
+    if let Some(run) = run {
+        run.code(1).says(&["cannot take the lock `", "no locks (flock)", "hint: make `minibuild-out` a symlink"]);
     }
 }
 
@@ -157,7 +166,11 @@ fn limited(limit: &str) -> Workspace {
 fn a_limit_of_file_sizes_is_an_error_that_is_told() {
     let targets: String = (0..400).map(|n| genrule(&format!("t{n}"), &[], &[&format!("t{n}")], ": > $OUT")).collect();
     let ws = limited("-f 16").file("BUILD.toml", &targets);
-    ws.invoke(&["build", "//..."]).without_events().run().code(1).says(&["File too large"]);
+    ws.invoke(&["build", "//..."])
+        .without_events()
+        .run()
+        .code(1)
+        .says(&["File too large", "hint: files may not become that large"]);
     // Commands have the usual effect of it.
     let big = genrule("big", &[], &["big"], "head -c 100000 /dev/zero > $OUT");
     let ws = limited("-f 16").file("BUILD.toml", big);
@@ -167,8 +180,8 @@ fn a_limit_of_file_sizes_is_an_error_that_is_told() {
 #[test]
 fn what_a_failed_or_stopped_run_left_surprises_no_later_build() {
     let cmd = "cp $SRC $OUT; test \"$(cat $SRC)\" != bad";
-    let ws = with_targets(&(genrule("a", &["in"], &["a"], cmd) + &genrule("b", &[":a"], &["b"], "cat $SRC > $OUT")))
-        .file("in", "good");
+    let targets = |cmd: &str| genrule("a", &["in"], &["a"], cmd) + &genrule("b", &[":a"], &["b"], "cat $SRC > $OUT");
+    let ws = with_targets(&targets(cmd)).file("in", "good");
     ws.build(&["//:b"]).ok();
     ws.write("in", "bad");
     ws.build(&["//:b"]).code(1);
@@ -178,6 +191,14 @@ fn what_a_failed_or_stopped_run_left_surprises_no_later_build() {
     let _ = fs::remove_file(ws.bin("a"));
     fs::write(ws.bin("a"), "other").expect("writes");
     ws.build(&["//:b"]).ok().says(&["`minibuild-out/bin/a` was changed by something else than its action"]);
+    let mut gate = ws.gate("g");
+    ws.write("BUILD.toml", targets(&format!("cp $SRC $OUT; {}", gate.pass())));
+    let build = ws.start_build(&["//:b"]);
+    gate.arrival();
+    build.signal(Signal::SIGINT);
+    build.wait().code(8);
+    ws.write("BUILD.toml", targets(cmd));
+    ws.build(&["//:b"]).ok().says_nothing_of("changed by something else");
 }
 
 #[test]

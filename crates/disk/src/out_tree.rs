@@ -358,16 +358,19 @@ impl OutTree {
         &self.staging
     }
 
-    /// Opens the directory an output lies in, made with its parents where missing, and sets aside what lies at the
-    /// output's place. What cannot be set aside and is no directory is removed.
-    pub(crate) fn clear_place<'p>(&self, path: &'p WsPath) -> Result<(OwnedFd, &'p str), DiskError> {
+    /// Opens the directory an output lies in, made with its parents where missing; the output's name in it.
+    pub(crate) fn open_place<'p>(&self, path: &'p WsPath) -> Result<(OwnedFd, &'p str), DiskError> {
         let (parent, name) = self.split(path)?;
-        let dir = self.ensure_dir(parent)?;
-        if let Err(error) = self.trash.set_aside(&dir, &c_name(path, name)?) {
-            let removed = rustix::fs::unlinkat(&dir, name, AtFlags::empty());
+        Ok((self.ensure_dir(parent)?, name))
+    }
+
+    /// Sets aside what lies at the place `name` in `dir` of an output. What cannot be set aside and is no directory is removed.
+    pub(crate) fn make_room(&self, dir: &OwnedFd, path: &WsPath, name: &str) -> Result<(), DiskError> {
+        if let Err(error) = self.trash.set_aside(dir, &c_name(path, name)?) {
+            let removed = rustix::fs::unlinkat(dir, name, AtFlags::empty());
             removed.map_err(|_| DiskError::new("set aside", path.as_str(), error))?;
         }
-        Ok((dir, name))
+        Ok(())
     }
 
     /// The directory and last segment of a path below the output root.

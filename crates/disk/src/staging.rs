@@ -1,17 +1,20 @@
-//! Making outputs where nobody looks, and publishing them in one rename.
+//! Making outputs where nobody looks, and publishing each in one step.
 //!
-//! Files, symlinks and whole directories are made in `minibuild-out/.state/staging/`, on the file system of the output
-//! tree. What is dropped unpublished goes to the trash. It does not know where the bytes come from, nor checks them.
+//! Everything is made in `minibuild-out/.state/staging/`, on the file system of the output tree, and renamed. A file that
+//! is written in one go has no name there, if the file system can do that: it is linked to its place, and a killed build
+//! leaves nothing of it. Many threads can do so at once, while each new name in one directory and each rename between two
+//! directories waits for the others. What is dropped unpublished goes to the trash. It does not know where the bytes come
+//! from, nor checks them.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use minibuild_core::{Content, Digest, OUT_ROOT, Stamp, TreeMeta, TreeNode, WsPath};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::clock::{FileClock, FsInstant};
@@ -23,18 +26,30 @@ use crate::stat::look_at;
 use crate::trash::Trash;
 use crate::{DiskError, beneath};
 
+/// How often a place is made free at most: only a program that is not minibuild puts something there meanwhile.
+const TRIES: usize = 8;
+
 /// The staging directory.
 pub(crate) struct Staging {
     dir: OwnedFd,
     trash: Arc<Trash>,
     counter: AtomicU64,
+    /// Whether files without a name can be made here and named later. Tried once.
+    has_unnamed: OnceLock<bool>,
 }
 
-/// Something in the staging directory; dropped, it goes to the trash.
-struct Place {
+/// A name in the staging directory; dropped, what lies there goes to the trash.
+struct Entry {
     staging: Arc<Staging>,
     name: CString,
     is_taken: bool,
+}
+
+/// Where a file is until it is published.
+enum Place {
+    /// Nowhere. The kernel frees it with its last handle.
+    Unnamed(Arc<Staging>),
+    Named(Entry),
 }
 
 /// A new file, open for reading and writing.
@@ -46,11 +61,16 @@ pub struct StagedFile {
 /// A directory that has its directories and symlinks, and gets its files.
 pub struct StagedTree {
     dir: OwnedFd,
-    place: Place,
+    entry: Entry,
 }
 
 /// A thing that is complete and can be published.
-pub struct Staged(Place);
+pub struct Staged(Complete);
+
+enum Complete {
+    Unnamed(File, Arc<Staging>),
+    Named(Entry),
+}
 
 /// Where bytes go that were brought and are not needed now, and where they come back from.
 pub trait Keep: Send + Sync {
@@ -69,41 +89,90 @@ pub trait Keep: Send + Sync {
 
 impl Staging {
     pub(crate) fn new(dir: OwnedFd, trash: Arc<Trash>) -> Self {
-        Self { dir, trash, counter: AtomicU64::new(0) }
+        Self { dir, trash, counter: AtomicU64::new(0), has_unnamed: OnceLock::new() }
     }
 
     /// Makes something under a name of its own.
     fn make<T>(
         self: &Arc<Self>,
         make: impl Fn(&OwnedFd, &CString) -> rustix::io::Result<T>,
-    ) -> Result<(T, Place), DiskError> {
+    ) -> Result<(T, Entry), DiskError> {
+        let made = self.try_make(make);
+        made.map_err(|error| DiskError::new("create", format!("{OUT_ROOT}/.state/staging"), error))
+    }
+
+    fn try_make<T>(
+        self: &Arc<Self>,
+        make: impl Fn(&OwnedFd, &CString) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<(T, Entry)> {
         loop {
             let name = format!("{}-{}", std::process::id(), self.counter.fetch_add(1, Ordering::Relaxed));
             let name = CString::new(name).unwrap_or_default();
             match make(&self.dir, &name) {
-                Ok(made) => return Ok((made, Place { staging: Arc::clone(self), name, is_taken: false })),
+                Ok(made) => return Ok((made, Entry { staging: Arc::clone(self), name, is_taken: false })),
                 // Left by an earlier process with our id.
                 Err(Errno::EXIST) => {}
-                Err(error) => return Err(DiskError::new("create", format!("{OUT_ROOT}/.state/staging"), error)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn open_unnamed(&self) -> rustix::io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, c".", flags, Mode::from_raw_mode(0o600)).map(File::from)
+    }
+
+    /// A file without a name. `None` where the file system has none, `/proc` is not there, or nothing can be made at all.
+    fn unnamed(self: &Arc<Self>) -> Option<File> {
+        let works = || {
+            let file = self.open_unnamed()?;
+            self.name(&file).map(drop)
+        };
+        if !self.has_unnamed.get_or_init(|| works().is_ok()) {
+            return None;
+        }
+        self.open_unnamed().ok()
+    }
+
+    /// Gives a file a name here.
+    fn name(self: &Arc<Self>, file: &File) -> rustix::io::Result<Entry> {
+        self.try_make(|dir, name| link(file, dir, name)).map(|((), entry)| entry)
+    }
+}
+
+/// Gives a file without a name its first one. By way of `/proc`, since `AT_EMPTY_PATH` needs a privilege before Linux 6.10.
+fn link(file: &File, dir: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<()> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)
+}
+
+impl Entry {
+    fn shown(&self) -> String {
+        format!("{OUT_ROOT}/.state/staging/{}", self.name.to_string_lossy())
+    }
+
+    /// Renames it to `name` in `dir`, over whatever lies there.
+    fn rename(mut self, dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+        retry_writable(dir, || rustix::fs::renameat(&self.staging.dir, &self.name, dir, name))?;
+        self.is_taken = true;
+        Ok(())
+    }
+
+    /// Renames it to `name` in `dir` unless something lies there, which `EXIST` tells. File systems that do not know such
+    /// renames say the same without a look.
+    fn rename_to_free(&mut self, dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+        let rename = || rustix::fs::renameat_with(&self.staging.dir, &self.name, dir, name, RenameFlags::NOREPLACE);
+        match retry_writable(dir, rename) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(Errno::EXIST),
+            done => {
+                self.is_taken = done.is_ok();
+                done
             }
         }
     }
 }
 
-impl Place {
-    fn shown(&self) -> String {
-        format!("{OUT_ROOT}/.state/staging/{}", self.name.to_string_lossy())
-    }
-
-    fn rename(mut self, dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
-        let dir = dir.as_fd();
-        retry_writable(dir, || rustix::fs::renameat(&self.staging.dir, &self.name, dir, name))?;
-        self.is_taken = true;
-        Ok(())
-    }
-}
-
-impl Drop for Place {
+impl Drop for Entry {
     fn drop(&mut self) {
         if !self.is_taken {
             // What stays is deleted by the next build.
@@ -113,14 +182,75 @@ impl Drop for Place {
 }
 
 impl Staged {
+    /// Moves it to `name` in `dir`, over whatever lies there.
     pub(crate) fn rename(self, dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
-        self.0.rename(dir, name)
+        let dir = dir.as_fd();
+        match self.0 {
+            Complete::Named(entry) => entry.rename(dir, name),
+            Complete::Unnamed(file, staging) => match retry_writable(dir, || link(&file, dir, name)) {
+                Err(Errno::EXIST) => staging.name(&file)?.rename(dir, name),
+                done => done,
+            },
+        }
+    }
+
+    /// Moves it to `name` in `dir`; `make_room` is called if something lies there.
+    fn put(
+        self,
+        dir: BorrowedFd<'_>,
+        name: &str,
+        make_room: impl Fn() -> Result<(), DiskError>,
+    ) -> Result<rustix::io::Result<()>, DiskError> {
+        match self.0 {
+            Complete::Named(mut entry) => match entry.rename_to_free(dir, name) {
+                Err(Errno::EXIST) => {
+                    make_room()?;
+                    Ok(entry.rename(dir, name))
+                }
+                done => Ok(done),
+            },
+            Complete::Unnamed(file, _) => {
+                for _ in 0..TRIES {
+                    match retry_writable(dir, || link(&file, dir, name)) {
+                        Err(Errno::EXIST) => make_room()?,
+                        done => return Ok(done),
+                    }
+                }
+                Ok(Err(Errno::EXIST))
+            }
+        }
+    }
+
+    /// Gives a file a name in the staging directory, so that it needs no open handle for as long as it waits.
+    ///
+    /// # Errors
+    /// Where it cannot be given one.
+    pub fn named(self) -> Result<Self, DiskError> {
+        let Complete::Unnamed(file, staging) = self.0 else { return Ok(self) };
+        let entry = staging.name(&file);
+        let entry = entry.map_err(|e| DiskError::new("create", format!("{OUT_ROOT}/.state/staging"), e))?;
+        Ok(Self(Complete::Named(entry)))
     }
 }
 
 impl StagedFile {
+    /// Moves it as it is to `name` in `dir`, over whatever lies there.
     pub(crate) fn rename(self, dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
-        self.place.rename(dir, name)
+        self.complete().rename(dir, name)
+    }
+
+    fn complete(self) -> Staged {
+        Staged(match self.place {
+            Place::Unnamed(staging) => Complete::Unnamed(self.file, staging),
+            Place::Named(entry) => Complete::Named(entry),
+        })
+    }
+
+    fn shown(&self) -> String {
+        match &self.place {
+            Place::Unnamed(_) => format!("{OUT_ROOT}/.state/staging"),
+            Place::Named(entry) => entry.shown(),
+        }
     }
 }
 
@@ -143,15 +273,26 @@ impl OutTree {
         sweep().map_err(|e: Errno| DiskError::new("empty", format!("{OUT_ROOT}/.state/staging"), e))
     }
 
-    /// A new empty file.
+    /// A new empty file without a name, where there can be one: for what is written and published in one go.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn stage_unnamed_file(&self) -> Result<StagedFile, DiskError> {
+        match self.staging().unnamed() {
+            Some(file) => Ok(StagedFile { file, place: Place::Unnamed(Arc::clone(self.staging())) }),
+            None => self.stage_file(),
+        }
+    }
+
+    /// A new empty file with a name in the staging directory, under which it can be seen to grow.
     ///
     /// # Errors
     /// Where it cannot be made.
     pub fn stage_file(&self) -> Result<StagedFile, DiskError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = |dir: &OwnedFd, name: &CString| rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600));
-        let (file, place) = self.staging().make(open)?;
-        Ok(StagedFile { file: File::from(file), place })
+        let (file, entry) = self.staging().make(open)?;
+        Ok(StagedFile { file: File::from(file), place: Place::Named(entry) })
     }
 
     /// Takes the file `name` out of `dir`, to be written on; `None` where there is none that can be.
@@ -161,8 +302,8 @@ impl OutTree {
             rename_new(dir, name, staging, new)?;
             rustix::fs::openat(staging, new, flags, Mode::empty())
         };
-        let (file, place) = self.staging().make(take).ok()?;
-        Some(StagedFile { file: File::from(file), place })
+        let (file, entry) = self.staging().make(take).ok()?;
+        Some(StagedFile { file: File::from(file), place: Place::Named(entry) })
     }
 
     /// A symlink with this text.
@@ -170,8 +311,8 @@ impl OutTree {
     /// # Errors
     /// Where it cannot be made.
     pub fn stage_symlink(&self, target: &str) -> Result<Staged, DiskError> {
-        let ((), place) = self.staging().make(|dir, name| rustix::fs::symlinkat(target, dir, name))?;
-        Ok(Staged(place))
+        let ((), entry) = self.staging().make(|dir, name| rustix::fs::symlinkat(target, dir, name))?;
+        Ok(Staged(Complete::Named(entry)))
     }
 
     /// A directory with all directories and symlinks of `tree`; its files are to be added.
@@ -180,11 +321,11 @@ impl OutTree {
     /// The first thing that cannot be made.
     pub fn stage_tree(&self, tree: &TreeMeta) -> Result<StagedTree, DiskError> {
         let make = |dir: &OwnedFd, name: &CString| rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755));
-        let ((), place) = self.staging().make(make)?;
-        let fail = |e: Errno| DiskError::new("create", place.shown(), e);
-        let dir = open_listing(&place.staging.dir, &place.name).map_err(fail)?;
+        let ((), entry) = self.staging().make(make)?;
+        let fail = |e: Errno| DiskError::new("create", entry.shown(), e);
+        let dir = open_listing(&entry.staging.dir, &entry.name).map_err(fail)?;
         set_mode(&dir, Mode::from_raw_mode(0o755)).map_err(fail)?;
-        let mut staged = StagedTree { dir, place };
+        let mut staged = StagedTree { dir, entry };
         staged.fill(tree)?;
         Ok(staged)
     }
@@ -201,8 +342,9 @@ impl OutTree {
         tree: Option<&TreeMeta>,
         clock: &dyn FileClock,
     ) -> Result<Vec<Stamp>, DiskError> {
-        let (dir, name) = self.clear_place(path)?;
-        staged.0.rename(&dir, name).map_err(|e| DiskError::new("publish", path.as_str(), e))?;
+        let (dir, name) = self.open_place(path)?;
+        let put = staged.put(dir.as_fd(), name, || self.make_room(&dir, path, name))?;
+        put.map_err(|e| DiskError::new("publish", path.as_str(), e))?;
         let now = clock.now()?;
         let fail = |e: io::Error| DiskError::new("look at", path.as_str(), e);
         let Some(tree) = tree else { return Ok(vec![stamp(&dir, name, now).map_err(fail)?]) };
@@ -224,8 +366,8 @@ impl StagedFile {
     /// Where the mode cannot be set.
     pub fn finish(self, executable: bool) -> Result<Staged, DiskError> {
         set_mode(&self.file, Mode::from_raw_mode(if executable { 0o555 } else { 0o444 }))
-            .map_err(|e| DiskError::new("make read-only", self.place.shown(), e))?;
-        Ok(Staged(self.place))
+            .map_err(|e| DiskError::new("make read-only", self.shown(), e))?;
+        Ok(self.complete())
     }
 
     /// Makes this file equal to `from`, by sharing its blocks where the file system can.
@@ -236,7 +378,7 @@ impl StagedFile {
         if rustix::fs::ioctl_ficlone(&self.file, from).is_ok() {
             return Ok(());
         }
-        copy_all(from, &self.file).map_err(|e| DiskError::new("copy to", self.place.shown(), e))
+        copy_all(from, &self.file).map_err(|e| DiskError::new("copy to", self.shown(), e))
     }
 }
 
@@ -246,20 +388,20 @@ impl StagedTree {
     /// # Errors
     /// Where it cannot be moved.
     pub fn add(&self, path: &WsPath, file: Staged) -> Result<(), DiskError> {
-        let fail = |e: Errno| DiskError::new("create", format!("{}/{path}", self.place.shown()), e);
+        let fail = |e: Errno| DiskError::new("create", format!("{}/{path}", self.entry.shown()), e);
         let (parent, name) = split(path);
         let dir = beneath::open_dir(&self.dir, parent).map_err(fail)?;
-        file.0.rename(&dir, name).map_err(fail)
+        file.rename(&dir, name).map_err(fail)
     }
 
     /// It has all its files.
     pub fn finish(self) -> Staged {
-        Staged(self.place)
+        Staged(Complete::Named(self.entry))
     }
 
     fn fill(&mut self, tree: &TreeMeta) -> Result<(), DiskError> {
         for entry in &tree.entries {
-            let fail = |e: Errno| DiskError::new("create", format!("{}/{}", self.place.shown(), entry.path), e);
+            let fail = |e: Errno| DiskError::new("create", format!("{}/{}", self.entry.shown(), entry.path), e);
             let (parent, name) = split(&entry.path);
             match &entry.node {
                 TreeNode::EmptyDirectory => self.make_dirs(entry.path.as_str()).map_err(fail)?,
@@ -315,5 +457,132 @@ fn copy_all(from: &File, to: &File) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::path::Path;
+
+    use super::*;
+
+    /// A clock by which nothing is old enough to be trusted.
+    struct Stopped;
+
+    impl FileClock for Stopped {
+        fn now(&self) -> Result<FsInstant, DiskError> {
+            Ok(FsInstant { ns: 0, granularity: std::time::Duration::ZERO })
+        }
+    }
+
+    /// A tree in which files are staged with or without names.
+    fn tree(is_unnamed: bool) -> (tempfile::TempDir, OutTree) {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let tree = OutTree::open(dir.path()).expect("opens");
+        tree.staging().has_unnamed.set(is_unnamed).expect("not tried yet");
+        (dir, tree)
+    }
+
+    fn file(tree: &OutTree, text: &str) -> Staged {
+        let staged = tree.stage_unnamed_file().expect("stages");
+        staged.file().write_all(text.as_bytes()).expect("writes");
+        staged.finish(false).expect("finishes")
+    }
+
+    fn staged_names(dir: &tempfile::TempDir) -> usize {
+        fs::read_dir(dir.path().join("minibuild-out/.state/staging")).expect("lists").count()
+    }
+
+    /// Whether the temporary directory is on a file system with files that have no name, as all common local ones are.
+    fn can_be_unnamed() -> bool {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let tree = OutTree::open(dir.path()).expect("opens");
+        tree.staging().unnamed().is_some()
+    }
+
+    /// Both ways of staging, as far as they are to be had.
+    fn ways() -> Vec<bool> {
+        if can_be_unnamed() { vec![true, false] } else { vec![false] }
+    }
+
+    #[test]
+    fn either_way_replaces_whatever_lies_at_the_place() {
+        type Before = fn(&Path);
+        let before: [Before; 6] = [
+            |_| {},
+            |p| fs::write(p, "old").expect("writes"),
+            |p| symlink("nowhere", p).expect("links"),
+            |p| fs::create_dir_all(p.join("a/b")).expect("makes"),
+            |p| fs::set_permissions(p.parent().expect("one"), fs::Permissions::from_mode(0o555)).expect("chmod"),
+            |p| {
+                fs::create_dir_all(p.join("a")).expect("makes");
+                fs::set_permissions(p, fs::Permissions::from_mode(0o555)).expect("chmod");
+            },
+        ];
+        for is_unnamed in ways() {
+            for prepare in before {
+                let (dir, tree) = tree(is_unnamed);
+                let place = dir.path().join("minibuild-out/bin/p/out");
+                fs::create_dir_all(place.parent().expect("one")).expect("makes");
+                prepare(&place);
+                let path = WsPath::new("minibuild-out/bin/p/out").expect("a path");
+                tree.publish(file(&tree, "new"), &path, None, &Stopped).expect("publishes");
+                assert_eq!(fs::read_to_string(&place).expect("is there"), "new");
+                assert_eq!(staged_names(&dir), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_a_killed_build_have_no_name_to_be_found_under() {
+        for is_unnamed in ways() {
+            let (dir, tree) = tree(is_unnamed);
+            std::mem::forget(file(&tree, "complete"));
+            std::mem::forget(tree.stage_unnamed_file().expect("stages"));
+            assert_eq!(staged_names(&dir), if is_unnamed { 0 } else { 2 });
+            tree.sweep_staging().expect("sweeps");
+            assert_eq!(staged_names(&dir), 0);
+        }
+    }
+
+    #[test]
+    fn a_file_that_waits_has_a_name_and_loses_it_with_its_owner() {
+        for is_unnamed in ways() {
+            let (dir, tree) = tree(is_unnamed);
+            let waiting = file(&tree, "x").named().expect("named");
+            assert_eq!(staged_names(&dir), 1);
+            drop(waiting);
+            assert_eq!(staged_names(&dir), 0);
+            let path = WsPath::new("minibuild-out/bin/out").expect("a path");
+            let waiting = file(&tree, "y").named().expect("named");
+            tree.publish(waiting, &path, None, &Stopped).expect("publishes");
+            assert_eq!(fs::read_to_string(dir.path().join(path.as_path())).expect("is there"), "y");
+        }
+    }
+
+    #[test]
+    fn a_store_gets_the_file_over_the_one_it_has() {
+        for is_unnamed in ways() {
+            let (dir, tree) = tree(is_unnamed);
+            let store = File::open(dir.path()).expect("opens");
+            for text in ["first", "second"] {
+                file(&tree, text).move_to(store.as_fd(), "blob").expect("moves");
+                assert_eq!(fs::read_to_string(dir.path().join("blob")).expect("is there"), text);
+                assert_eq!(staged_names(&dir), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn unnamed_files_are_used_where_they_can_be() {
+        let (dir, tree) = (tempfile::tempdir().expect("temp dir"), Path::new("minibuild-out/.state/staging"));
+        let opened = OutTree::open(dir.path()).expect("opens");
+        let staged = opened.stage_unnamed_file().expect("stages");
+        let is_unnamed = matches!(staged.place, Place::Unnamed(_));
+        assert_eq!(is_unnamed, can_be_unnamed());
+        assert_eq!(fs::read_dir(dir.path().join(tree)).expect("lists").count(), usize::from(!is_unnamed));
     }
 }

@@ -214,7 +214,7 @@ async fn kept(shared: &Arc<Shared>, digest: Digest) -> Option<StagedFile> {
     let owner = Arc::clone(shared);
     let copy = move || {
         let tree = &owner.config.tree;
-        let file = tree.stage_file().ok()?;
+        let file = tree.stage_unnamed_file().ok()?;
         let is_it = copy_hashed(&from, file.file(), tree.function(), tree.stop()).is_ok_and(|copied| copied == digest);
         is_it.then_some(file)
     };
@@ -238,7 +238,7 @@ impl Blob {
     pub(crate) fn into_file(self, tree: &OutTree, executable: bool) -> Result<Staged, DiskError> {
         match self {
             Self::Bytes(bytes) => {
-                let staged = tree.stage_file()?;
+                let staged = tree.stage_unnamed_file()?;
                 let written = staged.file().write_all(&bytes);
                 written.map_err(|e| DiskError::new("write", "minibuild-out/.state/staging", e))?;
                 staged.finish(executable)
@@ -246,7 +246,7 @@ impl Blob {
             Self::File(file) => match Arc::try_unwrap(file) {
                 Ok(file) => file.finish(executable),
                 Err(file) => {
-                    let copy = tree.stage_file()?;
+                    let copy = tree.stage_unnamed_file()?;
                     copy.copy_from(file.file())?;
                     copy.finish(executable)
                 }

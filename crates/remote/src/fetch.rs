@@ -223,8 +223,7 @@ pub(crate) fn put_in_place(
         Content::Directory(tree) => Some(&**tree),
         Content::File { .. } | Content::Symlink { .. } => None,
     };
-    let config = &shared.config;
-    config.tree.publish(staged, path, tree, &*config.clock)
+    shared.config.tree.publish(staged, path, tree, &shared.clock)
 }
 
 /// So many copies of a blob.
@@ -379,7 +378,7 @@ async fn copy(shared: &Arc<Shared>, here: &[core::Blob], digest: Digest, executa
         let tree = &owner.config.tree;
         let file = File::open(tree.workspace().join(path.as_path())).ok()?;
         let is_the_same = || rustix::fs::fstat(&file).is_ok_and(|stat| fingerprint_of(&stat) == fingerprint);
-        let staged = tree.stage_file().ok().filter(|_| is_the_same())?;
+        let staged = tree.stage_unnamed_file().ok().filter(|_| is_the_same())?;
         staged.copy_from(&file).ok()?;
         is_the_same().then(|| staged.finish(executable).ok()).flatten()
     };

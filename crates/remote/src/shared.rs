@@ -17,6 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::executor::Executor;
 use crate::fetch::Fetches;
 use crate::grpc::Grpc;
+use crate::recent_clock::RecentClock;
 use crate::staging::Stagings;
 use crate::{ConfigError, RemoteConfig, http};
 
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) fetches: Fetches,
     pub(crate) blobs: Blobs,
     pub(crate) stagings: Stagings,
+    /// Of what is published.
+    pub(crate) clock: RecentClock,
     pub(crate) lookups: Semaphore,
     pub(crate) uploads: Semaphore,
     may_upload: AtomicBool,
@@ -48,6 +51,7 @@ impl Shared {
     pub(crate) fn new(config: RemoteConfig, sink: Sink) -> Result<Self, ConfigError> {
         let (cache, executor) = endpoints(&config, &sink)?;
         Ok(Self {
+            clock: RecentClock::new(Arc::clone(&config.clock)),
             config,
             sink,
             cache,

@@ -11,7 +11,7 @@ use minibuild_disk::Staged;
 use tokio::task::AbortHandle;
 
 use crate::answer::Ticket;
-use crate::fetch::{Failure, What, put_in_place, stage};
+use crate::fetch::{Failure, What, blocking, put_in_place, stage};
 use crate::shared::Shared;
 
 /// An output that is complete and private.
@@ -113,6 +113,8 @@ async fn bring_all(shared: &Arc<Shared>, request: StagingRequest) -> Result<Vec<
     let one = |output: minibuild_core::StagedOutput| async move {
         let what = What { content: &output.content, here: &output.here, who };
         let (staged, copied) = stage(shared, what).await?;
+        // Nobody knows how long it waits: handles are few.
+        let staged = blocking(move || Ok(staged.named()?)).await?;
         let held = Held { path: output.path, content: output.content, staged, copied };
         Ok::<_, Failure>(Spare { shared: Arc::clone(shared), held: Some(held) })
     };

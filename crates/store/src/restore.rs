@@ -94,7 +94,7 @@ impl Places<'_> {
 
     fn file(&self, digest: &Digest, executable: bool, here: &[Blob]) -> Result<Staged, Failure> {
         if digest.size == 0 {
-            return Ok(self.tree.stage_file()?.finish(executable)?);
+            return Ok(self.tree.stage_unnamed_file()?.finish(executable)?);
         }
         for blobs in self.stores() {
             let Some(from) = blobs.get(digest) else { continue };
@@ -116,7 +116,7 @@ impl Places<'_> {
 
     /// A copy, if it is what it should be.
     fn copy(&self, from: &File, digest: &Digest, executable: bool) -> Result<Option<Staged>, Failure> {
-        let staged = self.tree.stage_file()?;
+        let staged = self.tree.stage_unnamed_file()?;
         let copied = copy_hashed(from, staged.file(), self.tree.function(), self.stop);
         let copied = copied.map_err(|error| DiskError::new("copy", digest.to_string(), error))?;
         if copied != *digest {

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint as Transport, Identity};
+use tonic::transport::{self, Certificate, Channel, ClientTlsConfig, Identity};
 
 use crate::config::Tls;
+use crate::connect::{CONNECT, Destination, TcpConnector};
 use crate::endpoint::Endpoint;
 use crate::error::ConfigError;
 use crate::headers::USER_AGENT;
@@ -19,8 +20,15 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Servers allow a hundred streams on a connection, mostly; what is above would wait.
 const STREAMS: usize = 90;
-/// Longest time to a connection.
-pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+
+/// How a server is connected to.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    endpoint: transport::Endpoint,
+    /// `None` for a Unix socket.
+    tcp: Option<TcpConnector>,
+}
+
 /// A number of connections that calls share.
 pub(crate) struct Pool {
     transport: Transport,
@@ -69,7 +77,7 @@ impl Pool {
         let slot = match best {
             Some(slot) if slot.calls.load(Ordering::Relaxed) < enough => slot.clone(),
             _ => {
-                let slot = Slot { channel: self.transport().connect_lazy(), calls: Arc::default() };
+                let slot = Slot { channel: self.connect(), calls: Arc::default() };
                 slots.push(slot.clone());
                 slot
             }
@@ -86,13 +94,16 @@ impl Pool {
     }
 
     /// A peer that is gone is noticed while streams wait: half the time to ask, half to answer.
-    fn transport(&self) -> Transport {
-        let transport = self.transport.clone();
-        if !self.pings.load(Ordering::Relaxed) {
-            return transport;
+    fn connect(&self) -> Channel {
+        let mut endpoint = self.transport.endpoint.clone();
+        if self.pings.load(Ordering::Relaxed) {
+            let half = (self.timeout / 2).max(Duration::from_millis(100));
+            endpoint = endpoint.http2_keep_alive_interval(half).keep_alive_timeout(half);
         }
-        let half = (self.timeout / 2).max(Duration::from_millis(100));
-        transport.http2_keep_alive_interval(half).keep_alive_timeout(half)
+        match &self.transport.tcp {
+            Some(tcp) => endpoint.connect_with_connector_lazy(tcp.clone()),
+            None => endpoint.connect_lazy(),
+        }
     }
 }
 
@@ -108,20 +119,21 @@ pub(crate) fn transport(endpoint: &Endpoint, tls: &Tls, timeout: Duration) -> Re
         Endpoint::Unix(path) => (format!("unix://{}", path.display()), false),
         Endpoint::Http(_) => return Err(bad("gRPC is spoken by `grpc://`, `grpcs://` and `unix://`")),
     };
-    let transport = Transport::from_shared(url).map_err(|_| bad("it is no address"))?;
-    let transport = transport
+    let tcp = !matches!(endpoint, Endpoint::Unix(_));
+    let tcp = tcp.then(|| TcpConnector::new(Destination::OfUri, timeout));
+    let endpoint = transport::Endpoint::from_shared(url).map_err(|_| bad("it is no address"))?;
+    let endpoint = endpoint
         .user_agent(USER_AGENT)
         .map_err(|_| bad("it is no address"))?
         .connect_timeout(CONNECT.min(timeout))
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(timeout.max(Duration::from_secs(1))))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     if !encrypted {
-        return Ok(transport);
+        return Ok(Transport { endpoint, tcp });
     }
-    let unusable = |e: tonic::transport::Error| unusable("certificates", tls, &source_text(&e));
-    transport.tls_config(client_tls(tls)?).map_err(unusable)
+    let unusable = |e: transport::Error| unusable("certificates", tls, &source_text(&e));
+    let endpoint = endpoint.tls_config(client_tls(tls)?).map_err(unusable)?;
+    Ok(Transport { endpoint, tcp })
 }
 
 fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, ConfigError> {

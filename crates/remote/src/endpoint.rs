@@ -55,6 +55,13 @@ impl Endpoint {
     }
 }
 
+impl HttpEndpoint {
+    /// The host without the brackets of an IPv6 address.
+    pub(crate) fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
 fn parse(text: &str) -> Result<Endpoint, &'static str> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("it has white space or control characters in it");

@@ -2,7 +2,7 @@
 //!
 //! It does not know blobs or results.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,17 +11,19 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use minibuild_core::DigestFunction;
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Body, Client, Method, Request, Response, StatusCode, Url};
+use reqwest::{Body, Method, Request, Response, StatusCode, Url};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Code;
 
 use super::body::{self, Progress};
+use super::client::Client;
 use crate::answer::Sink;
 use crate::backoff::{Backoff, mix};
 use crate::breaker::Allowed;
 use crate::credentials::Credentials;
 use crate::outage::Outage;
+use crate::pace::moved_until;
 
 /// Requests under way at a time.
 pub(super) const MOST: usize = 32;
@@ -193,7 +195,7 @@ impl Caller {
             match timeout(self.config.timeout, &mut response).await {
                 Ok(Ok(response)) => break response,
                 Ok(Err(error)) if body::is_changed(&error) => return Err(HttpError::Changed),
-                Ok(Err(error)) => return Err(broken(error)),
+                Ok(Err(error)) => return Err(broken(&error)),
                 // An upload goes on as long as it moves.
                 Err(_) if progress.bytes() > before => {}
                 Err(_) => return Err(self.silent()),
@@ -206,15 +208,18 @@ impl Caller {
     }
 
     async fn take_body(&self, mut response: Response, take: Take<'_>) -> Result<(), HttpError> {
+        let (began, mut until) = (Instant::now(), Duration::ZERO);
         loop {
-            match timeout(self.config.timeout, response.chunk()).await {
+            match timeout_at(began + until + self.config.timeout, response.chunk()).await {
                 Ok(Ok(piece)) => {
-                    self.received.fetch_add(piece.as_ref().map_or(0, |piece| piece.len() as u64), Ordering::Relaxed);
+                    let bytes = piece.as_ref().map_or(0, Bytes::len);
+                    until = moved_until(until, began.elapsed(), bytes);
+                    self.received.fetch_add(bytes as u64, Ordering::Relaxed);
                     if !piece.is_some_and(&mut *take) {
                         return Ok(());
                     }
                 }
-                Ok(Err(error)) => return Err(broken(error)),
+                Ok(Err(error)) => return Err(broken(&error.without_url())),
                 Err(_) => return Err(self.silent()),
             }
         }
@@ -245,7 +250,8 @@ impl Caller {
     }
 
     fn silent(&self) -> HttpError {
-        HttpError::Broken(format!("nothing came for {} s", self.config.timeout.as_secs_f32()))
+        let seconds = self.config.timeout.as_secs_f32();
+        HttpError::Broken(format!("nothing came for {seconds} s, or next to nothing for longer"))
     }
 }
 
@@ -307,13 +313,13 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// What caused an error, down to what the operating system says. The URL is not among it.
-fn broken(error: reqwest::Error) -> HttpError {
+/// What caused an error, down to what the operating system says.
+fn broken(error: &dyn Error) -> HttpError {
     let mut causes = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
         causes.push(cause.to_string());
         next = cause.source();
     }
-    HttpError::Broken(if causes.is_empty() { error.without_url().to_string() } else { causes.join(": ") })
+    HttpError::Broken(if causes.is_empty() { error.to_string() } else { causes.join(": ") })
 }

@@ -1,12 +1,16 @@
 //! The HTTP client: limits, TLS, where connections lead.
 //!
-//! It does what it is told and nothing by itself: no proxy of the environment, no redirect, no retry, no
-//! decompression. It does not know what is asked.
+//! Requests, answers and bodies are reqwest's, connections are made here: reqwest's own client lets nothing near its
+//! sockets. There is no proxy of the environment, no redirect, no decompression. It does not know what is asked.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Client, redirect, retry};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use reqwest::{Body, Request, Response};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,48 +18,63 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::call::MOST;
 use super::open::other_name;
-use crate::channel::CONNECT;
+use crate::connect::{Destination, TcpConnector};
 use crate::endpoint::HttpEndpoint;
-use crate::headers::USER_AGENT;
 use crate::tls::{Pem, unusable};
 use crate::{ConfigError, RemoteConfig, Tls};
 
-/// A client for one endpoint. Nothing is connected to.
-///
-/// # Errors
-/// [`ConfigError`] where certificates or keys cannot be used.
-pub(super) fn client(config: &RemoteConfig, endpoint: &HttpEndpoint) -> Result<Client, ConfigError> {
-    let tls = if endpoint.tls { tls(&config.tls)? } else { without_certificates(&config.tls)? };
-    let mut builder = Client::builder()
-        .user_agent(USER_AGENT)
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .retry(retry::never())
-        .no_gzip()
-        .no_brotli()
-        .no_zstd()
-        .no_deflate()
-        .http1_only()
-        .https_only(endpoint.tls)
-        .connect_timeout(CONNECT.min(config.timeout))
-        .pool_max_idle_per_host(MOST)
-        .tls_backend_preconfigured(tls);
-    if other_name(config, endpoint).is_some() {
-        let host = endpoint.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        builder = builder.dns_resolver(Place(host, endpoint.port));
+/// Connections to one endpoint, kept for the next request.
+pub(super) struct Client(legacy::Client<HttpsConnector<TcpConnector>, Body>);
+
+impl Client {
+    /// Returns a client for one endpoint. Nothing is connected to.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where certificates or keys cannot be used.
+    pub(super) fn new(config: &RemoteConfig, endpoint: &HttpEndpoint) -> Result<Self, ConfigError> {
+        let tls = if endpoint.tls { tls(&config.tls)? } else { without_certificates(&config.tls)? };
+        let destination = match other_name(config, endpoint) {
+            Some(_) => Destination::Fixed(endpoint.bare_host().to_owned(), endpoint.port),
+            None => Destination::OfUri,
+        };
+        let tcp = TcpConnector::new(destination, config.timeout);
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(MOST)
+            .pool_timer(TokioTimer::new())
+            .build(HttpsConnector::from((tcp, tls)));
+        Ok(Self(client))
     }
-    builder
-        .build()
-        .map_err(|_| ConfigError::Endpoint { url: endpoint.to_string(), why: "no client can be made for it" })
+
+    /// Sends a request and returns the answer as soon as its headers are here.
+    ///
+    /// # Errors
+    /// A [`SendError`].
+    pub(super) async fn execute(&self, request: Request) -> Result<Response, SendError> {
+        let request = request.try_into().map_err(SendError::Request)?;
+        let answer = self.0.request(request).await.map_err(SendError::Connection)?;
+        Ok(answer.map(Body::wrap).into())
+    }
 }
 
-/// Where all connections lead, whatever name is asked for: the name in the certificate may be another.
-struct Place(String, u16);
+/// Why a request got no answer.
+#[derive(Debug)]
+pub(super) enum SendError {
+    Request(reqwest::Error),
+    Connection(legacy::Error),
+}
 
-impl Resolve for Place {
-    fn resolve(&self, _: Name) -> Resolving {
-        let place = (self.0.clone(), self.1);
-        Box::pin(async move { Ok(Box::new(tokio::net::lookup_host(place).await?) as Addrs) })
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot send a request")
+    }
+}
+
+impl Error for SendError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Request(error) => Some(error),
+            Self::Connection(error) => Some(error),
+        }
     }
 }
 

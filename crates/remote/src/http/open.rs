@@ -4,16 +4,19 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
+use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Client, Url};
 
 use super::HttpCache;
 use super::call::HttpConfig;
-use super::client::client;
+use super::client::Client;
 use crate::answer::Sink;
 use crate::credentials::Credentials;
 use crate::endpoint::HttpEndpoint;
-use crate::headers::Headers;
+use crate::headers::{Headers, USER_AGENT};
 use crate::{ConfigError, RemoteConfig};
 
 /// The cache at an endpoint.
@@ -23,10 +26,9 @@ use crate::{ConfigError, RemoteConfig};
 pub(crate) fn open(config: &RemoteConfig, endpoint: &HttpEndpoint, sink: &Sink) -> Result<HttpCache, ConfigError> {
     let scheme = if endpoint.tls { "https" } else { "http" };
     let written = format!("{scheme}://{}:{}{}", endpoint.host, endpoint.port, endpoint.path);
-    let (client, named) = (client(config, endpoint)?, other_name(config, endpoint));
-    let (base, headers) = place(&client, endpoint, &written, named)?;
+    let (base, headers) = place(endpoint, &written, other_name(config, endpoint))?;
     Ok(HttpCache::new(HttpConfig {
-        client,
+        client: Client::new(config, endpoint)?,
         base,
         headers: with_configured(config, headers)?,
         credentials: config.credential_helper.as_deref().map(|helper| Credentials::new(helper, written)),
@@ -46,45 +48,43 @@ pub(super) fn other_name<'a>(config: &'a RemoteConfig, endpoint: &HttpEndpoint) 
 
 /// The URL of requests, and the headers that follow from the endpoint: those of user and password, and the host where
 /// the URL has the name in the certificate instead.
-fn place(
-    client: &Client,
-    endpoint: &HttpEndpoint,
-    written: &str,
-    named: Option<&str>,
-) -> Result<(Url, HeaderMap), ConfigError> {
+fn place(endpoint: &HttpEndpoint, written: &str, named: Option<&str>) -> Result<(Url, HeaderMap), ConfigError> {
     let bad = |why| ConfigError::Endpoint { url: endpoint.to_string(), why };
     let mut url = Url::parse(written).map_err(|_| bad("it is no address"))?;
     let host = url.authority().to_owned();
+    let mut headers = HeaderMap::new();
     if let Some((user, password)) = &endpoint.credentials {
-        let set = url.set_username(user).and_then(|()| url.set_password(Some(password)));
-        set.map_err(|()| bad("user or password cannot be sent"))?;
+        let value = basic(user, password).ok_or_else(|| bad("user or password are no text"))?;
+        headers.insert(header::AUTHORIZATION, value);
     }
     if let Some(name) = named {
         // An address would be connected to.
         let set = url.set_host(Some(name)).is_ok() && url.domain().is_some();
         set.then_some(()).ok_or_else(|| bad("its `tls_server_name` is no name of a host"))?;
-    }
-    let mut request = client.get(url).build().map_err(|_| bad("it is no address"))?;
-    if endpoint.credentials.is_some() && !request.headers().contains_key(header::AUTHORIZATION) {
-        return Err(bad("user or password are no text"));
-    }
-    if named.is_some() {
         let host = HeaderValue::from_str(&host).map_err(|_| bad("its host is no name or address"))?;
-        request.headers_mut().insert(header::HOST, host);
+        headers.insert(header::HOST, host);
     }
-    Ok((request.url().clone(), request.headers().clone()))
+    Ok((url, headers))
+}
+
+/// The header of a user and a password as they stand in a URL. `None` where they are no text.
+fn basic(user: &str, password: &str) -> Option<HeaderValue> {
+    let text = |part| percent_decode_str(part).decode_utf8().ok();
+    let pair = format!("{}:{}", text(user)?, text(password)?);
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn with_configured(config: &RemoteConfig, mut headers: HeaderMap) -> Result<HeaderMap, ConfigError> {
     let pairs = config.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     Headers::new(pairs)?.apply(&mut headers);
     Ok(headers)
 }
 
 #[cfg(test)]
 mod tests {
-    use rustls::ClientConfig;
-
     use super::*;
     use crate::endpoint::Endpoint;
 
@@ -96,12 +96,7 @@ mod tests {
         let Ok(Endpoint::Http(endpoint)) = Endpoint::parse(written) else { panic!("{written}") };
         let scheme = if endpoint.tls { "https" } else { "http" };
         let text = format!("{scheme}://{}:{}{}", endpoint.host, endpoint.port, endpoint.path);
-        // No certificates are needed for it.
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions().expect("versions");
-        let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
-        let client = Client::builder().no_proxy().tls_backend_preconfigured(config).build().expect("a client");
-        match (place(&client, &endpoint, &text, named), expected) {
+        match (place(&endpoint, &text, named), expected) {
             (Ok((url, headers)), Ok((shown, pairs))) => {
                 assert_eq!(url.as_str(), shown);
                 let text = |(name, value): (&header::HeaderName, &HeaderValue)| {

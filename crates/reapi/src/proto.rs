@@ -8,10 +8,13 @@ pub use bazel_remote_apis::build::bazel::semver::SemVer;
 pub use bazel_remote_apis::google::{bytestream, longrunning, protobuf, rpc};
 pub use prost::Message;
 
+use crate::shape::{self, Shaped};
+
 /// Reads one message.
 ///
 /// # Errors
-/// [`DecodeError`](crate::DecodeError) where the bytes are no such message.
-pub fn read<M: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, crate::DecodeError> {
+/// [`DecodeError`](crate::DecodeError) where the bytes are no such message, or one that takes much more memory.
+pub fn read<M: Message + Default + Shaped>(what: &'static str, bytes: &[u8]) -> Result<M, crate::DecodeError> {
+    shape::check::<M>(what, bytes)?;
     M::decode(bytes).map_err(|error| crate::DecodeError::new(what, "", crate::Flaw::NotProtobuf(error.to_string())))
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use minibuild_core::{Blob, Digest, Requester, UploadCounts, WsPath};
-use minibuild_reapi::decode::{digest_message, function_number};
+use minibuild_reapi::decode::{LARGEST_RESULT, digest_message, function_number};
 use minibuild_reapi::proto::execution as proto;
-use proto::action_cache_client::ActionCacheClient;
+use minibuild_reapi::transfer::ActionCacheClient;
 use tonic::Code;
 
 use crate::cas::GrpcCas;
 use crate::error::{CallError, EnsureError, ReadError};
-use crate::grpc::{Grpc, MAX_MESSAGE};
+use crate::grpc::Grpc;
 use crate::http::HttpCache;
 use crate::part::Part;
 
@@ -152,7 +152,7 @@ impl Cache {
                 true => StoreFailure::Denied(error.to_string()),
                 false => StoreFailure::Failed(error.to_string()),
             }),
-            Self::Http(cache) => cache.store_result(&who.key, &result).await,
+            Self::Http(cache) => cache.store_result(who, &result).await,
         }
     }
 
@@ -176,7 +176,7 @@ impl Cache {
     ) -> Result<(), EnsureFailure> {
         match self {
             Self::Grpc(cache) => Ok(cache.cas.ensure(who, blobs, progress).await?),
-            Self::Http(cache) => cache.ensure(blobs, progress).await,
+            Self::Http(cache) => cache.ensure(who, blobs, progress).await,
         }
     }
 
@@ -201,7 +201,7 @@ impl Cache {
     pub(crate) async fn send(&self, who: &Requester, blobs: &[Blob]) -> Result<(), EnsureFailure> {
         match self {
             Self::Grpc(cache) => Ok(cache.cas.send_unasked(who, blobs).await?),
-            Self::Http(cache) => cache.ensure(blobs, &|_, _| {}).await,
+            Self::Http(cache) => cache.ensure(who, blobs, &|_, _| {}).await,
         }
     }
 
@@ -280,7 +280,7 @@ impl GrpcCache {
         };
         let request = &request;
         let answer = grpc.call(Some(who), "GetActionResult", |attempt| async move {
-            let mut client = ActionCacheClient::new(attempt.channel()).max_decoding_message_size(MAX_MESSAGE);
+            let mut client = ActionCacheClient::new(attempt.channel(), LARGEST_RESULT);
             match client.get_action_result(attempt.request(request.clone())).await {
                 Ok(answer) => Ok(Some(answer.into_inner())),
                 Err(status) if status.code() == Code::NotFound => Ok(None),
@@ -301,7 +301,7 @@ impl GrpcCache {
         };
         let request = &request;
         let answer = grpc.call(Some(who), "UpdateActionResult", |attempt| async move {
-            let mut client = ActionCacheClient::new(attempt.channel());
+            let mut client = ActionCacheClient::new(attempt.channel(), LARGEST_RESULT);
             client.update_action_result(attempt.request(request.clone())).await.map(drop)
         });
         answer.await

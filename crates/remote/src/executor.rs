@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use minibuild_core::{Blob, BlobSource, Requester};
+use minibuild_reapi::decode::LARGEST_RESULT;
 use minibuild_reapi::proto::execution as proto;
 use minibuild_reapi::proto::longrunning::{self, operations_client::OperationsClient};
-use proto::execution_client::ExecutionClient;
+use minibuild_reapi::transfer::ExecutionClient;
 use tonic::{Code, Status, Streaming};
 
 use crate::cas::GrpcCas;
 use crate::error::{CallError, EnsureError};
-use crate::grpc::{Attempt, Grpc, MAX_MESSAGE, Patience};
+use crate::grpc::{Attempt, Grpc, Patience};
 
 /// A server that executes.
 pub(crate) struct Executor {
@@ -77,7 +78,7 @@ impl Executor {
             return Err(NoStream::Failed(self.grpc.refuse(Code::Unimplemented, "Execute", why)));
         }
         let answer = self.grpc.call_for(Some(who), "Execute", Patience::Endless, |attempt| async move {
-            let mut client = ExecutionClient::new(attempt.channel()).max_decoding_message_size(MAX_MESSAGE);
+            let mut client = ExecutionClient::new(attempt.channel(), LARGEST_RESULT);
             let answer = client.execute(attempt.request(request.clone())).await;
             opened(answer, attempt, is_about_the_action)
         });
@@ -90,7 +91,7 @@ impl Executor {
     /// [`NoStream`].
     pub(crate) async fn wait(&self, who: &Requester, name: &str) -> Result<Operations, NoStream> {
         let answer = self.grpc.call_for(Some(who), "WaitExecution", Patience::Endless, |attempt| async move {
-            let mut client = ExecutionClient::new(attempt.channel()).max_decoding_message_size(MAX_MESSAGE);
+            let mut client = ExecutionClient::new(attempt.channel(), LARGEST_RESULT);
             let request = proto::WaitExecutionRequest { name: name.to_owned() };
             let answer = client.wait_execution(attempt.request(request)).await;
             opened(answer, attempt, is_about_the_operation)

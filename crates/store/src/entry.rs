@@ -9,7 +9,7 @@ use minibuild_core::{
     UploadRequest, WsPath,
 };
 use minibuild_reapi::decode::{self, ActionResult, Limits, digest_message};
-use minibuild_reapi::proto::{Message as _, execution as proto, protobuf};
+use minibuild_reapi::proto::{self as messages, Message as _, execution as proto, protobuf};
 use minibuild_reapi::{InputNode, tree_directories, tree_message};
 
 /// The first bytes of each entry.
@@ -151,7 +151,7 @@ pub(crate) fn decode(
     if function.digest(bytes).hash != hash {
         return None;
     }
-    let message = proto::ActionResult::decode(bytes).ok()?;
+    let message: proto::ActionResult = messages::read("ActionResult", bytes).ok()?;
     let wall = wall(&message);
     let result = decode::action_result_message(message, function).ok()?;
     if result.exit_code != 0 {

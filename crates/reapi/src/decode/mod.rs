@@ -6,11 +6,13 @@
 
 mod action;
 mod directory;
+mod path_budget;
 mod result;
 mod tree;
 
 pub use action::{Action, Command, Outputs, action, command};
 pub use directory::{Directory, FileEntry, directory, directory_message};
+pub use path_budget::PathBudget;
 pub use result::{ActionResult, Log, OutputDirectory, OutputFile, OutputSymlink, action_result, action_result_message};
 pub use tree::{Limits, TreeContent, tree, tree_of_directories};
 
@@ -18,6 +20,9 @@ use minibuild_core::{Digest, DigestFunction, WsPath};
 
 use crate::proto::execution as proto;
 use crate::{DecodeError, Flaw};
+
+/// A larger `ActionResult` is refused: 100,000 outputs, or the logs that servers let come along.
+pub const LARGEST_RESULT: usize = 16 << 20;
 
 /// The digest function a request names; unset means SHA-256, as the length of the hash tells.
 ///

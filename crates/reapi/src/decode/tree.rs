@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use minibuild_core::{Digest, DigestFunction, TreeEntry, TreeNode, WsPath};
 
-use super::{Directory, directory};
-use crate::{DecodeError, Flaw};
+use prost::Message as _;
+
+use super::{Directory, PathBudget, directory};
+use crate::{DecodeError, Flaw, shape};
 
 const WHAT: &str = "Tree";
 
@@ -16,11 +18,13 @@ pub struct Limits {
     pub depth: usize,
     /// Entries of all directories, each counted as often as it is there.
     pub entries: usize,
+    /// Bytes of all paths together: levels and entries alone leave room for hundreds of gigabytes.
+    pub paths: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth: 200, entries: 2_000_000 }
+        Self { depth: 200, entries: 2_000_000, paths: PathBudget::MOST }
     }
 }
 
@@ -49,7 +53,8 @@ struct RawTree {
 /// # Errors
 /// A [`DecodeError`] where it is none, a directory is not as it has to be, or it is larger than `limits`.
 pub fn tree(bytes: &[u8], function: DigestFunction, limits: Limits) -> Result<TreeContent, DecodeError> {
-    let raw: RawTree = crate::proto::read(WHAT, bytes)?;
+    shape::check_shape(WHAT, bytes, &shape::TREE)?;
+    let raw = RawTree::decode(bytes).map_err(|e| DecodeError::new(WHAT, "", Flaw::NotProtobuf(e.to_string())))?;
     if raw.root.is_none() && !raw.children.is_empty() {
         return Err(DecodeError::new("Tree", "", Flaw::Missing("root")));
     }
@@ -66,13 +71,25 @@ pub fn tree_of_directories(
     function: DigestFunction,
     limits: Limits,
 ) -> Result<TreeContent, DecodeError> {
-    let mut known = HashMap::with_capacity(children.len());
+    if children.len() > limits.entries {
+        return Err(too_large("", format!("{} directories", limits.entries)));
+    }
+    // It grows with those that differ: how many there are is the sender's word.
+    let mut known = HashMap::new();
     for child in children {
         known.insert(function.digest(child.as_ref()), directory(child.as_ref(), function)?);
     }
     let digest = function.digest(root);
     let root = directory(root, function)?;
-    let mut walk = Walk { known: &known, limits, empty: function.empty(), seen: 0, size: 0, entries: Vec::new() };
+    let mut walk = Walk {
+        known: &known,
+        limits,
+        paths: PathBudget::of(limits.paths),
+        empty: function.empty(),
+        seen: 0,
+        size: 0,
+        entries: Vec::new(),
+    };
     walk.directory(&root, "", 0)?;
     let mut entries = walk.entries;
     entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -82,6 +99,7 @@ pub fn tree_of_directories(
 struct Walk<'a> {
     known: &'a HashMap<Digest, Directory>,
     limits: Limits,
+    paths: PathBudget,
     empty: Digest,
     seen: usize,
     size: u64,
@@ -114,23 +132,26 @@ impl Walk<'_> {
             let child = match self.known.get(digest) {
                 Some(child) => child,
                 None if *digest == self.empty => &empty,
-                None => return Err(DecodeError::new(WHAT, join(at, name), Flaw::Absent(*digest))),
+                None => {
+                    return Err(DecodeError::new(WHAT, super::short(&format!("{at}/{name}")), Flaw::Absent(*digest)));
+                }
             };
-            self.directory(child, &join(at, name), depth + 1)?;
+            let below = self.join(at, name)?;
+            self.directory(child, &below, depth + 1)?;
         }
         Ok(())
     }
 
     fn push(&mut self, at: &str, name: &str, node: TreeNode) -> Result<(), DecodeError> {
-        let path = super::path(WHAT, &if name.is_empty() { at.to_owned() } else { join(at, name) })?;
+        let path = super::path(WHAT, &if name.is_empty() { at.to_owned() } else { self.join(at, name)? })?;
         debug_assert!(path != WsPath::root(), "names are not empty");
         self.entries.push(TreeEntry { path, node });
         Ok(())
     }
-}
 
-fn join(at: &str, name: &str) -> String {
-    if at.is_empty() { name.to_owned() } else { format!("{at}/{name}") }
+    fn join(&mut self, at: &str, name: &str) -> Result<String, DecodeError> {
+        self.paths.join(at, name).map_err(|flaw| DecodeError::new(WHAT, super::short(at), flaw))
+    }
 }
 
 fn too_large(at: &str, what: String) -> DecodeError {
@@ -159,7 +180,7 @@ mod tests {
     }
 
     fn read(root: proto::Directory, children: Vec<proto::Directory>) -> Result<TreeContent, DecodeError> {
-        let limits = Limits { depth: 10, entries: 1000 };
+        let limits = Limits { depth: 10, entries: 1000, ..Limits::default() };
         tree(&proto::Tree { root: Some(root), children }.encode_to_vec(), F, limits)
     }
 
@@ -210,6 +231,55 @@ mod tests {
         let evil = proto::Directory { files: vec![file("..", 1)], ..Default::default() };
         check(evil.clone(), vec![], "no name");
         check(proto::Directory::default(), vec![evil], "no name");
+    }
+
+    /// A directory below `depth` directories with the longest names there are.
+    fn deep(inner: proto::Directory, depth: usize) -> (proto::Directory, Vec<proto::Directory>) {
+        let name = "n".repeat(255);
+        let mut levels = vec![inner];
+        for _ in 0..depth {
+            let directories = vec![node(&name, levels.last().expect("one at least"))];
+            levels.push(proto::Directory { directories, ..Default::default() });
+        }
+        (levels.pop().expect("the top"), levels)
+    }
+
+    #[test]
+    fn paths_no_system_takes_are_refused() {
+        let read =
+            |(root, children), limits| tree(&proto::Tree { root: Some(root), children }.encode_to_vec(), F, limits);
+        let lone = proto::Directory { files: vec![file("f", 1)], ..Default::default() };
+        let got = read(deep(lone.clone(), 15), Limits::default()).expect("15 names and a file");
+        assert_eq!(got.entries[0].path.as_str().len(), 15 * 256 + 1);
+        for (inner, depth) in [(lone, 16), (proto::Directory::default(), 17)] {
+            let got = read(deep(inner, depth), Limits::default()).map(|tree| tree.entries.len());
+            assert!(got.clone().is_err_and(|e| e.to_string().contains("4095 bytes in a path")), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn all_paths_together_are_bounded() {
+        // Twice as many paths with each level, in 80 bytes.
+        let mut levels = vec![proto::Directory { files: vec![file("f", 1)], ..Default::default() }];
+        for _ in 0..12 {
+            let last = levels.last().expect("one at least");
+            let directories = vec![node("a", last), node("b", last)];
+            levels.push(proto::Directory { directories, ..Default::default() });
+        }
+        let (root, mut children) = deep(levels.pop().expect("the top"), 14);
+        children.extend(levels);
+        let bytes = proto::Tree { root: Some(root), children }.encode_to_vec();
+        let limits = Limits { paths: 8 << 20, ..Limits::default() };
+        let got = tree(&bytes, F, limits).map(|tree| tree.entries.len());
+        assert!(got.clone().is_err_and(|e| e.to_string().contains("8388608 bytes of paths")), "{got:?}");
+        assert_eq!(tree(&bytes, F, Limits::default()).map(|tree| tree.entries.len()), Ok(4096));
+    }
+
+    #[test]
+    fn a_tree_of_many_empty_directories_is_refused_unread() {
+        let bytes = [0x12, 0].repeat(4 << 20);
+        let got = tree(&bytes, F, Limits::default());
+        assert!(got.is_err_and(|e| e.to_string().contains("more than the memory")));
     }
 
     #[test]

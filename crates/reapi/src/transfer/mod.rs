@@ -1,16 +1,17 @@
 //! Messages that carry blobs, with `Bytes` instead of `Vec<u8>`, and the services that speak them.
 //!
 //! On the wire they are what the generated ones are, field by field. A received blob is a view on what came from the
-//! connection, without a copy, and one to be sent can be shared with whoever else holds it. Only what carries blobs
-//! is here; the other messages of these calls are the generated ones.
+//! connection, without a copy, and one to be sent can be shared with whoever else holds it. The other messages of these
+//! calls are the generated ones. Clients look at each answer before it is decoded.
 
 mod client;
+mod codec;
 mod runtime;
 mod server;
 
 use bytes::Bytes;
 
-pub use client::{ByteStreamClient, CasClient};
+pub use client::{ActionCacheClient, ByteStreamClient, CasClient, ExecutionClient};
 pub use runtime::start_runtime;
 pub use server::{ByteStream, ByteStreamServer, ReadStream};
 

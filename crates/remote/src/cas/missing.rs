@@ -8,7 +8,7 @@ use std::sync::Arc;
 use minibuild_core::{Digest, Requester};
 use minibuild_reapi::decode::{digest, digest_message, function_number};
 use minibuild_reapi::proto::execution as proto;
-use proto::content_addressable_storage_client::ContentAddressableStorageClient;
+use minibuild_reapi::transfer::CasClient;
 use tokio::sync::oneshot;
 
 use super::pile::Runner;
@@ -67,8 +67,7 @@ async fn ask(grpc: &Grpc, who: &Requester, digests: &HashSet<Digest>) -> Result<
             blob_digests: digests.iter().map(digest_message).collect(),
             digest_function: function_number(grpc.function()),
         };
-        let client = ContentAddressableStorageClient::new(attempt.channel());
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE);
+        let mut client = CasClient::new(attempt.channel(), MAX_MESSAGE);
         Ok(client.find_missing_blobs(attempt.request(request)).await?.into_inner())
     });
     let missing = answer.await?.missing_blob_digests;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use minibuild_core::{Blob, Digest, ExecutionReport, ExecutionStatus, Level, RemoteRequest, RemoteStage};
 use minibuild_reapi::decode::{digest_message, function_number};
 use minibuild_reapi::proto::longrunning::{self, operation::Result as Done};
-use minibuild_reapi::proto::{Message as _, execution as proto, rpc};
+use minibuild_reapi::proto::{execution as proto, read, rpc};
 use proto::execution_stage::Value as StageValue;
 use tokio::time::Instant;
 use tonic::Code;
@@ -311,7 +311,7 @@ impl Execution<'_> {
         let unknown = |message: &str| rpc::Status { code: code::UNKNOWN, message: message.to_owned(), details: vec![] };
         match operation.result {
             Some(Done::Error(status)) => Ending::Refused(status).into(),
-            Some(Done::Response(any)) => match proto::ExecuteResponse::decode(&*any.value) {
+            Some(Done::Response(any)) => match read::<proto::ExecuteResponse>("ExecuteResponse", &any.value) {
                 Ok(response) => self.response(response).await,
                 Err(error) => {
                     Ending::Refused(unknown(&format!("the server sent no `ExecuteResponse`: {error}"))).into()

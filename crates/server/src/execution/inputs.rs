@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use minibuild_core::{Digest, DigestFunction};
-use minibuild_reapi::decode::{self, Directory};
+use minibuild_reapi::decode::{self, Directory, PathBudget};
 use minibuild_reapi::status::missing_blobs;
 use tonic::Status;
 
@@ -48,20 +48,27 @@ pub(crate) fn read_inputs(
     pins: &mut Pins,
 ) -> Result<Inputs, Status> {
     let mut reader = Reader { shared, function, known: HashMap::new(), missing: HashSet::new() };
-    let mut inputs = Inputs::default();
+    let (mut inputs, mut paths) = (Inputs::default(), PathBudget::default());
     let mut next = vec![(String::new(), root, 0)];
     while let Some((path, digest, depth)) = next.pop() {
         let Some(directory) = reader.directory(digest, pins)? else { continue };
         if depth > DEPTH || inputs.len() + directory.len() > MOST {
             return Err(Status::invalid_argument("the input root is too deep or too large"));
         }
-        let at = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+        let mut at = |name: &str| {
+            let joined = paths.join(&path, name);
+            joined.map_err(|flaw| Status::invalid_argument(format!("the input root cannot be laid out: {flaw}")))
+        };
         for file in &directory.files {
             let (digest, executable) = (file.digest, file.executable);
-            inputs.files.push(InputFile { path: at(&file.name), digest, executable });
+            inputs.files.push(InputFile { path: at(&file.name)?, digest, executable });
         }
-        inputs.symlinks.extend(directory.symlinks.iter().map(|(name, target)| (at(name), target.clone())));
-        next.extend(directory.directories.iter().map(|(name, child)| (at(name), *child, depth + 1)));
+        for (name, target) in &directory.symlinks {
+            inputs.symlinks.push((at(name)?, target.clone()));
+        }
+        for (name, child) in &directory.directories {
+            next.push((at(name)?, *child, depth + 1));
+        }
         if !path.is_empty() {
             inputs.directories.push(path);
         }

@@ -63,7 +63,7 @@ impl InputRoot {
 struct Blobs<'a>(BTreeMap<Digest, &'a Blob>);
 
 impl Blobs<'_> {
-    fn message<M: proto::Message + Default>(&self, digest: Digest) -> M {
+    fn message<M: proto::Message + Default + minibuild_reapi::Shaped>(&self, digest: Digest) -> M {
         let blob = self.0.get(&digest).unwrap_or_else(|| panic!("the request lacks the message {digest}"));
         let BlobSource::Bytes(bytes) = &blob.source else { panic!("a message is nowhere but {:?}", blob.source) };
         proto::read("message", bytes).expect("a message")

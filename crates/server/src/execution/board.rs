@@ -84,11 +84,21 @@ struct Run {
     operations: Vec<String>,
 }
 
+/// What a request to run needs no run of its own for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It does need one.
+    Nothing,
+    /// A run for the same action is under way.
+    Run,
+    /// Such a run ended since the request was looked up.
+    Result,
+}
+
 /// What came of a request to run.
 pub(crate) struct Submitted {
     pub(crate) watch: Watch,
-    /// A run for the same action was there already.
-    pub(crate) is_merged: bool,
+    pub(crate) joined: Joined,
     /// One more worker is to be started, this one.
     pub(crate) start_worker: Option<usize>,
 }
@@ -107,19 +117,25 @@ impl Board {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues an action, or joins the run of an equal one.
-    pub(crate) fn submit(&self, job: Job) -> Submitted {
+    /// Queues an action, or joins the run of an equal one. `known` is asked for a response where there is no such run: one
+    /// that ended a moment ago recorded its result before it left the board.
+    pub(crate) fn submit(&self, job: Job, known: impl FnOnce() -> Option<proto::ExecuteResponse>) -> Submitted {
         let mut state = self.lock();
         let key = (job.function, job.digest);
         let may_merge = !job.action.do_not_cache;
         if state.stopping {
             let watch = state.open(&self.prefix, key, Stage::Done(Arc::new(stopping())), None);
-            return Submitted { watch, is_merged: false, start_worker: None };
+            return Submitted { watch, joined: Joined::Nothing, start_worker: None };
         }
         if may_merge && let Some(&id) = state.by_action.get(&key) {
             let stage = if state.is_queued(id) { Stage::Queued } else { Stage::Executing };
             let watch = state.open(&self.prefix, key, stage, Some(id));
-            return Submitted { watch, is_merged: true, start_worker: None };
+            return Submitted { watch, joined: Joined::Run, start_worker: None };
+        }
+        // Under the lock: an equal run can neither begin nor end meanwhile.
+        if let Some(response) = known() {
+            let watch = state.open(&self.prefix, key, Stage::Done(Arc::new(response)), None);
+            return Submitted { watch, joined: Joined::Result, start_worker: None };
         }
         state.counter += 1;
         let id = state.counter;
@@ -132,7 +148,7 @@ impl Board {
         let is_short = state.queue.len() > state.idle && state.workers.len() < self.workers;
         let start_worker = is_short.then(|| state.add_worker());
         self.work.notify_one();
-        Submitted { watch, is_merged: false, start_worker }
+        Submitted { watch, joined: Joined::Nothing, start_worker }
     }
 
     /// An operation that is done from the beginning.
@@ -352,11 +368,32 @@ mod tests {
         }
     }
 
+    /// Submits a job of which no result is known.
+    fn submit(board: &Board, job: Job) -> Submitted {
+        board.submit(job, || None)
+    }
+
+    #[test]
+    fn a_run_that_ended_after_the_look_up_is_not_run_again() {
+        let board = board();
+        // Two requests looked the action up and found nothing; the first is submitted, run and recorded.
+        let first = submit(&board, job("a", 0, false));
+        let (id, _) = board.take().expect("queued");
+        let result = || proto::ExecuteResponse { cached_result: true, ..Default::default() };
+        let joining = board.submit(job("a", 0, false), || panic!("a run that is under way is joined unasked"));
+        board.finish(id, proto::ExecuteResponse::default());
+        let second = board.submit(job("a", 0, false), || Some(result()));
+        assert_eq!((first.joined, joining.joined, second.joined), (Joined::Nothing, Joined::Run, Joined::Result));
+        assert_eq!((stage(&second.watch), second.start_worker), ("done 0".into(), None));
+        submit(&board, job("b", 0, false));
+        assert_eq!(board.take().expect("queued").1.command.arguments[0], "b", "nothing of the other is queued");
+    }
+
     #[test]
     fn smaller_priorities_run_first_then_older_ones() {
         let board = board();
         for (name, priority) in [("a", 0), ("b", 0), ("c", -1), ("d", 5)] {
-            board.submit(job(name, priority, false));
+            submit(&board, job(name, priority, false));
         }
         let order: Vec<String> =
             (0..4).filter_map(|_| board.take()).map(|(_, job)| job.command.arguments[0].clone()).collect();
@@ -366,7 +403,7 @@ mod tests {
     #[test]
     fn workers_are_started_when_they_are_needed() {
         let board = board();
-        let started: Vec<_> = ["a", "b", "c"].iter().map(|n| board.submit(job(n, 0, false)).start_worker).collect();
+        let started: Vec<_> = ["a", "b", "c"].iter().map(|n| submit(&board, job(n, 0, false)).start_worker).collect();
         assert_eq!(started, [Some(0), Some(1), None]);
     }
 
@@ -390,12 +427,12 @@ mod tests {
     #[test]
     fn equal_actions_share_a_run_and_each_its_cancellation() {
         let board = board();
-        let first = board.submit(job("a", 0, false));
-        let second = board.submit(job("a", 0, false));
-        assert!(!first.is_merged && second.is_merged);
+        let first = submit(&board, job("a", 0, false));
+        let second = submit(&board, job("a", 0, false));
+        assert_eq!((first.joined, second.joined), (Joined::Nothing, Joined::Run));
         assert_ne!(first.watch.name, second.watch.name);
         let (id, run) = board.take().expect("queued");
-        let third = board.submit(job("a", 0, false));
+        let third = submit(&board, job("a", 0, false));
         assert_eq!((stage(&second.watch), stage(&third.watch)), ("executing".into(), "executing".into()));
         assert!(board.cancel(&first.watch.name) && board.cancel(&third.watch.name));
         assert_eq!((stage(&first.watch), stage(&second.watch)), ("done 1".into(), "executing".into()));
@@ -404,18 +441,21 @@ mod tests {
         assert_eq!((stage(&first.watch), stage(&second.watch)), ("done 1".into(), "done 0".into()));
         assert!(board.cancel(&second.watch.name), "what is done can be cancelled, to no effect");
         assert_eq!(stage(&second.watch), "done 0");
-        assert!(!board.submit(job("a", 0, false)).is_merged, "the run is over");
+        assert!(submit(&board, job("a", 0, false)).joined == Joined::Nothing, "the run is over");
     }
 
     #[test]
     fn the_last_cancellation_kills_or_unqueues() {
         let board = board();
-        let running = board.submit(job("a", 0, false));
+        let running = submit(&board, job("a", 0, false));
         let (_, run) = board.take().expect("queued");
-        let queued = board.submit(job("b", 0, false));
+        let queued = submit(&board, job("b", 0, false));
         assert!(board.cancel(&running.watch.name) && board.cancel(&queued.watch.name));
         assert_eq!(run.stopper.asked(), Some(StopReason::Kill));
-        assert!(!board.submit(job("a", 0, false)).is_merged, "nobody joins a run that is being killed");
+        assert!(
+            submit(&board, job("a", 0, false)).joined == Joined::Nothing,
+            "nobody joins a run that is being killed"
+        );
         assert_eq!(board.take().expect("queued").1.command.arguments[0], "a", "the cancelled one is not queued");
         assert!(!board.cancel("operations/nothing"));
     }
@@ -423,14 +463,14 @@ mod tests {
     #[test]
     fn what_may_not_be_cached_is_not_shared() {
         let board = board();
-        assert!(!board.submit(job("a", 0, true)).is_merged);
-        assert!(!board.submit(job("a", 0, true)).is_merged);
+        assert!(submit(&board, job("a", 0, true)).joined == Joined::Nothing);
+        assert!(submit(&board, job("a", 0, true)).joined == Joined::Nothing);
     }
 
     #[test]
     fn operations_are_found_until_forgotten() {
         let board = board();
-        let first = board.submit(job("a", 0, false)).watch;
+        let first = submit(&board, job("a", 0, false)).watch;
         assert_eq!(board.watch(&first.name).map(|watch| watch.action), Some(first.action));
         board.forget(&first.name);
         assert!(board.watch(&first.name).is_none());
@@ -445,14 +485,14 @@ mod tests {
     #[test]
     fn a_stop_answers_everybody() {
         let board = board();
-        let running = board.submit(job("a", 0, false)).watch;
+        let running = submit(&board, job("a", 0, false)).watch;
         let (id, run) = board.take().expect("queued");
-        let queued = board.submit(job("b", 0, false)).watch;
+        let queued = submit(&board, job("b", 0, false)).watch;
         board.stop();
         assert_eq!((stage(&queued), run.stopper.asked()), ("done 14".into(), Some(StopReason::Kill)));
         assert!(board.take().is_none() && board.is_stopping());
         board.finish(id, failed(14, "killed"));
         assert_eq!(stage(&running), "done 14");
-        assert_eq!(stage(&board.submit(job("c", 0, false)).watch), "done 14");
+        assert_eq!(stage(&submit(&board, job("c", 0, false)).watch), "done 14");
     }
 }

@@ -7,5 +7,5 @@ mod inputs;
 mod outputs;
 mod worker;
 
-pub(crate) use board::{Board, Job, Stage, Watch, failed};
+pub(crate) use board::{Board, Job, Joined, Stage, Watch, failed};
 pub(crate) use worker::Workers;

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use super::action_cache::lookup;
 use super::inline::Inline;
 use crate::answer::{bad_message, blocking, store_error, to_grpc};
-use crate::execution::{Job, Stage, Watch, Workers, failed};
+use crate::execution::{Job, Joined, Stage, Watch, Workers, failed};
 use crate::faults::Occasion;
 use crate::inject::FaultKind;
 use crate::shared::Shared;
@@ -125,16 +125,8 @@ fn execute(shared: &Shared, workers: &Workers, request: &proto::ExecuteRequest) 
     }
     let function = shared.function(request.digest_function)?;
     let digest = shared.digest(request.action_digest.as_ref(), function)?;
-    if !request.skip_cache_lookup
-        && let Some(result) = lookup(shared, "Execute", function, &digest)?
-    {
+    if let Some(response) = known(shared, request, function, &digest)? {
         shared.counters.of_actions(|count| count.cached += 1);
-        let response = proto::ExecuteResponse {
-            result: Some(result),
-            cached_result: true,
-            status: Some(rpc::Status::default()),
-            ..Default::default()
-        };
         return Ok(shared.board.answer(function, digest, response));
     }
     let (action, command) = read_action(shared, function, digest)?;
@@ -148,9 +140,12 @@ fn execute(shared: &Shared, workers: &Workers, request: &proto::ExecuteRequest) 
         queued_at: SystemTime::now(),
         stopper: minibuild_local::Stopper::default(),
     };
-    let submitted = shared.board.submit(job);
-    if submitted.is_merged {
-        shared.counters.of_actions(|count| count.merged += 1);
+    // What cannot be looked up now is run.
+    let submitted = shared.board.submit(job, || known(shared, request, function, &digest).ok().flatten());
+    match submitted.joined {
+        Joined::Nothing => {}
+        Joined::Run => shared.counters.of_actions(|count| count.merged += 1),
+        Joined::Result => shared.counters.of_actions(|count| count.cached += 1),
     }
     if let Some(number) = submitted.start_worker {
         if let Err(error) = workers.start(number) {
@@ -158,6 +153,25 @@ fn execute(shared: &Shared, workers: &Workers, request: &proto::ExecuteRequest) 
         }
     }
     Ok(submitted.watch)
+}
+
+/// The answer that the action cache has, unless the request wants none of it.
+fn known(
+    shared: &Shared,
+    request: &proto::ExecuteRequest,
+    function: DigestFunction,
+    digest: &Digest,
+) -> Result<Option<proto::ExecuteResponse>, Status> {
+    if request.skip_cache_lookup {
+        return Ok(None);
+    }
+    let result = lookup(shared, "Execute", function, digest)?;
+    Ok(result.map(|result| proto::ExecuteResponse {
+        result: Some(result),
+        cached_result: true,
+        status: Some(rpc::Status::default()),
+        ..Default::default()
+    }))
 }
 
 /// Reads action and command; what of them is missing is told the way that lets the client upload it.

@@ -58,6 +58,8 @@ pub struct CallError {
     pub method: &'static str,
     /// How many times it was tried.
     pub attempts: u32,
+    /// The blob it is about, where it is about one.
+    pub blob: Option<Digest>,
 }
 
 impl CallError {
@@ -84,6 +86,9 @@ impl fmt::Display for CallError {
         }
         if self.attempts > 1 {
             write!(f, " (tried {} times)", self.attempts)?;
+        }
+        if let Some(blob) = &self.blob {
+            write!(f, " (blob {blob})")?;
         }
         Ok(())
     }

@@ -33,6 +33,8 @@ use retries::Retries;
 
 /// Bytes of one message that is read: servers send batches larger than they say.
 pub(crate) const MAX_MESSAGE: usize = 32 << 20;
+/// Bytes of what a server says about itself: lists of numbers, mostly.
+const MAX_CAPABILITIES: usize = 256 << 10;
 /// Calls at once over one connection.
 const CALLS: usize = 100;
 /// A server that never answered has so long for its first answer.
@@ -143,7 +145,8 @@ impl Grpc {
     async fn ask_capabilities(&self) -> Result<Arc<Capabilities>, CallError> {
         let answer = self.call(None, "GetCapabilities", |attempt| async move {
             let request = proto::GetCapabilitiesRequest { instance_name: self.instance.clone() };
-            let mut client = CapabilitiesClient::new(attempt.channel());
+            let client = CapabilitiesClient::new(attempt.channel());
+            let mut client = client.max_decoding_message_size(MAX_CAPABILITIES);
             Ok(client.get_capabilities(attempt.request(request)).await?.into_inner())
         });
         let answer = answer.await?;
@@ -158,7 +161,15 @@ impl Grpc {
 
     /// An error of ours about this server.
     pub(crate) fn refuse(&self, code: Code, method: &'static str, message: String) -> CallError {
-        CallError { code, message, missing: Vec::new(), endpoint: self.endpoint.clone(), method, attempts: 0 }
+        CallError {
+            code,
+            message,
+            missing: Vec::new(),
+            endpoint: self.endpoint.clone(),
+            method,
+            attempts: 0,
+            blob: None,
+        }
     }
 
     /// Calls, with retries; each attempt is over when nothing moved for the configured time.
@@ -257,7 +268,8 @@ impl Grpc {
                 () = tokio::time::sleep_until(deadline) => {}
             }
             if progress.deadline(limit) <= Instant::now() {
-                return Err(Status::deadline_exceeded(format!("nothing came for {} s", limit.as_secs_f32())));
+                let why = format!("nothing came for {} s, or next to nothing for longer", limit.as_secs_f32());
+                return Err(Status::deadline_exceeded(why));
             }
         }
     }

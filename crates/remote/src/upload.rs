@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use minibuild_core::{
-    Blob, BlobSource, Content, FoundOutput, Level, RemoteEvent, TreeMeta, TreeNode, UploadRequest, WsPath,
+    Blob, BlobSource, Content, FoundOutput, Level, RemoteEvent, Requester, TreeMeta, TreeNode, UploadRequest, WsPath,
 };
 use minibuild_reapi::decode::digest_message;
 use minibuild_reapi::proto::{execution as proto, protobuf};
@@ -26,7 +26,7 @@ pub(crate) async fn store(shared: &Shared, request: &UploadRequest) -> Result<()
 }
 
 async fn store_now(shared: &Shared, request: &UploadRequest) -> Result<(), String> {
-    if !shared.may_upload() || !permitted(shared).await {
+    if !shared.may_upload() || !permitted(shared, &request.who).await {
         return Ok(());
     }
     let mut upload = Upload { shared, blobs: request.blobs.clone(), result: proto::ActionResult::default() };
@@ -44,7 +44,7 @@ async fn store_now(shared: &Shared, request: &UploadRequest) -> Result<(), Strin
             return Err(format!("{} changed before it was uploaded", names.join(", ")));
         }
         Err(EnsureFailure::Denied(why)) => {
-            forbid(shared, &why);
+            forbid(shared, &request.who, &why);
             return Ok(());
         }
         Err(EnsureFailure::Failed(why)) => return Err(why),
@@ -52,7 +52,7 @@ async fn store_now(shared: &Shared, request: &UploadRequest) -> Result<(), Strin
     match shared.cache.store_result(&request.who, upload.result).await {
         Ok(()) => Ok(()),
         Err(StoreFailure::Denied(why)) => {
-            forbid(shared, &why);
+            forbid(shared, &request.who, &why);
             Ok(())
         }
         Err(StoreFailure::Failed(why)) => Err(why),
@@ -60,18 +60,18 @@ async fn store_now(shared: &Shared, request: &UploadRequest) -> Result<(), Strin
 }
 
 /// Whether the cache says that it takes results. One that does not say is tried.
-async fn permitted(shared: &Shared) -> bool {
+async fn permitted(shared: &Shared, who: &Requester) -> bool {
     let takes = shared.cache.takes_results().await;
     if !takes {
-        forbid(shared, "the server takes no results from this client");
+        forbid(shared, who, "the server takes no results from this client");
     }
     takes
 }
 
-/// Says once that nothing is uploaded.
-fn forbid(shared: &Shared, why: &str) {
+/// Says once that nothing is uploaded, and with which target that was found out.
+fn forbid(shared: &Shared, who: &Requester, why: &str) {
     if shared.forbid_uploads() {
-        let text = format!("results are not uploaded: {why}");
+        let text = format!("results are not uploaded: {why}; the first was that of `{}`", who.label);
         (shared.sink)(RemoteEvent::Message { level: Level::Info, text });
     }
 }

@@ -13,6 +13,7 @@ use tonic::metadata::MetadataMap;
 use super::watched::Watched;
 use crate::channel::Lease;
 use crate::outage::Outage;
+use crate::pace::moved_until;
 
 /// One attempt of a call.
 pub(crate) struct Attempt {
@@ -24,7 +25,7 @@ pub(crate) struct Attempt {
 /// How far a call came.
 pub(super) struct Progress {
     began: Instant,
-    /// Milliseconds since then of the last sign of life.
+    /// Until when it moved: microseconds since then.
     last: AtomicU64,
     /// The best position an attempt reached.
     best: AtomicU64,
@@ -50,9 +51,8 @@ impl Attempt {
         Request::from_parts(self.metadata.clone(), Default::default(), message)
     }
 
-    /// Something came: the deadline begins anew, and the server serves.
+    /// A whole message came: the server serves. Its bytes are progress already.
     pub(crate) fn heard(&self) {
-        self.progress.moved();
         if !self.progress.is_heard.swap(true, Ordering::Relaxed) {
             self.progress.outage.succeeded();
         }
@@ -78,10 +78,11 @@ impl Progress {
         Self { began: Instant::now(), last: none(), best: none(), is_heard: AtomicBool::new(false), outage, total }
     }
 
-    /// So many bytes came: a sign of life.
+    /// So many bytes came.
     pub(super) fn received(&self, bytes: usize) {
         self.total.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.moved();
+        let last = Duration::from_micros(self.last.load(Ordering::Relaxed));
+        self.set_moved(moved_until(last, self.began.elapsed(), bytes));
     }
 
     /// An attempt begins.
@@ -92,8 +93,11 @@ impl Progress {
 
     /// A sign of life: the deadline begins anew.
     pub(super) fn moved(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.fetch_max(now, Ordering::Relaxed);
+        self.set_moved(self.began.elapsed());
+    }
+
+    fn set_moved(&self, until: Duration) {
+        self.last.fetch_max(u64::try_from(until.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The best position an attempt reached.
@@ -103,6 +107,6 @@ impl Progress {
 
     /// When a call that does not move before is over.
     pub(super) fn deadline(&self, patience: Duration) -> Instant {
-        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + patience
+        self.began + Duration::from_micros(self.last.load(Ordering::Relaxed)) + patience
     }
 }

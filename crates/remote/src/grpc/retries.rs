@@ -113,7 +113,7 @@ impl<'a> Retries<'a> {
     fn error(&self, code: Code, message: String, status: Option<&Status>) -> CallError {
         let missing = status.map(|status| error::missing(status, self.grpc.function)).unwrap_or_default();
         let endpoint = self.grpc.endpoint.clone();
-        CallError { code, message, missing, endpoint, method: self.method, attempts: self.attempts }
+        CallError { code, message, missing, endpoint, method: self.method, attempts: self.attempts, blob: None }
     }
 }
 

@@ -16,8 +16,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use minibuild_core::{Blob, BlobSource, Digest, DigestFunction, Level, RemoteEvent, UploadCounts};
-use minibuild_reapi::proto::{Message as _, execution as proto};
+use minibuild_core::{Blob, BlobSource, Digest, DigestFunction, Level, RemoteEvent, Requester, UploadCounts};
+use minibuild_reapi::decode::LARGEST_RESULT;
+use minibuild_reapi::proto::{Message as _, execution as proto, read};
 use reqwest::{StatusCode, Url};
 use tokio::time::Instant;
 
@@ -28,8 +29,6 @@ use crate::presence::Presence;
 
 /// Blobs asked for at a time.
 const MOST_QUESTIONS: usize = 64;
-/// A larger result is refused.
-const LARGEST_RESULT: u64 = 64 << 20;
 
 /// The cache.
 pub(crate) struct HttpCache {
@@ -65,12 +64,13 @@ impl HttpCache {
     /// # Errors
     /// Why the cache could not be asked.
     pub(crate) async fn result(&self, key: &Digest) -> Result<Option<proto::ActionResult>, String> {
-        let bytes = match self.caller.get(&self.url("ac", key), LARGEST_RESULT).await {
+        let bytes = match self.caller.get(&self.url("ac", key), LARGEST_RESULT as u64).await {
             Ok(bytes) => bytes,
             Err(HttpError::Status(StatusCode::NOT_FOUND)) => return Ok(None),
             Err(error) => return Err(self.failed(&error)),
         };
-        proto::ActionResult::decode(bytes).map(Some).map_err(|e| self.failed(&HttpError::Nonsense(e.to_string())))
+        let result = read("ActionResult", &bytes).map(Some);
+        result.map_err(|error| self.failed(&HttpError::Nonsense(error.to_string())))
     }
 
     /// If it is given up, and its time has come, asks it for a sign of life.
@@ -85,12 +85,12 @@ impl HttpCache {
     ///
     /// # Errors
     /// Why it is not stored.
-    pub(crate) async fn store_result(&self, key: &Digest, result: &proto::ActionResult) -> Result<(), StoreFailure> {
+    pub(crate) async fn store_result(&self, who: &Requester, result: &proto::ActionResult) -> Result<(), StoreFailure> {
         let bytes = Bytes::from(result.encode_to_vec());
-        let put = self.put_bytes(&self.url("ac", key), &bytes).await;
+        let put = self.put_bytes(&self.url("ac", &who.key), &bytes).await;
         put.map_err(|error| match self.is_denial(&error) {
             true => StoreFailure::Denied(self.text(&error)),
-            false => StoreFailure::Failed(self.failed(&error)),
+            false => StoreFailure::Failed(self.failed_about(&error, &format!(" (the result of `{}`)", who.label))),
         })
     }
 
@@ -159,6 +159,7 @@ impl HttpCache {
     /// Why not.
     pub(crate) async fn ensure(
         &self,
+        who: &Requester,
         blobs: &[Blob],
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), EnsureFailure> {
@@ -170,7 +171,7 @@ impl HttpCache {
         let (mut done, mut lost, mut changed) = (0, Vec::new(), Vec::new());
         let mut work = FuturesUnordered::new();
         for blob in absent {
-            work.push(self.ensure_one(blob));
+            work.push(self.ensure_one(who, blob));
         }
         while let Some(outcome) = work.next().await {
             match outcome {
@@ -192,7 +193,7 @@ impl HttpCache {
 
     /// Those of `digests` that the cache lacks now. One that cannot be asked for single blobs may have any of them.
     pub(crate) async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, String> {
-        let ask = |digest: Digest| async move { (digest, self.has(&digest).await) };
+        let ask = |digest: Digest| async move { (digest, self.has(None, &digest).await) };
         let mut answers = futures_util::stream::iter(digests.into_iter().map(ask)).buffer_unordered(MOST_QUESTIONS);
         let mut missing = Vec::new();
         while let Some((digest, answer)) = answers.next().await {
@@ -210,9 +211,9 @@ impl HttpCache {
         Ok(missing)
     }
 
-    async fn ensure_one(&self, blob: &Blob) -> Result<(), EnsureFailure> {
-        if !self.has(&blob.digest).await? {
-            self.put_blob(blob).await?;
+    async fn ensure_one(&self, who: &Requester, blob: &Blob) -> Result<(), EnsureFailure> {
+        if !self.has(Some(who), &blob.digest).await? {
+            self.put_blob(who, blob).await?;
             self.sent_blobs.fetch_add(1, Ordering::Relaxed);
             self.sent_bytes.fetch_add(blob.digest.size, Ordering::Relaxed);
         }
@@ -221,7 +222,7 @@ impl HttpCache {
     }
 
     /// Whether the cache says that it has a blob.
-    async fn has(&self, digest: &Digest) -> Result<bool, EnsureFailure> {
+    async fn has(&self, who: Option<&Requester>, digest: &Digest) -> Result<bool, EnsureFailure> {
         if self.has_no_head.load(Ordering::Relaxed) {
             return Ok(false);
         }
@@ -233,7 +234,7 @@ impl HttpCache {
                 self.has_no_head.store(true, Ordering::Relaxed);
                 Ok(false)
             }
-            Err(error) => Err(self.ensure_failure(&error)),
+            Err(error) => Err(self.ensure_failure(who, digest, &error)),
         }
     }
 
@@ -242,7 +243,7 @@ impl HttpCache {
         self.caller.put(url, Upload { length: bytes.len() as u64, body: &body }).await
     }
 
-    async fn put_blob(&self, blob: &Blob) -> Result<(), EnsureFailure> {
+    async fn put_blob(&self, who: &Requester, blob: &Blob) -> Result<(), EnsureFailure> {
         let url = self.url("cas", &blob.digest);
         let put = match &blob.source {
             BlobSource::Bytes(bytes) => self.put_bytes(&url, &Bytes::copy_from_slice(bytes)).await,
@@ -256,7 +257,7 @@ impl HttpCache {
         match (put, &blob.source) {
             (Ok(()), _) => Ok(()),
             (Err(HttpError::Changed), BlobSource::File { path, .. }) => Err(EnsureFailure::Changed(vec![path.clone()])),
-            (Err(error), _) => Err(self.ensure_failure(&error)),
+            (Err(error), _) => Err(self.ensure_failure(Some(who), &blob.digest, &error)),
         }
     }
 
@@ -305,7 +306,12 @@ impl HttpCache {
     /// The text of an error that counts as one of the cache. The first that is no outage is told; outages tell
     /// themselves.
     fn failed(&self, error: &HttpError) -> String {
-        let text = self.text(error);
+        self.failed_about(error, "")
+    }
+
+    /// The same with what the request was about, behind the text.
+    fn failed_about(&self, error: &HttpError, about: &str) -> String {
+        let text = self.text(error) + about;
         let is_outage = matches!(error, HttpError::Broken(_));
         if !is_outage && !self.has_told.swap(true, Ordering::Relaxed) {
             let text = format!("the cache fails, further failures are only counted: {text}");
@@ -335,10 +341,11 @@ impl HttpCache {
         }
     }
 
-    fn ensure_failure(&self, error: &HttpError) -> EnsureFailure {
+    fn ensure_failure(&self, who: Option<&Requester>, digest: &Digest, error: &HttpError) -> EnsureFailure {
         if self.is_denial(error) {
-            return EnsureFailure::Denied(self.text(error));
+            return EnsureFailure::Denied(format!("{} (blob {digest})", self.text(error)));
         }
-        EnsureFailure::Failed(self.failed(error))
+        let target = who.map(|who| format!(" of `{}`", who.label)).unwrap_or_default();
+        EnsureFailure::Failed(self.failed_about(error, &format!(" (blob {digest}{target})")))
     }
 }

@@ -234,7 +234,7 @@ impl Http {
     }
 
     pub(super) fn ensure(&self, blobs: &[Blob]) -> Result<(), EnsureFailure> {
-        self.run(self.cache.ensure(blobs, &|_, _| {}))
+        self.run(self.cache.ensure(&who(), blobs, &|_, _| {}))
     }
 
     pub(super) fn read(&self, digest: Digest) -> Result<Vec<u8>, ReadFailure> {

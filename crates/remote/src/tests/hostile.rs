@@ -90,6 +90,36 @@ fn batch_replies_are_matched_by_digest_and_the_rest_is_read_alone() {
 }
 
 #[test]
+fn answers_that_take_far_more_memory_than_bytes_are_refused() {
+    let fake = Fake::new(false);
+    let fixture = client(&fake);
+    then(&fake.script.missing, |_| {
+        let missing_blob_digests = vec![proto::Digest::default(); MIB];
+        Ok(proto::FindMissingBlobsResponse { missing_blob_digests })
+    });
+    let error = fixture.ensure(&[blob(b"x")]).expect_err("a million digests of nothing");
+    assert!(error.to_string().contains("more than the memory"), "{error}");
+    then(&fake.script.batches, |_| Ok(proto::BatchReadBlobsResponse { responses: vec![ReadReply::default(); MIB] }));
+    then(&fake.script.reads, |_| Err(Status::permission_denied("the blob is read alone")));
+    let error = fixture.read(F.digest(b"x")).expect_err("a million replies of nothing");
+    assert!(error.to_string().contains("read alone"), "{error}");
+}
+
+#[test]
+fn a_download_that_drips_ends_like_one_that_is_silent() {
+    let fake = Fake::new(false);
+    let fixture = Fixture::of(&fake.address, |config| {
+        config.retries = 0;
+        config.timeout = Duration::from_millis(300);
+    });
+    fixture.run(fixture.grpc.capabilities()).expect("it answers");
+    fake.script.slow.store(20, Ordering::Relaxed);
+    then(&fake.script.reads, |_| Ok((vec![vec![0]; 100], Some(Status::data_loss("all of it came")))));
+    let error = fixture.download(F.digest(&noise(MIB, 1))).expect_err("too slow");
+    assert!(error.to_string().contains("next to nothing"), "{error}");
+}
+
+#[test]
 fn more_bytes_than_the_digest_says_are_refused() {
     let fake = Fake::new(false);
     let fixture = client(&fake);

@@ -141,6 +141,65 @@ fn a_store_that_says_nothing_is_given_up() {
     assert!(matches!(http.ensure(&[blob(b"x")]), Err(EnsureFailure::Failed(why)) if nothing(&why)));
 }
 
+/// A store whose answer to everything is longer than a client waits, a byte now and then, and that then ends.
+fn dripping_store() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("is bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut stream = BufReader::new(stream);
+                read_head(&mut stream);
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+                let mut left = 100;
+                let mut sent = stream.get_mut().write_all(head);
+                while sent.is_ok() && left > 0 {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                    sent = stream.get_mut().write_all(b"x");
+                    left -= 1;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_store_that_drips_is_given_up_like_one_that_is_silent() {
+    let http = Http::new(&format!("http://{}", dripping_store()), |config| {
+        config.timeout = Duration::from_millis(200);
+        config.retries = 0;
+    });
+    let next_to_nothing = |why: &str| why.contains("next to nothing") || why.contains("given up for now");
+    let why = look(&http).expect_err("no result in time");
+    assert!(next_to_nothing(&why), "{why}");
+    let read = http.read(F.digest(&noise(1000, 1)));
+    assert!(matches!(&read, Err(ReadFailure::Unreachable(why)) if next_to_nothing(why)), "{read:?}");
+}
+
+#[test]
+fn a_result_that_takes_far_more_memory_than_bytes_is_refused() {
+    let address =
+        serve_http(|_: &HttpRequest| HttpAnswer { body: [0x12, 0].repeat(4 << 20), ..HttpAnswer::status("200 OK") });
+    let why = look(&Http::new(&format!("http://{address}"), |_| {})).expect_err("four million outputs of nothing");
+    assert!(why.contains("more than the memory"), "{why}");
+}
+
+#[test]
+fn a_refusal_names_the_blob() {
+    let address = serve_http(|request: &HttpRequest| match request.header("content-length") {
+        Some("1") => HttpAnswer::status("403 Forbidden"),
+        Some("2") => HttpAnswer::status("413 Payload Too Large"),
+        _ => HttpAnswer::status("404 Not Found"),
+    });
+    let http = Http::new(&format!("http://{address}"), |_| {});
+    for (bytes, part) in [(&b"x"[..], "403 Forbidden"), (b"xy", "413 Payload Too Large")] {
+        let failure = http.ensure(&[blob(bytes)]).expect_err(part);
+        let (EnsureFailure::Denied(why) | EnsureFailure::Failed(why)) = &failure else { panic!("{failure:?}") };
+        assert!(why.contains(part) && why.contains(&F.digest(bytes).to_string()), "{why}");
+    }
+}
+
 #[test]
 fn presence_is_believed_for_a_while() {
     let fixture = server();

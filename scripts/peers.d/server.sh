@@ -9,8 +9,8 @@ readonly server_port=18980
 # load_kind KIND
 load_kind() {
     case $1 in
-        casd | buildgrid | nginx | minibuild) source "$peers/$1.sh" ;;
-        *) fail "there is no server \`$1\`; there are casd, buildgrid, nginx, minibuild" ;;
+        casd | buildgrid | nginx | minibuild | nagle) source "$peers/$1.sh" ;;
+        *) fail "there is no server \`$1\`; there are casd, buildgrid, nginx, minibuild, nagle" ;;
     esac
 }
 

@@ -226,7 +226,7 @@ mod tests {
         same(&directory);
         let command = execution::Command { arguments: vec!["-I".into(); 60_000], ..Default::default() };
         same(&command);
-        let texts = execution::ActionResult { stdout_raw: vec![0x12, 0].repeat(1 << 20), ..Default::default() };
+        let texts = execution::ActionResult { stdout_raw: [0x12, 0].repeat(1 << 20), ..Default::default() };
         same(&texts);
     }
 

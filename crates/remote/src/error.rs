@@ -59,7 +59,7 @@ pub struct CallError {
     /// How many times it was tried.
     pub attempts: u32,
     /// The blob it is about, where it is about one.
-    pub blob: Option<Digest>,
+    pub blob: Option<Box<Digest>>,
 }
 
 impl CallError {

@@ -6,44 +6,32 @@
 //! directories waits for the others. What is dropped unpublished goes to the trash. It does not know where the bytes come
 //! from, nor checks them.
 
+mod entry;
+#[cfg(test)]
+mod tests;
+
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use minibuild_core::{Content, Digest, OUT_ROOT, Stamp, TreeMeta, TreeNode, WsPath};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+pub(crate) use self::entry::Staging;
+use self::entry::{Entry, link};
 use crate::clock::{FileClock, FsInstant};
 use crate::mode::set_mode;
 use crate::out_tree::{OutTree, retry_writable};
 use crate::remove::open_listing;
 use crate::rename::rename_new;
 use crate::stat::look_at;
-use crate::trash::Trash;
 use crate::{DiskError, beneath};
 
 /// How often a place is made free at most: only a program that is not minibuild puts something there meanwhile.
 const TRIES: usize = 8;
-
-/// The staging directory.
-pub(crate) struct Staging {
-    dir: OwnedFd,
-    trash: Arc<Trash>,
-    counter: AtomicU64,
-    /// Whether files without a name can be made here and named later. Tried once.
-    has_unnamed: OnceLock<bool>,
-}
-
-/// A name in the staging directory; dropped, what lies there goes to the trash.
-struct Entry {
-    staging: Arc<Staging>,
-    name: CString,
-    is_taken: bool,
-}
 
 /// Where a file is until it is published.
 enum Place {
@@ -85,100 +73,6 @@ pub trait Keep: Send + Sync {
 
     /// A blob that is kept, to be read; what it holds is to be checked.
     fn open(&self, digest: &Digest) -> Option<File>;
-}
-
-impl Staging {
-    pub(crate) fn new(dir: OwnedFd, trash: Arc<Trash>) -> Self {
-        Self { dir, trash, counter: AtomicU64::new(0), has_unnamed: OnceLock::new() }
-    }
-
-    /// Makes something under a name of its own.
-    fn make<T>(
-        self: &Arc<Self>,
-        make: impl Fn(&OwnedFd, &CString) -> rustix::io::Result<T>,
-    ) -> Result<(T, Entry), DiskError> {
-        let made = self.try_make(make);
-        made.map_err(|error| DiskError::new("create", format!("{OUT_ROOT}/.state/staging"), error))
-    }
-
-    fn try_make<T>(
-        self: &Arc<Self>,
-        make: impl Fn(&OwnedFd, &CString) -> rustix::io::Result<T>,
-    ) -> rustix::io::Result<(T, Entry)> {
-        loop {
-            let name = format!("{}-{}", std::process::id(), self.counter.fetch_add(1, Ordering::Relaxed));
-            let name = CString::new(name).unwrap_or_default();
-            match make(&self.dir, &name) {
-                Ok(made) => return Ok((made, Entry { staging: Arc::clone(self), name, is_taken: false })),
-                // Left by an earlier process with our id.
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn open_unnamed(&self) -> rustix::io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, c".", flags, Mode::from_raw_mode(0o600)).map(File::from)
-    }
-
-    /// A file without a name. `None` where the file system has none, `/proc` is not there, or nothing can be made at all.
-    fn unnamed(self: &Arc<Self>) -> Option<File> {
-        let works = || {
-            let file = self.open_unnamed()?;
-            self.name(&file).map(drop)
-        };
-        if !self.has_unnamed.get_or_init(|| works().is_ok()) {
-            return None;
-        }
-        self.open_unnamed().ok()
-    }
-
-    /// Gives a file a name here.
-    fn name(self: &Arc<Self>, file: &File) -> rustix::io::Result<Entry> {
-        self.try_make(|dir, name| link(file, dir, name)).map(|((), entry)| entry)
-    }
-}
-
-/// Gives a file without a name its first one. By way of `/proc`, since `AT_EMPTY_PATH` needs a privilege before Linux 6.10.
-fn link(file: &File, dir: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<()> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)
-}
-
-impl Entry {
-    fn shown(&self) -> String {
-        format!("{OUT_ROOT}/.state/staging/{}", self.name.to_string_lossy())
-    }
-
-    /// Renames it to `name` in `dir`, over whatever lies there.
-    fn rename(mut self, dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
-        retry_writable(dir, || rustix::fs::renameat(&self.staging.dir, &self.name, dir, name))?;
-        self.is_taken = true;
-        Ok(())
-    }
-
-    /// Renames it to `name` in `dir` unless something lies there, which `EXIST` tells. File systems that do not know such
-    /// renames say the same without a look.
-    fn rename_to_free(&mut self, dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
-        let rename = || rustix::fs::renameat_with(&self.staging.dir, &self.name, dir, name, RenameFlags::NOREPLACE);
-        match retry_writable(dir, rename) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(Errno::EXIST),
-            done => {
-                self.is_taken = done.is_ok();
-                done
-            }
-        }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        if !self.is_taken {
-            // What stays is deleted by the next build.
-            let _ = self.staging.trash.set_aside(&self.staging.dir, &self.name);
-        }
-    }
 }
 
 impl Staged {
@@ -457,132 +351,5 @@ fn copy_all(from: &File, to: &File) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::io::Write as _;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
-    use std::path::Path;
-
-    use super::*;
-
-    /// A clock by which nothing is old enough to be trusted.
-    struct Stopped;
-
-    impl FileClock for Stopped {
-        fn now(&self) -> Result<FsInstant, DiskError> {
-            Ok(FsInstant { ns: 0, granularity: std::time::Duration::ZERO })
-        }
-    }
-
-    /// A tree in which files are staged with or without names.
-    fn tree(is_unnamed: bool) -> (tempfile::TempDir, OutTree) {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let tree = OutTree::open(dir.path()).expect("opens");
-        tree.staging().has_unnamed.set(is_unnamed).expect("not tried yet");
-        (dir, tree)
-    }
-
-    fn file(tree: &OutTree, text: &str) -> Staged {
-        let staged = tree.stage_unnamed_file().expect("stages");
-        staged.file().write_all(text.as_bytes()).expect("writes");
-        staged.finish(false).expect("finishes")
-    }
-
-    fn staged_names(dir: &tempfile::TempDir) -> usize {
-        fs::read_dir(dir.path().join("minibuild-out/.state/staging")).expect("lists").count()
-    }
-
-    /// Whether the temporary directory is on a file system with files that have no name, as all common local ones are.
-    fn can_be_unnamed() -> bool {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let tree = OutTree::open(dir.path()).expect("opens");
-        tree.staging().unnamed().is_some()
-    }
-
-    /// Both ways of staging, as far as they are to be had.
-    fn ways() -> Vec<bool> {
-        if can_be_unnamed() { vec![true, false] } else { vec![false] }
-    }
-
-    #[test]
-    fn either_way_replaces_whatever_lies_at_the_place() {
-        type Before = fn(&Path);
-        let before: [Before; 6] = [
-            |_| {},
-            |p| fs::write(p, "old").expect("writes"),
-            |p| symlink("nowhere", p).expect("links"),
-            |p| fs::create_dir_all(p.join("a/b")).expect("makes"),
-            |p| fs::set_permissions(p.parent().expect("one"), fs::Permissions::from_mode(0o555)).expect("chmod"),
-            |p| {
-                fs::create_dir_all(p.join("a")).expect("makes");
-                fs::set_permissions(p, fs::Permissions::from_mode(0o555)).expect("chmod");
-            },
-        ];
-        for is_unnamed in ways() {
-            for prepare in before {
-                let (dir, tree) = tree(is_unnamed);
-                let place = dir.path().join("minibuild-out/bin/p/out");
-                fs::create_dir_all(place.parent().expect("one")).expect("makes");
-                prepare(&place);
-                let path = WsPath::new("minibuild-out/bin/p/out").expect("a path");
-                tree.publish(file(&tree, "new"), &path, None, &Stopped).expect("publishes");
-                assert_eq!(fs::read_to_string(&place).expect("is there"), "new");
-                assert_eq!(staged_names(&dir), 0);
-            }
-        }
-    }
-
-    #[test]
-    fn files_of_a_killed_build_have_no_name_to_be_found_under() {
-        for is_unnamed in ways() {
-            let (dir, tree) = tree(is_unnamed);
-            std::mem::forget(file(&tree, "complete"));
-            std::mem::forget(tree.stage_unnamed_file().expect("stages"));
-            assert_eq!(staged_names(&dir), if is_unnamed { 0 } else { 2 });
-            tree.sweep_staging().expect("sweeps");
-            assert_eq!(staged_names(&dir), 0);
-        }
-    }
-
-    #[test]
-    fn a_file_that_waits_has_a_name_and_loses_it_with_its_owner() {
-        for is_unnamed in ways() {
-            let (dir, tree) = tree(is_unnamed);
-            let waiting = file(&tree, "x").named().expect("named");
-            assert_eq!(staged_names(&dir), 1);
-            drop(waiting);
-            assert_eq!(staged_names(&dir), 0);
-            let path = WsPath::new("minibuild-out/bin/out").expect("a path");
-            let waiting = file(&tree, "y").named().expect("named");
-            tree.publish(waiting, &path, None, &Stopped).expect("publishes");
-            assert_eq!(fs::read_to_string(dir.path().join(path.as_path())).expect("is there"), "y");
-        }
-    }
-
-    #[test]
-    fn a_store_gets_the_file_over_the_one_it_has() {
-        for is_unnamed in ways() {
-            let (dir, tree) = tree(is_unnamed);
-            let store = File::open(dir.path()).expect("opens");
-            for text in ["first", "second"] {
-                file(&tree, text).move_to(store.as_fd(), "blob").expect("moves");
-                assert_eq!(fs::read_to_string(dir.path().join("blob")).expect("is there"), text);
-                assert_eq!(staged_names(&dir), 0);
-            }
-        }
-    }
-
-    #[test]
-    fn unnamed_files_are_used_where_they_can_be() {
-        let (dir, tree) = (tempfile::tempdir().expect("temp dir"), Path::new("minibuild-out/.state/staging"));
-        let opened = OutTree::open(dir.path()).expect("opens");
-        let staged = opened.stage_unnamed_file().expect("stages");
-        let is_unnamed = matches!(staged.place, Place::Unnamed(_));
-        assert_eq!(is_unnamed, can_be_unnamed());
-        assert_eq!(fs::read_dir(dir.path().join(tree)).expect("lists").count(), usize::from(!is_unnamed));
     }
 }

@@ -191,18 +191,20 @@ impl Failure {
 
 async fn fetch(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket) {
     let what = What { content: &request.content, here: &request.here, who: &request.who };
-    match stage(shared, what).await {
-        Ok((staged, copied)) => publish(shared, request, ticket, staged, copied).await,
+    match bring(shared, what).await {
+        Ok((ready, copied)) => publish(shared, request, ticket, ready, copied).await,
         Err(failure) => ticket.0.give(RemoteEvent::Fetched { id: request.id, outcome: failure.outcome() }),
     }
 }
 
-/// Renames a complete thing into its place. The ticket goes along, so that the answer comes after the rename even if
-/// the fetch is stopped in between.
-async fn publish(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket, staged: Staged, copied: Copied) {
+/// Writes what is not written yet and puts it in its place, all in one turn of a thread: a small file takes less time
+/// than waking one. The ticket goes along, so that the answer comes after that even if the fetch is stopped in between.
+async fn publish(shared: &Arc<Shared>, request: FetchRequest, ticket: Ticket, ready: Ready, copied: Copied) {
     let shared = Arc::clone(shared);
     let work = move || {
-        let outcome = match put_in_place(&shared, staged, &request.path, &request.content) {
+        let staged = ready.write(&shared);
+        let put = staged.and_then(|staged| put_in_place(&shared, staged, &request.path, &request.content));
+        let outcome = match put {
             Ok(stamps) => FetchOutcome::Done { stamps, copied },
             Err(error) => FetchOutcome::Disk(error.render()),
         };
@@ -232,21 +234,48 @@ fn copies(digest: Digest, files: usize) -> Copied {
     Copied { files, bytes: files * digest.size }
 }
 
+/// A thing that is here.
+enum Ready {
+    Staged(Staged),
+    /// The bytes of a file, with its executable bit.
+    File(Blob, bool),
+}
+
+impl Ready {
+    /// The thing, complete. Blocks.
+    fn write(self, shared: &Shared) -> Result<Staged, DiskError> {
+        match self {
+            Self::Staged(staged) => Ok(staged),
+            Self::File(blob, executable) => blob.into_file(&shared.config.tree, executable),
+        }
+    }
+}
+
 /// The thing, complete, and which of its files needed no transfer of their own.
 pub(crate) async fn stage(shared: &Arc<Shared>, what: What<'_>) -> Result<(Staged, Copied), Failure> {
+    let (ready, copied) = bring(shared, what).await?;
+    let owner = Arc::clone(shared);
+    Ok((blocking(move || Ok(ready.write(&owner)?)).await?, copied))
+}
+
+/// The thing, and which of its files needed no transfer of their own.
+async fn bring(shared: &Arc<Shared>, what: What<'_>) -> Result<(Ready, Copied), Failure> {
     match what.content {
-        Content::Symlink { target } => Ok((shared.config.tree.stage_symlink(target)?, Copied::default())),
+        Content::Symlink { target } => {
+            Ok((Ready::Staged(shared.config.tree.stage_symlink(target)?), Copied::default()))
+        }
         Content::File { digest, executable } => {
             if let Some(staged) = copy(shared, what.here, *digest, *executable).await {
-                return Ok((staged, copies(*digest, 1)));
+                return Ok((Ready::Staged(staged), copies(*digest, 1)));
             }
             let brought = shared.blobs.bring(shared, what.who, *digest).await;
             let Brought { blob, is_copy } = brought.map_err(|e| Failure::of_blob(*digest, e))?;
-            let (owner, executable) = (Arc::clone(shared), *executable);
-            let staged = blocking(move || Ok(blob.into_file(&owner.config.tree, executable)?)).await?;
-            Ok((staged, copies(*digest, usize::from(is_copy))))
+            Ok((Ready::File(blob, *executable), copies(*digest, usize::from(is_copy))))
         }
-        Content::Directory(tree) => stage_tree(shared, what, tree).await,
+        Content::Directory(tree) => {
+            let (staged, copied) = stage_tree(shared, what, tree).await?;
+            Ok((Ready::Staged(staged), copied))
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::ProstCodec;
 
+use crate::Flaw;
 use crate::shape::{self, Shaped};
 
 /// Encodes `T`, decodes `U` if it does not take much more memory than it has bytes.
@@ -49,7 +50,12 @@ impl<U: Message + Default + Shaped> Decoder for CheckedDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // A message is in one piece.
-        shape::check::<U>("answer", buffer.chunk()).map_err(|error| Status::out_of_range(error.to_string()))?;
+        shape::check::<U>("answer", buffer.chunk()).map_err(|error| match error.flaw() {
+            // The same comes if it is asked for once more.
+            Flaw::TooLarge(_) => Status::out_of_range(error.to_string()),
+            // As tonic's own codec has it: something on the way may have done that.
+            _ => Status::internal(error.to_string()),
+        })?;
         let decoded = U::decode(buffer).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Some(decoded))
     }

@@ -131,7 +131,9 @@ impl GrpcCas {
             match outcome {
                 Ok(()) => {}
                 Err(SendError::Changed(path)) => changed.push(path),
-                Err(SendError::Call(error)) => failed = failed.or(Some(CallError { blob: Some(Box::new(blob.digest)), ..error })),
+                Err(SendError::Call(error)) => {
+                    failed = failed.or(Some(CallError { blob: Some(Box::new(blob.digest)), ..error }))
+                }
             }
         }
         verdict(changed, failed)

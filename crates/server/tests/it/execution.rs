@@ -261,19 +261,39 @@ fn messages_that_are_none_are_refused() {
         }],
         ..Default::default()
     };
+    let status = refusal(&server, server.put(&encoded(&bad_root)));
+    assert!(status.code == 3 && status.message.contains("no name"), "{status:?}");
+    assert!(!server.dir.path().join("server/escape").exists());
+}
+
+fn encoded(directory: &proto::Directory) -> Vec<u8> {
+    minibuild_reapi::proto::Message::encode_to_vec(directory)
+}
+
+/// The error of an action with this input root.
+fn refusal(server: &Fixture, input_root: Digest) -> rpc::Status {
     let command = CommandMessage { arguments: vec!["true"], environment: vec![("PATH", "/bin")], ..Default::default() };
     let message = ActionMessage {
         command: server.put(&command.encode()),
-        input_root: server.put(&minibuild_reapi::proto::Message::encode_to_vec(&bad_root)),
+        input_root,
         timeout: None,
         do_not_cache: false,
         salt: b"",
         platform: vec![],
     };
-    let response = server.execute(&server.put(&message.encode()), false);
-    let status = response.status.expect("an error");
-    assert!(status.code == 3 && status.message.contains("no name"), "{status:?}");
-    assert!(!server.dir.path().join("server/escape").exists());
+    server.execute(&server.put(&message.encode()), false).status.expect("an error")
+}
+
+#[test]
+fn an_input_root_with_paths_no_system_takes_is_refused_unlaid() {
+    let server = server();
+    let mut digest = F.empty();
+    for _ in 0..17 {
+        let node = proto::DirectoryNode { name: "n".repeat(255), digest: Some(digest_message(&digest)) };
+        digest = server.put(&encoded(&proto::Directory { directories: vec![node], ..Default::default() }));
+    }
+    let status = refusal(&server, digest);
+    assert!(status.code == 3 && status.message.contains("4095 bytes in a path"), "{status:?}");
 }
 
 #[test]

@@ -170,7 +170,10 @@ mod tests {
         let flags = fs::File::options().read(true).write(true).create_new(true).clone();
         let to = flags.open(root.path().join("b")).expect("makes");
         for function in [DigestFunction::Sha256, DigestFunction::Blake3] {
-            assert_eq!(copy_hashed(&from, &to, function).expect("copies"), function.digest(&bytes));
+            assert_eq!(
+                copy_hashed(&from, &to, function, &StopFlag::default()).expect("copies"),
+                function.digest(&bytes)
+            );
         }
         assert_eq!(fs::read(root.path().join("b")).expect("reads"), bytes);
     }

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use minibuild_core::{Content, Digest, OUT_ROOT, Stamp, TreeMeta, TreeNode, WsPath};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 pub(crate) use self::entry::Staging;

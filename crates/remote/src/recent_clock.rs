@@ -49,7 +49,7 @@ mod tests {
 
     impl FileClock for Counting {
         fn now(&self) -> Result<FsInstant, DiskError> {
-            Ok(FsInstant { ns: self.0.fetch_add(1, Ordering::Relaxed), granularity: Duration::ZERO })
+            Ok(FsInstant::of_all_devices(self.0.fetch_add(1, Ordering::Relaxed), Duration::ZERO))
         }
     }
 

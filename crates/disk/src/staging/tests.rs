@@ -12,7 +12,7 @@ struct Stopped;
 
 impl FileClock for Stopped {
     fn now(&self) -> Result<FsInstant, DiskError> {
-        Ok(FsInstant { ns: 0, granularity: std::time::Duration::ZERO })
+        Ok(FsInstant::of_all_devices(0, std::time::Duration::ZERO))
     }
 }
 

@@ -410,7 +410,7 @@ mod tests {
     #[test]
     fn work_without_any_worker_is_answered_and_the_next_try_starts_one() {
         let board = board();
-        let [first, second] = ["a", "b"].map(|name| board.submit(job(name, 0, false)));
+        let [first, second] = ["a", "b"].map(|name| board.submit(job(name, 0, false), || None));
         board.lose_worker(0, failed(14, "no thread"));
         assert_eq!(
             (stage(&first.watch), stage(&second.watch)),
@@ -420,8 +420,8 @@ mod tests {
         board.lose_worker(1, failed(14, "no thread"));
         let stages = (stage(&first.watch), stage(&second.watch));
         assert_eq!(stages, ("done 14".into(), "done 14".into()));
-        let again = board.submit(job("a", 0, false));
-        assert!(!again.is_merged && again.start_worker == Some(0));
+        let again = board.submit(job("a", 0, false), || None);
+        assert!(again.joined == Joined::Nothing && again.start_worker == Some(0));
     }
 
     #[test]

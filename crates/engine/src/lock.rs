@@ -41,7 +41,7 @@ impl WorkspaceLock {
     /// is; `interrupted` waits for an interrupt that long, and the wait ends with `None` if one comes.
     ///
     /// # Errors
-    /// Those of the operating system, with the path.
+    /// Those of the operating system, with the path; and if the process that has it waits for this one.
     pub fn take(
         workspace: &Path,
         command: &str,
@@ -75,6 +75,9 @@ impl WorkspaceLock {
             if let Some(holder) = holder(&mut file)
                 && told.as_ref() != Some(&holder)
             {
+                if minibuild_local::is_ancestor(holder.pid) {
+                    return Err(waits_for_this(&path, &holder));
+                }
                 waiting(&holder);
                 told = Some(holder);
             }
@@ -139,6 +142,16 @@ fn refused(path: &Path, errno: nix::errno::Errno) -> DiskError {
         other => other.into(),
     };
     DiskError::new("take the lock", path.display().to_string(), source)
+}
+
+/// A build in a command of a build: each would wait for the other.
+fn waits_for_this(path: &Path, holder: &Holder) -> DiskError {
+    let Holder { pid, command } = holder;
+    let text = format!(
+        "the process {pid} that holds it (`{command}`) waits for this one\n\
+         hint: a command of a build cannot build in the same workspace; make what it needs an input of its target"
+    );
+    DiskError::new("take the lock", path.display().to_string(), std::io::Error::other(text))
 }
 
 fn is_same_file(file: &File, path: &Path) -> bool {

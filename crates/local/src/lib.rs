@@ -25,5 +25,6 @@ mod work;
 pub use executor::{EventSink, LocalConfig, LocalExecutor};
 pub use helper::{ForeignChildren, kill_all};
 pub use jobserver::Jobserver;
+pub use procs::is_ancestor;
 pub use runner::{CommandEnd, CommandReport, CommandRunner, CommandSpec, RunnerConfig, Stopper};
 pub use slot::slot_main;

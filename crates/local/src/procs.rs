@@ -75,6 +75,13 @@ fn scan_for_children(parent: i32) -> Vec<i32> {
     pids.filter(|&pid| look(pid).is_some_and(|found| found.parent == parent)).collect()
 }
 
+/// Whether this process descends from `pid`.
+pub fn is_ancestor(pid: u32) -> bool {
+    let wanted = i32::try_from(pid).unwrap_or_default();
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    std::iter::successors(look(own), |process| look(process.parent)).any(|process| process.parent == wanted)
+}
+
 /// One process, `None` where there is none any more.
 pub(crate) fn look(pid: i32) -> Option<Proc> {
     parse_stat(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)

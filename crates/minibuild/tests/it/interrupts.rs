@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use minibuild_testkit::{Ending, Gate, Pid, Running, Signal, Workspace, command_line, is_alive, kill, wait_until_dead};
 
-use crate::{genrule, workspace};
+use crate::{genrule, with_targets, workspace};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -239,4 +239,19 @@ fn a_closed_stderr_does_not_stop_the_build() {
         .status();
     assert!(status.expect("it runs").success());
     assert_eq!(scene.ws.output("last"), "half\nwhole\n");
+}
+
+#[test]
+fn a_build_in_a_command_of_the_same_workspace_is_refused_and_others_are_not() {
+    let binary = env!("CARGO_BIN_EXE_minibuild");
+    // Also where the command gave up its session and its parent.
+    let nested = format!("setsid -w sh -c '{binary} build //:b; echo $?' > $OUT");
+    let elsewhere =
+        format!("mkdir w; : > w/minibuild.toml; : > w/BUILD.toml; {binary} -C w build //... && rm -r w && : > $OUT");
+    let ws = with_targets(&(genrule("a", &[], &["a"], &nested) + &genrule("b", &[], &["b"], ": > $OUT")));
+    let run = ws.build(&["//:a"]).ok();
+    run.says(&["cannot take the lock", "waits for this one", "hint: a command of a build cannot build"]);
+    assert_eq!(ws.output("a"), "1\n");
+    ws.write("BUILD.toml", genrule("c", &[], &["c"], &elsewhere));
+    ws.build(&["//:c"]).ok();
 }

@@ -25,7 +25,7 @@ use self::entry::{Entry, link};
 use crate::clock::{FileClock, FsInstant};
 use crate::mode::set_mode;
 use crate::out_tree::{OutTree, retry_writable};
-use crate::remove::open_listing;
+use crate::remove::{open_listing, remove_at};
 use crate::rename::rename_new;
 use crate::stat::look_at;
 use crate::{DiskError, beneath};
@@ -152,14 +152,15 @@ impl OutTree {
     /// Has everything deleted that earlier builds left in the staging directory. Nothing may be staged yet.
     ///
     /// # Errors
-    /// Where the directory cannot be listed or its entries not be moved.
+    /// Where the directory cannot be listed, or an entry neither moved nor removed.
     pub fn sweep_staging(&self) -> Result<(), DiskError> {
         let staging = self.staging();
         let sweep = || {
             for entry in rustix::fs::Dir::read_from(open_listing(&staging.dir, c".")?)? {
                 let entry = entry?;
-                if entry.file_name() != c"." && entry.file_name() != c".." {
-                    staging.trash.set_aside(&staging.dir, entry.file_name())?;
+                let name = entry.file_name();
+                if name != c"." && name != c".." && staging.trash.set_aside(&staging.dir, name).is_err() {
+                    remove_at(staging.dir.as_fd(), name)?;
                 }
             }
             Ok(())

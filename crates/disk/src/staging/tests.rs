@@ -123,3 +123,16 @@ fn unnamed_files_are_used_where_they_can_be() {
     assert_eq!(is_unnamed, can_be_unnamed());
     assert_eq!(fs::read_dir(dir.path().join(tree)).expect("lists").count(), usize::from(!is_unnamed));
 }
+
+#[test]
+fn entries_that_cannot_be_moved_away_are_removed_in_place() {
+    let (dir, trash) = (tempfile::tempdir().expect("temp dir"), "minibuild-out/.state/trash");
+    let opened = OutTree::open(dir.path()).expect("opens");
+    let staging = dir.path().join("minibuild-out/.state/staging");
+    fs::create_dir_all(staging.join("left/below")).expect("makes");
+    fs::write(staging.join("file"), "").expect("writes");
+    // Nothing can be moved to a directory that is gone.
+    fs::remove_dir(dir.path().join(trash)).expect("removes");
+    opened.sweep_staging().expect("sweeps");
+    assert_eq!(fs::read_dir(staging).expect("lists").count(), 0);
+}

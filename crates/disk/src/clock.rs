@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use minibuild_core::{Fingerprint, Stamp};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::DiskError;
 use crate::stat::fingerprint_of;
@@ -86,7 +87,15 @@ impl FsClock {
         let shown = path.display().to_string();
         let fail = |error: io::Error| DiskError::new("write", shown.clone(), error);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::open(&path, flags, Mode::from(0o644)).map_err(|e| fail(e.into()))?);
+        let open = || rustix::fs::open(&path, flags, Mode::from(0o644));
+        let opened = match open() {
+            // A symlink came with a checkout, and leads where nothing is to be written.
+            Err(Errno::LOOP) => {
+                std::fs::remove_file(&path).map_err(fail).and_then(|()| open().map_err(|e| fail(e.into())))
+            }
+            opened => opened.map_err(|e| fail(e.into())),
+        };
+        let file = File::from(opened?);
         let kind = rustix::fs::fstatfs(&file).map_err(|e| fail(e.into()))?.f_type;
         let mut clock = Self { file, path: shown.clone(), granularity: FINE };
         let first = clock.now()?.ns;

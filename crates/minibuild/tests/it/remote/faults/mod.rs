@@ -96,7 +96,7 @@ fn calls_that_are_never_answered() {
     }
     // A cache that is silent about results is none; the executor is asked.
     check(&fault("hang", "GetActionResult", ""), &["--remote-retries=0"], Strict::Succeeds, &[]);
-    check(&fault("hang", "BatchReadBlobs", ""), &["--remote-retries=0"], Strict::Ends(39), &["grpc://127.0.0.1:"]);
+    check(&fault("hang", "BatchReadBlobs", ""), &["--remote-retries=0"], Strict::Ends(34), &["grpc://127.0.0.1:"]);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn answers_that_are_no_messages() {
         for method in ["GetCapabilities", "FindMissingBlobs", "Execute"] {
             check(&fault(kind, method, ""), &[], Strict::Ends(34), &["grpc://127.0.0.1:"]);
         }
-        check(&fault(kind, "BatchReadBlobs", ""), &[], Strict::Ends(39), &["grpc://127.0.0.1:"]);
+        check(&fault(kind, "BatchReadBlobs", ""), &[], Strict::Ends(34), &["grpc://127.0.0.1:"]);
     }
 }
 

@@ -37,4 +37,4 @@ pub use recheck::{fingerprint_behind, tree_is_unchanged};
 pub use remove::remove_all;
 pub use source::{Answer, DiskFs, Look, NameSet, listing_digest};
 pub use staging::{Keep, Staged, StagedFile, StagedTree};
-pub use stat::{Seen, fingerprint_of, look_at, stat_batch, stat_filter};
+pub use stat::{Seen, fingerprint_of, is_absent, look_at, stat_batch, stat_filter};

@@ -36,6 +36,12 @@ pub fn fingerprint_of(stat: &Stat) -> Fingerprint {
     }
 }
 
+/// Whether nothing lies at a path, for certain.
+pub fn is_absent(path: &Path) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    path.symlink_metadata().is_err_and(|error| matches!(error.kind(), NotFound | NotADirectory))
+}
+
 /// The kind in the result of a `stat`.
 pub(crate) fn kind_of(file_type: FileType) -> EntryKind {
     match file_type {

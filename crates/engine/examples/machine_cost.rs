@@ -128,6 +128,7 @@ fn goals(model: &Model, as_one: bool) -> Goals {
     };
     Goals {
         root: "/ws".to_owned(),
+        is_absent: |_| false,
         targets,
         wishes: Default::default(),
         runs_nothing: false,

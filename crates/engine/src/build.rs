@@ -3,7 +3,6 @@
 //! It knows threads, channels and files, and decides nothing.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -583,7 +582,7 @@ impl Driver {
         self.flush(reporter);
         // Whatever was cut short above counts as interrupted.
         outcome.interrupted |= self.stop.is_set();
-        let is_gone = |path: &WsPath| is_absent(&self.tree.workspace().join(path.as_path()));
+        let is_gone = |path: &WsPath| minibuild_disk::is_absent(&self.tree.workspace().join(path.as_path()));
         if self.disk_failed.is_none()
             && !outcome.interrupted
             && let Err(error) = self.machine.state().compact(is_gone)
@@ -598,9 +597,4 @@ impl Driver {
         outcome.interrupted |= self.stop.is_set();
         outcome
     }
-}
-
-/// Whether nothing lies at this path, for certain.
-fn is_absent(path: &Path) -> bool {
-    matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }

@@ -172,6 +172,7 @@ fn goals(
     };
     Ok(Goals {
         root: workspace.root.display().to_string(),
+        is_absent: minibuild_disk::is_absent,
         targets,
         wishes: Wishes::new(mode, &settings.download_regex).map_err(|e| format!("ERROR: {e}"))?,
         runs_nothing: false,

@@ -377,6 +377,7 @@ impl Session<'_> {
         let jobs = settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize);
         Ok(Goals {
             root: self.workspace.root.display().to_string(),
+            is_absent: minibuild_disk::is_absent,
             targets,
             wishes: self.wishes(settings)?,
             runs_nothing: self.kind == Kind::Fetch,

@@ -1,6 +1,7 @@
 //! What is asked of one build. Values only.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use minibuild_core::{ActionId, ArtifactId, TargetId};
@@ -11,6 +12,8 @@ use minibuild_download::Wishes;
 pub struct Goals {
     /// Absolute path of the workspace root.
     pub root: String,
+    /// Whether nothing lies at a path, for certain. Asked only of names in depfiles that no input accounts for.
+    pub is_absent: fn(&Path) -> bool,
     /// Requested targets with what they stand for.
     pub targets: Vec<Goal>,
     /// Which outputs are wanted here.

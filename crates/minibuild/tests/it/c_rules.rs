@@ -111,6 +111,20 @@ fn t66_a_new_header_that_shadows_a_read_one_compiles_again() {
     says(&ws, "1");
 }
 
+/// `as --MD` names what `.file` directives say.
+#[test]
+fn a_name_in_a_depfile_that_is_no_file_is_no_input() {
+    let cmd = "echo \"$OUT: $SRC gone/ghost.s\" > $(location t.d); cp $SRC $OUT";
+    let target = "name = \"t\"\nsrcs = [\"a.s\"]\nouts = [\"t\"]\ndepfile = \"t.d\"";
+    let ws = workspace().file("BUILD.toml", format!("[[genrule]]\n{target}\ncmd = '''{cmd}'''\n")).file("a.s", "a\n");
+    ws.build(&["//:t"]).ok();
+    ws.build(&["--strategy=remote", "--remote-executor=embedded", "//:t"]).ok();
+    // Once it is a file, it may have been read.
+    ws.write("gone/ghost.s", "");
+    ws.write("a.s", "b\n");
+    ws.build(&["//:t"]).code(1).says(&["it read `gone/ghost.s`, which no attribute declares"]);
+}
+
 #[test]
 fn an_undeclared_header_is_an_error_that_names_it() {
     let ws = project();

@@ -132,6 +132,7 @@ impl Ask {
         };
         Goals {
             root: "/ws".to_owned(),
+            is_absent: |path| path.ends_with("ghost"),
             targets: self.targets.iter().map(goal).collect(),
             wishes: self.wishes(),
             runs_nothing: false,

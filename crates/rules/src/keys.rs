@@ -256,7 +256,7 @@ keys! {
     };
     "remote.instance", KeyType::Text, Some("--remote-instance"), "empty", "Instance name.", |s, v| s.remote.instance = text(v)?;
     "remote.headers", KeyType::TextTable, Some("--remote-header"), "`{}`", "Headers of every call; values are never shown.", |s, v| s.remote.headers.0.extend(text_table(v)?);
-    "remote.timeout", KeyType::Duration, Some("--remote-timeout"), "`60s`", "Longest time of a call without progress.", |s, v| s.remote.timeout = time_limit(v)?;
+    "remote.timeout", KeyType::Duration, Some("--remote-timeout"), "`60s`", "Longest time of a call without progress; less than 4 KiB/s counts as none.", |s, v| s.remote.timeout = time_limit(v)?;
     "remote.retries", KeyType::Count, Some("--remote-retries"), "`5`", "Retries of a failed call.", |s, v| s.remote.retries = number(v)?;
     "remote.jobs", KeyType::Count, Some("--remote-jobs"), "`400`", "Remote actions at once, 10000 at most.", |s, v| s.remote.jobs = jobs(v)?;
     "remote.connections", KeyType::Count, None, "`2`", "Connections to each endpoint.", |s, v| s.remote.connections = positive(v)?;

@@ -320,6 +320,73 @@ fn t43_inputs_lost_again_and_again_end_as_lost() {
     assert!(session.outcome().lost && session.started.len() <= 12, "{:?}", session.started);
 }
 
+/// The input is here by then, or on its way, or at neither place.
+#[test]
+fn t44_lost_inputs_that_come_here_are_sent_and_not_made_again() {
+    for is_here_first in [true, false] {
+        let mut bench = chain(2);
+        let goals = RemoteGoals { falls_back: false, ..remote() };
+        let mut session = bench.begin(&ask(&[0, 1]).with(goals).strategy(Strategy::Remote));
+        answer_lookups(&mut session);
+        session.go_on(the(&session, is_run));
+        answer_lookups(&mut session);
+        let (fetch, run) = (the(&session, is_fetch), the(&session, is_run));
+        assert!(session.can_be_lost(run), "its input is only there");
+        if is_here_first {
+            session.go_on(fetch);
+            session.end_remote(run, RemoteEnd::Lost);
+        } else {
+            session.end_remote(run, RemoteEnd::Lost);
+            assert_eq!(session.started, [0, 1], "it waits for the download");
+            session.end_remote(fetch, RemoteEnd::Lost);
+        }
+        session.finish(|_| 0);
+        assert!(!session.outcome().lost && session.announced(1) == Some(true));
+        assert_eq!(session.started.iter().filter(|&&action| action == 0).count(), if is_here_first { 1 } else { 2 });
+    }
+}
+
+/// A server that is away for a while has what it had.
+#[test]
+fn bytes_that_cannot_be_reached_are_asked_for_again_and_made_by_no_server() {
+    let mut bench = chain(1);
+    let goals = RemoteGoals { falls_back: false, ..remote() };
+    let asked = ask(&[0]).with(goals).strategy(Strategy::Remote);
+    let mut session = bench.begin(&asked);
+    answer_lookups(&mut session);
+    session.go_on(the(&session, is_run));
+    session.end_remote(the(&session, is_fetch), RemoteEnd::Unreachable);
+    session.end_remote(the(&session, is_fetch), RemoteEnd::Unreachable);
+    session.finish(|_| 0);
+    assert_eq!((session.announced(0), session.started.clone()), (Some(true), vec![0]));
+    drop(session);
+    bench.delete(0);
+    let mut session = bench.begin(&asked);
+    while session.outcome.is_none() {
+        session.end_remote(the(&session, is_fetch), RemoteEnd::Unreachable);
+    }
+    let (outcome, failure) = (session.outcome(), session.announced(0));
+    assert_eq!((outcome.remote_failed, outcome.lost, failure), (true, false, Some(false)));
+    assert_eq!(session.started, [0; 0]);
+    drop(session);
+    assert_eq!(bench.build(&asked), [0; 0], "the store is still known to have it");
+}
+
+#[test]
+fn bytes_that_cannot_be_reached_are_made_here_if_wanted() {
+    for asked in [ask(&[0]).remotely(), ask(&[0]).with(remote()).strategy(Strategy::Dynamic)] {
+        let mut bench = chain(1);
+        bench.build(&ask(&[0]).remotely().minimal());
+        let mut session = bench.begin(&asked);
+        while session.running().is_empty() {
+            session.end_remote(the(&session, is_fetch), RemoteEnd::Unreachable);
+        }
+        session.finish(|_| 0);
+        assert_eq!((counts(&session), session.announced(0)), ((0, 0, 1, 0), Some(true)));
+        assert!(session.warnings()[0].contains("cannot be downloaded: no route; `//p:a0` runs here"));
+    }
+}
+
 #[test]
 fn t48_the_others_are_fetched_when_one_failed() {
     let mut bench = Bench::new(1, vec![action(&[Source(0)]); 3]);

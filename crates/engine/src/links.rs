@@ -3,11 +3,12 @@
 //! A path is walked segment by segment as the kernel does it, so a `..` behind a link leaves the link's target. It does
 //! not read files.
 
+use std::ffi::OsString;
 use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use minibuild_core::{EntryKind, OUT_ROOT, WsPath};
+use minibuild_core::{EntryKind, OUT_ROOT, PathError, WsPath};
 use minibuild_disk::{Seen, look_at};
 use rustc_hash::FxHashSet;
 
@@ -55,12 +56,41 @@ pub(crate) struct LinkedSource {
     pub entries: Vec<LinkEntry>,
 }
 
+/// Why a source that is a symlink cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    #[error("the symlink `{link}` leads to `{at}`, which does not exist")]
+    Dangling { link: WsPath, at: WsPath },
+    #[error("the symlink `{link}` leads to `{at}`, which is no regular file")]
+    Special { link: WsPath, at: String },
+    #[error("the symlink `{0}` leads to too many further symlinks")]
+    Circle(WsPath),
+    #[error(
+        "the symlink `{link}` leaves the workspace (to `{target}`); set `[build] external_links = \"follow\"` to take what it leads to as a file"
+    )]
+    Leaves { link: WsPath, target: String },
+    #[error("the symlink `{0}` leads to a name that is not UTF-8")]
+    NotUtf8(WsPath),
+    #[error("`{0}` holds {1:?}, a name that is not UTF-8")]
+    Name(WsPath, OsString),
+    #[error("`{path}` cannot be {verb}: {error}")]
+    Io { path: WsPath, verb: &'static str, error: io::Error },
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+impl LinkError {
+    fn io(path: &WsPath, verb: &'static str, error: io::Error) -> Self {
+        Self::Io { path: path.clone(), verb, error }
+    }
+}
+
 impl LinkedSource {
     /// Looks at the source at `path`: links on the way, files, and all below directories.
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub fn at(rules: LinkRules<'_>, path: &WsPath) -> Result<Self, String> {
+    pub fn at(rules: LinkRules<'_>, path: &WsPath) -> Result<Self, LinkError> {
         let mut walk =
             LinkWalk { rules, own: None, found: Vec::new(), visited: FxHashSet::default(), directories: Vec::new() };
         walk.source(path)?;
@@ -98,18 +128,16 @@ enum Place {
 }
 
 impl LinkWalk<'_> {
-    fn source(&mut self, path: &WsPath) -> Result<(), String> {
+    fn source(&mut self, path: &WsPath) -> Result<(), LinkError> {
         let (place, link) = self.follow(path)?;
         let link = link.unwrap_or_else(|| path.clone());
         match place {
             Place::File => {}
             Place::Directory(directory) => self.enter(directory),
-            Place::Absent(at) => return Err(format!("the symlink `{link}` leads to `{at}`, which does not exist")),
-            Place::Special(at) => {
-                return Err(format!("the symlink `{link}` leads to `{at}`, which is no regular file"));
-            }
-            Place::Circle => return Err(format!("the symlink `{path}` leads to too many further symlinks")),
-            Place::Output(target) => return Err(leaves(&link, &target)),
+            Place::Absent(at) => return Err(LinkError::Dangling { link, at }),
+            Place::Special(at) => return Err(LinkError::Special { link, at: at.to_string() }),
+            Place::Circle => return Err(LinkError::Circle(path.clone())),
+            Place::Output(target) => return Err(LinkError::Leaves { link, target }),
             Place::Outside(target) => {
                 self.own = Some(path.clone());
                 self.take_external(path, &link, &target)?;
@@ -119,7 +147,7 @@ impl LinkWalk<'_> {
     }
 
     /// Walks a path; each link on the way is taken, and so is the file in the end. Gives the last link, too.
-    fn follow(&mut self, path: &WsPath) -> Result<(Place, Option<WsPath>), String> {
+    fn follow(&mut self, path: &WsPath) -> Result<(Place, Option<WsPath>), LinkError> {
         let taken = self.found.len();
         let walked = self.walk(path)?;
         if matches!(walked.0, Place::Outside(_)) {
@@ -130,7 +158,7 @@ impl LinkWalk<'_> {
         Ok(walked)
     }
 
-    fn walk(&mut self, path: &WsPath) -> Result<(Place, Option<WsPath>), String> {
+    fn walk(&mut self, path: &WsPath) -> Result<(Place, Option<WsPath>), LinkError> {
         let mut at = WsPath::root();
         let mut left: Vec<String> = path.as_str().rsplit('/').map(str::to_owned).collect();
         let mut last: Option<(WsPath, String)> = None;
@@ -144,12 +172,12 @@ impl LinkWalk<'_> {
                 "" | "." => continue,
                 ".." => {
                     let Some(above) = at.parent() else { return Ok(ended(Place::Outside, last)) };
-                    at = WsPath::new(above).map_err(|e| e.to_string())?;
+                    at = WsPath::new(above)?;
                     continue;
                 }
                 _ => {}
             }
-            let next = at.join(&segment).map_err(|e| e.to_string())?;
+            let next = at.join(&segment)?;
             if left.is_empty() && self.own.is_none() {
                 self.own = Some(next.clone());
             }
@@ -161,7 +189,7 @@ impl LinkWalk<'_> {
             let seen = match look_at(rustix::fs::CWD, self.rules.root.join(next.as_path())) {
                 Ok(seen) => seen,
                 Err(error) if is_absent(&error) => return Ok((Place::Absent(next), link())),
-                Err(error) => return Err(format!("`{next}` cannot be looked at: {error}")),
+                Err(error) => return Err(LinkError::io(&next, "looked at", error)),
             };
             match seen.kind {
                 EntryKind::Directory => at = next,
@@ -190,11 +218,11 @@ impl LinkWalk<'_> {
         Ok((Place::Directory(at), last.map(|(link, _)| link)))
     }
 
-    fn read_link(&self, path: &WsPath) -> Result<String, String> {
-        let target = std::fs::read_link(self.rules.root.join(path.as_path()))
-            .map_err(|e| format!("the symlink `{path}` cannot be read: {e}"))?;
+    fn read_link(&self, path: &WsPath) -> Result<String, LinkError> {
+        let target =
+            std::fs::read_link(self.rules.root.join(path.as_path())).map_err(|e| LinkError::io(path, "read", e))?;
         let target = target.into_os_string().into_string();
-        target.map_err(|_| format!("the symlink `{path}` leads to a name that is not UTF-8"))
+        target.map_err(|_| LinkError::NotUtf8(path.clone()))
     }
 
     fn take(&mut self, path: WsPath, seen: Seen, kind: LinkEntryKind) {
@@ -210,19 +238,19 @@ impl LinkWalk<'_> {
     }
 
     /// Takes all that lies in a directory behind a link.
-    fn take_directory(&mut self, directory: &WsPath) -> Result<(), String> {
-        let failed = |e: io::Error| format!("`{directory}` cannot be listed: {e}");
+    fn take_directory(&mut self, directory: &WsPath) -> Result<(), LinkError> {
+        let failed = |e: io::Error| LinkError::io(directory, "listed", e);
         let listing = std::fs::read_dir(self.rules.root.join(directory.as_path())).map_err(failed)?;
         let mut entries: Vec<(String, FileType)> = Vec::new();
         for entry in listing {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().into_string();
-            let name = name.map_err(|_| format!("`{}` has a name that is not UTF-8", entry.path().display()))?;
+            let name = name.map_err(|name| LinkError::Name(directory.clone(), name))?;
             entries.push((name, entry.file_type().map_err(failed)?));
         }
         entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         for (name, kind) in entries {
-            let path = directory.join(&name).map_err(|e| e.to_string())?;
+            let path = directory.join(&name)?;
             if kind.is_dir() {
                 if !self.is_ignored(&path) {
                     self.enter(path);
@@ -244,7 +272,7 @@ impl LinkWalk<'_> {
     }
 
     /// A link in a directory behind a link. One that leads nowhere is an entry all the same: editors leave such.
-    fn take_link_inside(&mut self, path: &WsPath) -> Result<(), String> {
+    fn take_link_inside(&mut self, path: &WsPath) -> Result<(), LinkError> {
         let (place, link) = self.follow(path)?;
         match place {
             Place::Directory(directory) => self.enter(directory),
@@ -256,27 +284,20 @@ impl LinkWalk<'_> {
 
     /// The source or link at `path` leaves the workspace by `link`: it stands for the file it leads to, where that is
     /// allowed.
-    fn take_external(&mut self, path: &WsPath, link: &WsPath, target: &str) -> Result<(), String> {
+    fn take_external(&mut self, path: &WsPath, link: &WsPath, target: &str) -> Result<(), LinkError> {
         if !self.rules.follow_external {
-            return Err(leaves(link, target));
+            return Err(LinkError::Leaves { link: link.clone(), target: target.to_owned() });
         }
         let full = self.rules.root.join(path.as_path());
-        let failed = |e: io::Error| format!("the symlink `{path}` cannot be followed: {e}");
+        let failed = |e: io::Error| LinkError::io(path, "followed", e);
         let real = std::fs::canonicalize(&full).map_err(failed)?;
         if !real.is_file() {
-            let real = real.display();
-            return Err(format!("the symlink `{path}` leads to `{real}`, which is no regular file"));
+            return Err(LinkError::Special { link: path.clone(), at: real.display().to_string() });
         }
         let seen = look_at(rustix::fs::CWD, &full).map_err(failed)?;
         self.take(path.clone(), seen, LinkEntryKind::External(real));
         Ok(())
     }
-}
-
-fn leaves(link: &WsPath, target: &str) -> String {
-    format!(
-        "the symlink `{link}` leaves the workspace (to `{target}`); set `[build] external_links = \"follow\"` to take what it leads to as a file"
-    )
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -305,7 +326,7 @@ mod tests {
         dir
     }
 
-    fn walk(entries: &[&str], follow_external: bool) -> Result<(String, Vec<String>), String> {
+    fn walk(entries: &[&str], follow_external: bool) -> Result<(String, Vec<String>), LinkError> {
         let dir = workspace(entries);
         let ignored = [WsPath::new("skip").expect("a path")];
         let rules = LinkRules { root: &dir.path().join("ws"), ignored: &ignored, follow_external };
@@ -355,7 +376,7 @@ mod tests {
     fn links_that_cannot_be_used_are_errors() {
         let fails = |entries: &[&str], expected: &str| {
             let error = walk(entries, false).expect_err("it cannot be used");
-            assert!(error.contains(expected), "{entries:?}: {error}");
+            assert!(error.to_string().contains(expected), "{entries:?}: {error}");
         };
         fails(&["l -> none"], "`l` leads to `none`, which does not exist");
         fails(&["l -> m", "m -> d/none", "d/f"], "`m` leads to `d/none`, which does not exist");
@@ -379,7 +400,7 @@ mod tests {
         follows(&["l -> m", "m -> ../../../../../../../../etc/passwd"], &["l external"]);
         follows(&["l -> d", "d/p -> /etc/passwd", "d/f"], &["d/f", "d/p external", "l -> d"]);
         let refused = walk(&["l -> d", "d/m -> /etc"], true).expect_err("a directory is no file");
-        assert!(refused.contains("`d/m` leads to `/etc`, which is no regular file"), "{refused}");
+        assert!(refused.to_string().contains("`d/m` leads to `/etc`, which is no regular file"), "{refused}");
     }
 
     #[test]

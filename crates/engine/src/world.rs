@@ -174,7 +174,7 @@ impl Look<'_> {
     /// A source that is a symlink, or lies behind one, with what belongs to it inside the workspace.
     fn look_at_link(&self, path: &WsPath, state: &mut State) -> Result<SourceFact, String> {
         let rules = LinkRules { root: self.root, ignored: self.ignored, follow_external: self.follow_external };
-        let source = LinkedSource::at(rules, path)?;
+        let source = LinkedSource::at(rules, path).map_err(|e| e.to_string())?;
         let unknown = |entry: &&LinkEntry| {
             entry.kind == LinkEntryKind::File && known_file(state, entry.path.as_str(), &entry.seen).is_none()
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ArtifactId, Blob, BlobSource, BuildEvent, Content, Copied, Digest, DownloadReason, FetchId, FetchOutcome,
-    FetchRequest, Fingerprint, Level, OutputMeta, Stamp, TreeEntry, Urgency, WsPath,
+    FetchRequest, Fingerprint, Level, OutputMeta, Stamp, TreeEntry, TreeMeta, Urgency, WsPath,
 };
 use minibuild_download::{Ended, Step as Planned};
 use rustc_hash::FxHashMap;
@@ -20,6 +20,16 @@ pub(super) struct FetchUnderWay {
     files: u64,
     bytes: u64,
     since: Duration,
+}
+
+/// What is known of fetches besides who wants them.
+#[derive(Debug, Default)]
+pub(super) struct FetchTable {
+    under_way: FxHashMap<FetchId, FetchUnderWay>,
+    /// What is fetched of trees of which only single files are.
+    pub(super) parts: FxHashMap<FetchId, Arc<TreeMeta>>,
+    /// How often in a row outputs could not be reached.
+    unreachable: FxHashMap<ArtifactId, u32>,
 }
 
 impl Machine {
@@ -127,7 +137,7 @@ impl Machine {
         let under_way = FetchUnderWay { content: content.clone(), files: files.len() as u64, bytes, since: self.now };
         self.fetched_files.all += under_way.files;
         self.fetched_bytes.all += bytes;
-        self.fetches.insert(id, under_way);
+        self.fetches.under_way.insert(id, under_way);
         self.steps.push(Step::Fetch(Box::new(FetchRequest { id, producer, path, content, urgency, here, who })));
     }
 
@@ -194,13 +204,15 @@ impl Machine {
         let Ended { artifact, why, .. } = ended;
         let Some(producer) = self.model.artifact(artifact).producer else { return };
         self.count_fetch(producer, false);
-        let part = self.parts.remove(&fetch);
-        let Some(FetchUnderWay { content, files, bytes, since }) = self.fetches.remove(&fetch) else { return };
+        let part = self.fetches.parts.remove(&fetch);
+        let Some(FetchUnderWay { content, files, bytes, since }) = self.fetches.under_way.remove(&fetch) else {
+            return;
+        };
         self.fetched_files.done += files;
         self.fetched_bytes.done += bytes;
         match outcome {
             FetchOutcome::Done { stamps, copied } => {
-                self.unreachable.remove(&artifact);
+                self.fetches.unreachable.remove(&artifact);
                 self.note_rate(bytes.saturating_sub(copied.bytes), self.now.saturating_sub(since));
                 match part {
                     Some(part) => self.take_part(artifact, part, stamps, copied),
@@ -265,7 +277,7 @@ impl Machine {
         if !self.is_needed(id) || self.stopping.is_some() || self.status_of(producer) != Status::Done {
             return;
         }
-        let attempts = self.unreachable.entry(id).or_default();
+        let attempts = self.fetches.unreachable.entry(id).or_default();
         *attempts += 1;
         if *attempts < FETCH_ATTEMPTS {
             return if is_part { self.fetch_part(id) } else { self.fetch(id, reason) };

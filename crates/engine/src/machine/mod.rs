@@ -37,8 +37,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, FetchId,
-    Level, Model, Resources, RunId, Runner, TreeMeta, WsPath,
+    ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, Level, Model,
+    Resources, RunId, Runner, WsPath,
 };
 use minibuild_download::Planner;
 use minibuild_graph::{ActionGraph, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path};
@@ -197,11 +197,7 @@ pub struct Machine {
     fetched_files: Share,
     fetched_bytes: Share,
     /// Fetches under way.
-    fetches: FxHashMap<FetchId, fetch::FetchUnderWay>,
-    /// How often in a row outputs could not be reached.
-    unreachable: FxHashMap<ArtifactId, u32>,
-    /// What is fetched of trees of which only single files are.
-    parts: FxHashMap<FetchId, Arc<TreeMeta>>,
+    fetches: fetch::FetchTable,
     /// What goals need besides what they stand for: outputs that symlinks among those lead to.
     behind: Vec<Vec<ArtifactId>>,
     /// Fetches under way for each goal.
@@ -308,9 +304,7 @@ impl Machine {
             digests_here: None,
             fetched_files: Share::default(),
             fetched_bytes: Share::default(),
-            fetches: FxHashMap::default(),
-            unreachable: FxHashMap::default(),
-            parts: FxHashMap::default(),
+            fetches: fetch::FetchTable::default(),
             behind: vec![Vec::new(); goals.targets.len()],
             goal_fetches: vec![0; goals.targets.len()],
             uploading: FxHashMap::default(),

@@ -72,7 +72,7 @@ impl Machine {
         let Some(Content::Directory(tree)) = self.known[artifact.index()].clone() else { return };
         let part = Arc::new(self.part_of(artifact, &tree));
         let here = self.blobs_of_part(artifact, &tree);
-        self.parts.insert(id, Arc::clone(&part));
+        self.fetches.parts.insert(id, Arc::clone(&part));
         self.begin_fetch_of(id, artifact, Urgency::Background, Content::Directory(part), here);
     }
 

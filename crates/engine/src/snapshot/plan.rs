@@ -143,7 +143,7 @@ impl Plan {
     }
 
     /// Outputs that have no row.
-    pub fn write_unwanted(&self, model: &Model, writer: &mut Writer) -> io::Result<()> {
+    pub(super) fn write_unwanted(&self, model: &Model, writer: &mut Writer) -> io::Result<()> {
         let rows = model.artifacts.iter().zip(&self.new_artifacts);
         let unwanted = rows.filter(|(artifact, row)| artifact.producer.is_some() && **row == NONE);
         write_texts(writer, unwanted.map(|(artifact, _)| artifact.path.as_str()))

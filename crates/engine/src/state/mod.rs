@@ -359,14 +359,14 @@ impl State {
     }
 
     /// Records that a run of the action was stopped, and may have left something at these places.
-    pub fn record_stop(&mut self, action: ActionName<'_>, outputs: impl Iterator<Item = WsPath>) {
+    pub(crate) fn record_stop(&mut self, action: ActionName<'_>, outputs: impl Iterator<Item = WsPath>) {
         if self.entry(action).add_begun(outputs) {
             self.append_action(action.path);
         }
     }
 
     /// What a run that became no result left at this place is removed.
-    pub fn forget_begun(&mut self, action: &str, path: &WsPath) {
+    pub(crate) fn forget_begun(&mut self, action: &str, path: &WsPath) {
         let Some(record) = self.actions.get_mut(action) else { return };
         let before = record.begun.len();
         record.begun.retain(|begun| begun != path);

@@ -703,6 +703,23 @@ fn an_answer_for_inputs_that_are_others_by_now_is_not_taken() {
     assert_eq!(counts(&session), (0, 0, 3, 0));
 }
 
+#[test]
+fn a_result_of_inputs_that_are_others_by_now_is_not_uploaded() {
+    for is_outdated in [false, true] {
+        let mut bench = chain(1);
+        let goals = RemoteGoals { uploads: Uploads::Always, ..cache() };
+        let mut session = bench.begin(&ask(&[0]).with(goals));
+        answer_lookups(&mut session);
+        if is_outdated {
+            session.machine.outdated.insert(minibuild_core::ActionId::new(0));
+        }
+        session.end(0, End::ByItself);
+        let is_uploaded = session.doing().iter().any(|doing| matches!(doing, Doing::Upload(_)));
+        assert_eq!(is_uploaded, !is_outdated);
+        session.finish(|_| 0);
+    }
+}
+
 // What was wrong once.
 
 #[test]

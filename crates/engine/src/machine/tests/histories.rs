@@ -154,11 +154,34 @@ impl Choices<'_> {
         }
     }
 
+    /// Another checkout builds the same without a look into caches, and its results take the place of others there.
+    fn build_elsewhere(&mut self, fake: &mut Fake) {
+        let mut other = fake.clone();
+        other.disk.retain(|path, _| !path.starts_with("minibuild-out"));
+        other.remote.stores.clear();
+        other.stores = Default::default();
+        (0..=self.below(2)).for_each(|_| other.skip_random_run());
+        let ask = self.ask(fake.plan.actions.len());
+        Session::begin(&mut other, state_dir().path(), &ask).finish(|_| 0);
+        for (name, store) in other.remote.stores {
+            let shared = fake.remote.stores.entry(name).or_default();
+            shared.insert(store.blobs);
+            shared.cache.extend(store.cache);
+        }
+        fake.stores.blobs.extend(other.stores.blobs);
+        fake.stores.results.extend(other.stores.results);
+        fake.texts.extend(other.texts);
+    }
+
     /// Something happens between two builds.
     fn meddle(&mut self, fake: &mut Fake) {
         let action = self.below(fake.plan.actions.len());
         let behaviour = &mut fake.behaviours[action];
-        match self.below(20) {
+        match self.below(22) {
+            20 | 21 => {
+                behaviour.random = true;
+                self.build_elsewhere(fake);
+            }
             16 | 17 => self.evict(fake),
             18 => fake.remote.stores.values_mut().for_each(|store| store.cache.clear()),
             19 => fake.disk.retain(|path, _| !path.starts_with("minibuild-out")),
@@ -210,6 +233,7 @@ fn carry_out(bytes: &[u8]) -> Tally {
         println!("{:#?}", fake.plan);
     }
     let mut tally = Tally { histories: 1, ..Tally::default() };
+    fake.stores.are_slow = choices.one_in(2);
     while !choices.is_empty() && tally.builds < 12 {
         let ask = choices.ask(fake.plan.actions.len());
         let is_good = one_build(&mut fake, dir.path(), &ask, &mut choices);
@@ -296,6 +320,7 @@ fn one_build(fake: &mut Fake, dir: &std::path::Path, ask: &Ask, choices: &mut Ch
                 let end = local_end(&session, action, luck, choices);
                 session.end(action, end);
             }
+            doing @ Doing::Here(_) => session.go_on(doing),
             doing => {
                 let end = remote_end(&session, doing, luck, choices);
                 session.end_remote(doing, end);

@@ -286,20 +286,21 @@ impl Look<'_> {
         }
     }
 
-    /// Files that are not as they were: what they hold now. One that cannot be read counts as absent.
+    /// Files that are not as they were: what they hold now.
     fn reread_files(&self, files: &[ArtifactId], state: &mut State, world: &mut World) -> Result<(), DiskError> {
         let paths: Vec<&WsPath> = files.iter().map(|&id| &self.model.artifact(id).path).collect();
         for (&id, hashed) in files.iter().zip(self.hash_all(&paths)?) {
-            if let Ok(hashed) = hashed {
-                let fact = self.take_hashed(&self.model.artifact(id).path, &hashed, state);
-                world.outputs.insert(id, (fact.content, fact.fingerprint));
-            }
+            let Ok(hashed) = hashed else {
+                world.foreign.insert(id);
+                continue;
+            };
+            let fact = self.take_hashed(&self.model.artifact(id).path, &hashed, state);
+            world.outputs.insert(id, (fact.content, fact.fingerprint));
         }
         Ok(())
     }
 
-    /// Outputs that are not as they were, or writable: what they hold now, read-only from now on. One that is of another
-    /// kind or cannot be read counts as absent.
+    /// Outputs that are not as they were, or writable: what they hold now, read-only from now on.
     fn capture_again(&self, tree: &OutTree, ids: &[ArtifactId], state: &mut State, world: &mut World) {
         for &id in ids {
             let artifact = self.model.artifact(id);
@@ -315,7 +316,7 @@ impl Look<'_> {
                         world.outputs.insert(id, (output.meta.content, fingerprint.unwrap_or_default()));
                     }
                 }
-                Err(CaptureError::Problems(_) | CaptureError::Disk(_)) => {}
+                Err(CaptureError::Problems(_) | CaptureError::Disk(_)) => drop(world.foreign.insert(id)),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Looking at and waiting for processes by pid. It knows nothing of builds.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -58,6 +59,25 @@ pub fn children(parent: Pid) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|&pid| parent_of(pid) == Some(parent)).collect()
+}
+
+/// A process and its descendants, with what each of their threads waits for in the kernel.
+pub(crate) fn describe_tree(root: Pid) -> String {
+    let mut text = String::new();
+    let mut pending = vec![root];
+    while let Some(pid) = pending.pop() {
+        pending.extend(children(pid));
+        let _ = writeln!(text, "process {pid}: {}", command_line(pid));
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for thread in threads.map(|entry| entry.path()) {
+            let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
+            let (name, place) = (read("comm"), read("wchan"));
+            let status = read("status");
+            let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
+            let _ = writeln!(text, "  thread {}: {state}, {place}, {}", name.trim_end(), read("syscall").trim_end());
+        }
+    }
+    text
 }
 
 fn parent_of(pid: Pid) -> Option<Pid> {

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::event::{Actions, Downloads, Event, Line, Output, parse};
 use crate::gate::SOON;
-use crate::process::{Pid, children, command_line, kill, wait_until_dead};
+use crate::process::{Pid, children, command_line, describe_tree, kill, wait_until_dead};
 use crate::stream::check_stream;
 
 /// No run of a test may take longer.
@@ -128,10 +128,22 @@ impl Running {
 
     /// Waits for its end and reads what it wrote.
     #[track_caller]
-    pub fn wait(mut self) -> Run {
-        let left = LIMIT.saturating_sub(self.started.elapsed());
+    pub fn wait(self) -> Run {
+        self.wait_within(LIMIT)
+    }
+
+    /// As [`Self::wait`], for a run that must not take longer than `limit`. If it does, the panic says where each thread
+    /// of it and of its descendants waits.
+    #[track_caller]
+    pub fn wait_within(mut self, limit: Duration) -> Run {
+        let left = limit.saturating_sub(self.started.elapsed());
         let in_time = wait_until_dead(self.pid(), left);
-        assert!(in_time, "it runs longer than {LIMIT:?}; so far:\n{}", self.stderr_so_far());
+        assert!(
+            in_time,
+            "it runs longer than {limit:?}:\n{}\nso far:\n{}",
+            describe_tree(self.pid()),
+            self.stderr_so_far()
+        );
         let status = self.child.wait().expect("waits for a child");
         Run::read(&self.files, status)
     }

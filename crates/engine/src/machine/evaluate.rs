@@ -285,6 +285,10 @@ impl Machine {
                     self.discard(action, id, meta);
                     None
                 }
+                None if self.world.foreign.remove(&id) => {
+                    self.discard(action, id, meta);
+                    None
+                }
                 None => {
                     self.discard_rubbish(action, meta);
                     None

@@ -9,7 +9,7 @@ use minibuild_core::{
     UploadCounts, UploadRequest, Urgency, WsPath,
 };
 use minibuild_graph::HostToolFact;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::state::FileRecord;
 
@@ -40,6 +40,8 @@ pub struct World {
     pub sources: FxHashMap<ArtifactId, Result<SourceFact, String>>,
     /// What lies where outputs will be, if anything, with its fingerprint (zero for directories).
     pub outputs: FxHashMap<ArtifactId, (Content, Fingerprint)>,
+    /// Outputs at whose places something lies that is of another kind, or cannot be read.
+    pub foreign: FxHashSet<ArtifactId>,
     /// Host tools.
     pub tools: FxHashMap<HostToolId, HostToolFact>,
 }

@@ -86,3 +86,23 @@ fn a_change_of_the_clock_is_no_change_of_a_file() {
         ws.build(&["//:b"]).ok();
     }
 }
+
+#[test]
+fn what_is_no_output_of_its_kind_is_removed_also_where_no_bytes_are_wanted() {
+    let tree = "[[genrule]]\nname = \"t\"\nout_dirs = [\"t\"]\ncmd = \"echo x > $OUT_DIR/f\"\n";
+    let ws = with_targets(&(genrule("a", &[], &["a"], "echo x > $OUT") + tree));
+    ws.build(&["//..."]).ok();
+    let replace = |name: &str, make: fn(&std::path::Path)| {
+        let path = ws.bin(name);
+        fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).expect("it is there");
+        make(&path);
+        let run = ws.build(&["--download=minimal", "//..."]).ok();
+        run.says(&[&format!("`minibuild-out/bin/{name}` was changed by something else than its action")]);
+        assert!(path.symlink_metadata().is_err(), "{name} is still there");
+        ws.build(&["//..."]).ok();
+    };
+    replace("a", |path| std::os::unix::fs::symlink("../../BUILD.toml", path).expect("links"));
+    replace("a", |path| fs::create_dir_all(path.join("d")).expect("makes"));
+    replace("t", |path| std::os::unix::fs::symlink("..", path).expect("links"));
+    replace("t", |path| fs::write(path, "x").expect("writes"));
+}

@@ -11,6 +11,7 @@ mod chaos;
 mod compdb;
 mod completions;
 mod config;
+mod differential;
 mod disk_cache;
 mod edits;
 mod events;

@@ -1,0 +1,300 @@
+//! What has to hold after a build: its exit code can be explained, and what it announced is what the sources say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use minibuild_testkit::{Ending, Entry, Event, Output, Run, Workspace};
+
+use super::definition::{TargetDefinition, TargetShape};
+use super::expected::{BuildInputs, ExpectedEntry, ExpectedFile, FactTable, hex_digest};
+use super::faults::FaultExcuses;
+use super::request::{BuildRequest, DownloadMode};
+
+/// What else may have happened to a build.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuildExcuses {
+    pub faults: FaultExcuses,
+    /// It was sent a signal.
+    pub is_interrupted: bool,
+    /// Its disk may be full.
+    pub may_be_full: bool,
+    /// Sources changed while it ran: what it made is looked at after the next build.
+    pub has_edits: bool,
+}
+
+/// One build that is over.
+pub struct BuildCheck<'a> {
+    pub inputs: BuildInputs<'a>,
+    pub ws: &'a Workspace,
+    pub request: &'a BuildRequest,
+    pub excuses: BuildExcuses,
+}
+
+/// What a build said of its outputs, by path.
+type AnnouncedOutputs = BTreeMap<String, Output>;
+
+impl BuildCheck<'_> {
+    /// What is wrong with the outputs that the build announced.
+    pub fn content_problems(&self, run: &Run) -> Vec<String> {
+        let succeeded = self.succeeded(run);
+        let announced = announced_outputs(run);
+        let mut problems = self.announcement_problems(run, &succeeded);
+        problems.extend(self.wrong_contents(&announced, &succeeded));
+        problems.extend(self.presence_problems(run, &announced));
+        problems
+    }
+
+    /// The exit codes that the sources and what happened allow.
+    fn allowed_codes(&self) -> BTreeSet<i32> {
+        let closure = self.closure(&self.request.roots);
+        let fails = closure.iter().any(|&number| self.inputs.fails(number));
+        let is_bad = self.request.is_test && self.request.roots.iter().any(|&root| self.inputs.has_bad_verdict(root));
+        let mut codes = BTreeSet::new();
+        codes.insert(match (fails, is_bad) {
+            _ if self.request.is_test && self.request.roots.is_empty() => 4,
+            (true, _) => 1,
+            (false, true) => 3,
+            (false, false) => 0,
+        });
+        let needs_server = self.request.needs_server
+            || closure.iter().any(|&number| self.inputs.targets[number].tags.contains(&"no-local"));
+        codes.extend((needs_server && self.excuses.faults.may_break).then_some(34));
+        codes.extend((needs_server && self.excuses.faults.may_lose).then_some(39));
+        codes.extend(self.excuses.is_interrupted.then_some(8));
+        codes.extend(self.excuses.may_be_full.then_some(1));
+        if self.excuses.has_edits {
+            codes.extend([0, 1, 3]);
+        }
+        codes
+    }
+
+    /// Whether the exit code can be explained.
+    pub fn code_problems(&self, run: &Run) -> Vec<String> {
+        let allowed = self.allowed_codes();
+        let mut problems = Vec::new();
+        match run.ending {
+            Ending::Exited(code) if allowed.contains(&code) => {}
+            Ending::Signalled(9) if self.excuses.is_interrupted => {}
+            // A signal may come before the program listens for any.
+            Ending::Signalled(1 | 2 | 15) if self.excuses.is_interrupted && run.stderr.is_empty() => {}
+            ending => problems.push(format!("it ended with {ending:?}, explicable are {allowed:?}")),
+        }
+        let is_full = run.stderr.contains("No space left on device") || run.stderr.contains("disk is full");
+        if self.excuses.may_be_full
+            && run.ending == Ending::Exited(1)
+            && !is_full
+            && !run.stderr.contains("told to fail")
+        {
+            problems.push("it failed, and does not say that the disk is full".to_owned());
+        }
+        problems
+    }
+
+    /// All targets whose actions the build needs: `build` makes nothing of a test.
+    fn closure(&self, roots: &[usize]) -> BTreeSet<usize> {
+        let is_made = |root: &usize| self.request.is_test || self.inputs.targets[*root].shape != TargetShape::Test;
+        self.inputs.closure(&roots.iter().copied().filter(is_made).collect::<Vec<_>>())
+    }
+
+    fn number(&self, label: &str) -> Option<usize> {
+        self.inputs.targets.iter().position(|target| target.label() == label)
+    }
+
+    /// Numbers of the requested targets that were announced as successes.
+    fn succeeded(&self, run: &Run) -> Vec<usize> {
+        let targets = run.targets().into_iter().filter(|(_, success)| *success);
+        targets.filter_map(|(label, _)| self.number(label)).collect()
+    }
+
+    /// A requested target is announced unless something it needs fails or the build was ended early.
+    fn announcement_problems(&self, run: &Run, succeeded: &[usize]) -> Vec<String> {
+        let fails = |root: usize| self.closure(&[root]).into_iter().any(|number| self.inputs.fails(number));
+        let is_complete = match run.ending {
+            Ending::Exited(0) => true,
+            Ending::Exited(1 | 3) => self.request.keeps_going && !self.excuses.may_be_full,
+            _ => false,
+        };
+        let mut problems = Vec::new();
+        for &root in &self.request.roots {
+            let name = self.inputs.targets[root].label();
+            match (succeeded.contains(&root), fails(root)) {
+                (true, true) => problems.push(format!("{name} is announced, and its commands fail")),
+                (false, false) if is_complete && !self.request.is_test => {
+                    problems.push(format!("{name} is not announced"));
+                }
+                _ => {}
+            }
+        }
+        problems
+    }
+
+    /// Each output of what was announced, and all that it was made of, says what it has to.
+    fn wrong_contents(&self, announced: &AnnouncedOutputs, succeeded: &[usize]) -> Vec<String> {
+        let mut facts = FactTable::of_sources(self.inputs.sources);
+        let mut problems = Vec::new();
+        for number in self.closure(succeeded) {
+            if self.inputs.targets[number].is_made() {
+                problems.extend(self.target_problems(number, announced, succeeded, &mut facts));
+            }
+        }
+        problems
+    }
+
+    fn target_problems(
+        &self,
+        number: usize,
+        announced: &AnnouncedOutputs,
+        succeeded: &[usize],
+        facts: &mut FactTable,
+    ) -> Vec<String> {
+        let mut problems = Vec::new();
+        let target = &self.inputs.targets[number];
+        for path in target.outputs() {
+            let Some(output) = announced.get(&path).filter(|output| output.kind == "file") else { continue };
+            let hash = output.digest.split('/').next().unwrap_or_default();
+            // Nothing is known of it yet: the first to tell cannot be wrong.
+            let _ = facts.learn_digest(&path, hash);
+        }
+        let is_required = match self.request.download {
+            DownloadMode::All => true,
+            DownloadMode::Toplevel => succeeded.contains(&number),
+            DownloadMode::Minimal => false,
+        };
+        for entry in self.inputs.entries(number, facts) {
+            let is_required = is_required || (target.shape == TargetShape::Tree && self.is_there(&target.outputs()[0]));
+            if let Err(problem) = self.check_entry(&entry, is_required, facts) {
+                problems.push(format!("{}: {problem}", target.label()));
+            }
+        }
+        if target.shape == TargetShape::Tree {
+            problems.extend(self.surplus_entries(number, facts));
+        }
+        // What was learnt from those on disk may tell all of those that are not.
+        for entry in self.inputs.entries(number, facts) {
+            if let ExpectedEntry::File(file) = entry
+                && let Err(problem) = self.check_absent(&file, facts)
+            {
+                problems.push(format!("{}: {problem}", target.label()));
+            }
+        }
+        problems
+    }
+
+    fn is_there(&self, path: &str) -> bool {
+        fs::symlink_metadata(self.ws.path(path)).is_ok()
+    }
+
+    fn check_entry(&self, entry: &ExpectedEntry, is_required: bool, facts: &mut FactTable) -> Result<(), String> {
+        let (ExpectedEntry::File(ExpectedFile { path, .. })
+        | ExpectedEntry::Symlink(path, _)
+        | ExpectedEntry::Directory(path)) = entry;
+        let Ok(metadata) = fs::symlink_metadata(self.ws.path(path)) else {
+            return if is_required { Err(format!("{path} is not there")) } else { Ok(()) };
+        };
+        match entry {
+            ExpectedEntry::Directory(_) if metadata.is_dir() => Ok(()),
+            ExpectedEntry::Symlink(_, text) => match fs::read_link(self.ws.path(path)) {
+                Ok(found) if found.to_string_lossy() == *text => Ok(()),
+                other => Err(format!("{path} is {other:?} instead of a symlink to {text}")),
+            },
+            ExpectedEntry::File(file) if metadata.is_file() => {
+                let mode = metadata.permissions().mode();
+                if (mode & 0o111 != 0) != file.is_executable || mode & 0o222 != 0 {
+                    return Err(format!("{path} has mode {mode:o}"));
+                }
+                let bytes = fs::read(self.ws.path(path)).map_err(|error| format!("cannot read {path}: {error}"))?;
+                file.compare(&bytes, facts).map_err(|problem| format!("{path}, {problem}"))
+            }
+            _ => Err(format!("{path} is something else: {:?}", metadata.file_type())),
+        }
+    }
+
+    fn check_absent(&self, file: &ExpectedFile, facts: &mut FactTable) -> Result<(), String> {
+        if self.is_there(&file.path) {
+            return Ok(());
+        }
+        let Some(bytes) = file.render() else { return Ok(()) };
+        file.compare(&bytes, facts).map_err(|problem| format!("{} is not here, {problem}", file.path))
+    }
+
+    /// Entries of a tree that its command did not make.
+    fn surplus_entries(&self, number: usize, facts: &FactTable) -> Vec<String> {
+        let root = self.inputs.targets[number].outputs().remove(0);
+        let made: BTreeSet<String> = self.inputs.entries(number, facts).iter().map(entry_path).collect();
+        let found = self.ws.snapshot(&root);
+        let paths = found.keys().map(|name| format!("{root}/{name}"));
+        paths.filter(|path| !made.contains(path)).map(|path| format!("{path} should not be there")).collect()
+    }
+
+    /// Announced outputs are on disk as announced, or absent as announced.
+    fn presence_problems(&self, run: &Run, announced: &AnnouncedOutputs) -> Vec<String> {
+        let mut problems = Vec::new();
+        for event in &run.events {
+            let Event::TargetCompleted { label, success: true, outputs } = event else { continue };
+            for output in outputs.iter().filter(|output| output.path.starts_with("minibuild-out/")) {
+                problems.extend(self.output_problem(output, announced).map(|problem| format!("{label}: {problem}")));
+            }
+        }
+        problems
+    }
+
+    fn output_problem(&self, output: &Output, announced: &AnnouncedOutputs) -> Option<String> {
+        let path = &output.path;
+        let is_present = output.present == Some(true);
+        // What was announced as absent may have come later, as an input of another action.
+        if is_present && !self.is_there(path) {
+            return Some(format!("{path} is announced as present, and is not there"));
+        }
+        let last = announced.get(path).filter(|last| last.digest != output.digest);
+        if let Some(last) = last.filter(|_| is_present) {
+            return Some(format!("{path} is announced with {} and was made with {}", output.digest, last.digest));
+        }
+        if !is_present || output.kind != "file" {
+            return None;
+        }
+        let bytes = fs::read(self.ws.path(path)).unwrap_or_default();
+        let digest = format!("{}/{}", hex_digest(&bytes), bytes.len());
+        (digest != output.digest).then(|| format!("{path} is announced with {}, on disk is {digest}", output.digest))
+    }
+
+    /// What lies among the outputs, and no target declares.
+    pub fn leftovers(&self, run: &Run) -> Vec<String> {
+        if run.ending != Ending::Exited(0) || !self.request.loads_all() {
+            return Vec::new();
+        }
+        let edits = &self.inputs.sources.targets;
+        let is_declared = |target: &TargetDefinition, path: &str| {
+            !edits[target.number].is_dropped
+                && target.outputs().iter().any(|output| {
+                    path.strip_prefix(output.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                })
+        };
+        let mut problems = Vec::new();
+        for (name, entry) in self.ws.outputs() {
+            let path = format!("minibuild-out/bin/{name}");
+            if entry != Entry::Directory && !self.inputs.targets.iter().any(|target| is_declared(target, &path)) {
+                problems.push(format!("{path} is left, and no target declares it"));
+            }
+        }
+        problems
+    }
+}
+
+fn entry_path(entry: &ExpectedEntry) -> String {
+    match entry {
+        ExpectedEntry::File(file) => file.path.clone(),
+        ExpectedEntry::Symlink(path, _) | ExpectedEntry::Directory(path) => path.clone(),
+    }
+}
+
+/// The last that the build said of each output.
+fn announced_outputs(run: &Run) -> AnnouncedOutputs {
+    let mut announced = AnnouncedOutputs::new();
+    for event in &run.events {
+        if let Event::ActionCompleted { success: true, outputs, .. } = event {
+            announced.extend(outputs.iter().map(|output| (output.path.clone(), output.clone())));
+        }
+    }
+    announced
+}

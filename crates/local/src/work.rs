@@ -153,8 +153,8 @@ impl Place {
     /// What the end of the command means for the run.
     fn settle(&self, end: End, request: &ExecutionRequest, stop: Option<StopReason>, report: &mut ExecutionReport) {
         report.status = match end {
+            // Where it is not wanted any more, hashing would be for nothing.
             End::Exited(0) => match stop {
-                // Not wanted any more, so hashing would be for nothing.
                 Some(reason @ (StopReason::LostRace | StopReason::Kill)) => ExecutionStatus::Stopped(reason),
                 Some(StopReason::Interrupt) | None => return self.capture(request, report),
             },
@@ -166,6 +166,10 @@ impl Place {
             End::Broken(text) => ExecutionStatus::Infrastructure(text),
             End::Stuck(who) => ExecutionStatus::Stuck(who),
         };
+        // What it names is of interest only with the outputs.
+        if let Some(depfile) = private_depfile(request) {
+            let _ = self.tree.remove(depfile);
+        }
     }
 
     fn capture(&self, request: &ExecutionRequest, report: &mut ExecutionReport) {
@@ -197,7 +201,9 @@ impl Place {
     fn read_depfile(&self, request: &ExecutionRequest) -> Result<Option<Vec<u8>>, DiskError> {
         let Some(path) = &request.depfile else { return Ok(None) };
         let content = self.tree.read(path)?;
-        if content.is_some() && request.outputs.iter().all(|output| output.path != *path) {
+        if content.is_some()
+            && let Some(path) = private_depfile(request)
+        {
             self.tree.remove(path)?;
         }
         Ok(content)
@@ -210,6 +216,11 @@ impl Place {
         let changed = pairs.filter(|(expected, now)| !self.recheck.is_same(&self.tree, &*self.clock, expected, *now));
         changed.map(|(expected, _)| expected.path.clone()).collect()
     }
+}
+
+/// The depfile, unless it is an output as well.
+fn private_depfile(request: &ExecutionRequest) -> Option<&WsPath> {
+    request.depfile.as_ref().filter(|path| request.outputs.iter().all(|output| output.path != **path))
 }
 
 /// What a helper named after a run.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, ArtifactId, ArtifactKind, CommandLine, Content, Digest, Kept, Level, OutputMeta, Runner, Work, WsPath,
+    ActionId, ArtifactId, ArtifactKind, CommandLine, Content, Digest, Kept, Level, Model, OutputMeta, Runner, Work,
+    WrittenFile, WsPath,
 };
 use minibuild_graph::{ActionKey, Facts, InputFact, Node, NodeKind};
 
@@ -269,6 +270,9 @@ impl Machine {
         let is_remote = self.store.is_some_and(|store| result.held_by.contains(&store));
         let key_path = key_path(&model, action);
         let has_begun = self.state.action(&key_path).is_some_and(|record| !record.begun.is_empty());
+        if has_begun {
+            self.discard_private_files(action, &key_path);
+        }
         let mut changed = false;
         for (&id, meta) in model.action(action).outputs.iter().zip(&result.outputs) {
             let on_disk = match self.world.outputs.get(&id) {
@@ -327,6 +331,17 @@ impl Machine {
         }
     }
 
+    /// The depfile and response files that a run left which came to nothing.
+    fn discard_private_files(&mut self, action: ActionId, key_path: &str) {
+        let files = self.command_of(action).files;
+        for path in private_files(&self.model, action, &files) {
+            if self.state.action(key_path).is_some_and(|record| record.begun.contains(&path)) {
+                self.state.forget_begun(key_path, &path);
+                self.steps.push(Step::Discard(path));
+            }
+        }
+    }
+
     /// A run that came to nothing may have left something at an output's place of which nothing else is known.
     fn discard_rubbish(&mut self, action: ActionId, meta: &OutputMeta) {
         let record = self.state.action(&key_path(&self.model, action));
@@ -352,6 +367,14 @@ impl Machine {
         }
         self.after_done(action);
     }
+}
+
+/// Depfile and response files of an action, which lie beside its outputs until its command has ended.
+pub(super) fn private_files(model: &Model, action: ActionId, files: &[WrittenFile]) -> Vec<WsPath> {
+    let row = model.action(action);
+    let mut paths: Vec<WsPath> = files.iter().map(|file| file.path.clone()).chain(row.depfile.clone()).collect();
+    paths.retain(|path| row.outputs.iter().all(|&id| model.artifact(id).path != *path));
+    paths
 }
 
 /// What belongs to a source, each at its own path.

@@ -15,10 +15,11 @@ use minibuild_dynamic::race::{
 };
 use minibuild_graph::ActionKey;
 
+use super::evaluate::private_files;
 use super::finish::millis;
 use super::look_up::LookUp;
 use super::remote::Sides;
-use super::{Machine, Made, Name, Status, Step, Stopping};
+use super::{Machine, Made, Name, Status, Step, Stopping, key_path};
 use crate::state::SideRecord;
 
 /// What branches tell.
@@ -279,7 +280,26 @@ impl Machine {
     fn begin_writing(&mut self, action: ActionId) {
         let model = Arc::clone(&self.model);
         let outputs = model.action(action).outputs.iter().map(|&id| model.artifact(id).path.clone());
-        self.state.record_begun(Name::of(&model, action).as_ref(), outputs);
+        self.state.record_begun(Name::of(&model, action).as_ref(), outputs.chain(self.private_files(action)));
+    }
+
+    fn private_files(&self, action: ActionId) -> Vec<WsPath> {
+        let files = self.running.get(&action).map(|running| &running.made.command.files[..]).unwrap_or_default();
+        private_files(&self.model, action, files)
+    }
+
+    /// Forgets what the executor has removed after a local run. Response files of a command that failed stay for whoever
+    /// repeats it by hand.
+    fn forget_private_files(&mut self, report: &ExecutionReport) {
+        let action = report.run.action;
+        let depfile = self.model.action(action).depfile.clone();
+        let is_removed = |path: &WsPath| match report.status {
+            ExecutionStatus::Infrastructure(_) | ExecutionStatus::Stuck(_) => false,
+            ExecutionStatus::Exited(0) => true,
+            _ => depfile.as_ref() == Some(path),
+        };
+        let removed = self.private_files(action).into_iter().filter(is_removed);
+        self.state.clear_begun(&key_path(&self.model, action), &removed.collect::<Vec<_>>());
     }
 
     fn begin_staging(&mut self, action: ActionId, attempt: Attempt) {
@@ -350,6 +370,7 @@ impl Machine {
         let (told, wall) = (current.told, self.now.saturating_sub(current.started));
         match branch {
             Branch::Local => {
+                self.forget_private_files(&report);
                 self.running_here -= 1;
                 self.note_pace(run.action, &report);
                 self.exclusive_running &= !self.model.action(run.action).tags.exclusive;

@@ -49,15 +49,12 @@ pub struct ActionRecord {
 }
 
 impl ActionRecord {
-    /// Whether one of these places was not among those of runs that were begun.
-    fn add_begun(&mut self, outputs: impl Iterator<Item = WsPath>) -> bool {
-        let before = self.begun.len();
+    fn add_begun(&mut self, outputs: impl Iterator<Item = WsPath>) {
         for path in outputs {
             if !self.begun.contains(&path) {
                 self.begun.push(path);
             }
         }
-        self.begun.len() != before
     }
 }
 
@@ -360,8 +357,14 @@ impl State {
 
     /// Records that a run of the action was stopped, and may have left something at these places.
     pub(crate) fn record_stop(&mut self, action: ActionName<'_>, outputs: impl Iterator<Item = WsPath>) {
-        if self.entry(action).add_begun(outputs) {
-            self.append_action(action.path);
+        self.entry(action).add_begun(outputs);
+        self.append_action(action.path);
+    }
+
+    /// What a run left at these places is gone. Written with the next record of the action, which its end brings.
+    pub(crate) fn clear_begun(&mut self, action: &str, paths: &[WsPath]) {
+        if let Some(record) = self.actions.get_mut(action) {
+            record.begun.retain(|begun| !paths.contains(begun));
         }
     }
 

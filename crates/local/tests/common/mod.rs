@@ -149,10 +149,16 @@ pub fn is_alive(pid: &str) -> bool {
     !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(['Z', 'X'])
 }
 
+/// Waits for the ends of processes that were killed. The kernel closes the descriptors of one, and so gives up its locks,
+/// before it counts as dead.
 pub fn assert_all_dead(pids: &[String]) {
     assert!(!pids.is_empty());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     for pid in pids {
-        assert!(!is_alive(pid), "{pid} lives");
+        while is_alive(pid) {
+            assert!(std::time::Instant::now() < deadline, "{pid} lives");
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -246,3 +246,35 @@ fn an_output_that_is_a_link_to_an_input_is_a_copy_here_and_remotely() {
         ws.build(&[args, &["//..."]].concat()).code(1).says(&["is a symlink"]);
     }
 }
+
+#[test]
+fn depfiles_and_response_files_of_runs_that_came_to_nothing_do_not_stay() {
+    let target = |cmd: &str| {
+        let files = "outs = [\"t\"]\ndepfile = \"t.d\"\nrspfile = { path = \"t.rsp\", content = \"$SRCS\" }";
+        format!("[[genrule]]\nname = \"t\"\nsrcs = [\"in\"]\n{files}\ncmd = {cmd:?}\n")
+    };
+    let make = "echo \"$OUT: in\" > $(location t.d); cp in $OUT";
+    let ws = with_targets(&target(make)).file("in", "1");
+    let left = || ["t.d", "t.rsp"].map(|name| ws.bin(name).exists());
+    ws.build(&["//:t"]).ok();
+    assert_eq!(left(), [false, false]);
+    // A failure keeps what it takes to repeat the command by hand, until the next build.
+    ws.write("BUILD.toml", target(&format!("{make}; exit 1")));
+    ws.build(&["//:t"]).code(1);
+    assert_eq!(left(), [false, true]);
+    ws.write("BUILD.toml", target(make));
+    ws.build(&["//:t"]).ok();
+    assert_eq!(left(), [false, false]);
+    let mut gate = ws.gate("g");
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        ws.write("BUILD.toml", target(&format!("{make}; {}", gate.pass())));
+        let build = ws.invoke(&["build", "//:t"]).without_events().start();
+        gate.arrival();
+        build.signal(signal);
+        build.wait();
+        ws.nothing_is_left_running();
+        ws.write("BUILD.toml", target(make));
+        ws.build(&["//:t"]).ok();
+        assert_eq!(left(), [false, false], "{signal}");
+    }
+}

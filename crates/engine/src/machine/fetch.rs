@@ -55,6 +55,10 @@ impl Machine {
             }
             self.bytes.want(behind, why);
             self.fetch(behind, why);
+            if self.status_of(producer) == Status::Done && self.bytes.is_wanted_in_vain(behind) {
+                // It was complete without its bytes, as an input that nobody read.
+                self.reopen(producer);
+            }
             (action, link) = (producer, behind);
         }
     }

@@ -147,3 +147,18 @@ fn an_input_that_only_gets_other_times_or_names_is_no_change() {
     ws.build(&["//:a"]).ok();
     assert_eq!(ws.output("a"), "2\n");
 }
+
+#[test]
+fn what_an_output_link_leads_to_is_made_again_if_its_bytes_are_nowhere() {
+    let link =
+        "[[genrule]]\nname = \"l\"\nsrcs = [\":a\"]\nout_symlinks = [\"l\"]\ncmd = \"ln -s a minibuild-out/bin/l\"\n";
+    let ws = with_targets(&(genrule("a", &["in"], &["a"], "cp $SRC $OUT") + link)).file("in", "1\n");
+    ws.build(&["//:l"]).ok();
+    for removed in ["minibuild-out/bin/a", "minibuild-out/bin"] {
+        let _ = std::fs::remove_dir_all(ws.path(removed)).or_else(|_| std::fs::remove_file(ws.path(removed)));
+        let _ = std::fs::remove_dir_all(ws.path("minibuild-out/.state/store"));
+        let run = ws.build(&["//:l"]).ok();
+        assert_eq!(run.targets(), [("//:l", true)]);
+        assert_eq!(ws.output("l"), "1\n");
+    }
+}

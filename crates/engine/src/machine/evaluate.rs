@@ -245,7 +245,15 @@ impl Machine {
         }
     }
 
+    /// All inputs of an action, with what output links among them lead to.
     pub(super) fn flat_inputs(&mut self, action: ActionId) -> FlatInputs {
+        let mut inputs = self.declared_inputs(action);
+        self.add_link_targets(&mut inputs);
+        inputs
+    }
+
+    /// The inputs that attributes name.
+    pub(super) fn declared_inputs(&mut self, action: ActionId) -> FlatInputs {
         let model = self.model.clone();
         let row = model.action(action);
         let mut artifacts = Vec::new();
@@ -254,6 +262,29 @@ impl Machine {
         let discoverable_from = artifacts.len();
         self.scratch.flatten(&model, &row.discoverable, &mut artifacts);
         FlatInputs { artifacts, discoverable_from }
+    }
+
+    /// A command that reads an output link reads what that leads to, which the link's content does not say.
+    fn add_link_targets(&mut self, inputs: &mut FlatInputs) {
+        let is_link = |id: &ArtifactId| matches!(self.known[id.index()], Some(Content::Symlink { .. }));
+        if !inputs.artifacts.iter().any(is_link) {
+            return;
+        }
+        let mut found: FxHashSet<ArtifactId> = inputs.artifacts.iter().copied().collect();
+        let (mut needed, mut discoverable) = (Vec::new(), Vec::new());
+        for (id, is_discoverable) in inputs.iter() {
+            let mut link = id;
+            while let Some(producer) = self.model.artifact(link).producer
+                && let Some(target) = self.target_of(producer, link).filter(|target| found.insert(*target))
+            {
+                if is_discoverable { &mut discoverable } else { &mut needed }.push(target);
+                link = target;
+            }
+        }
+        let from = inputs.discoverable_from;
+        inputs.discoverable_from += needed.len();
+        inputs.artifacts.splice(from..from, needed);
+        inputs.artifacts.extend(discoverable);
     }
 
     /// The command of an action; one that only writes a file has no argv.

@@ -48,7 +48,8 @@ impl Machine {
     /// Fetches the inputs that a wanted output of `action` leads to, if that is a symlink: a chain of any length.
     fn fetch_behind(&mut self, mut action: ActionId, mut link: ArtifactId) {
         while let Some(why) = self.bytes.wanted(link) {
-            let Some((behind, producer)) = self.target_of(action, link) else { return };
+            let Some(behind) = self.target_of(action, link) else { return };
+            let Some(producer) = self.model.artifact(behind).producer else { return };
             self.need_behind(action, link, behind, producer);
             if self.bytes.wanted(behind).is_some() {
                 return;
@@ -63,14 +64,12 @@ impl Machine {
         }
     }
 
-    /// Returns the input of `action` that its output leads to, with its producer.
-    fn target_of(&mut self, action: ActionId, link: ArtifactId) -> Option<(ArtifactId, ActionId)> {
+    /// Returns the input of `action` that its output leads to, if that is a symlink.
+    pub(super) fn target_of(&mut self, action: ActionId, link: ArtifactId) -> Option<ArtifactId> {
         let Some(Content::Symlink { target }) = &self.known[link.index()] else { return None };
         let path = lead(&self.model.artifact(link).path, target)?;
-        let inputs = self.flat_inputs(action);
-        let is_behind = |id: &&ArtifactId| path.is_at_or_below(self.model.artifact(**id).path.as_str());
-        let &behind = inputs.artifacts.iter().find(is_behind)?;
-        Some((behind, self.model.artifact(behind).producer?))
+        let inputs = self.declared_inputs(action).artifacts;
+        inputs.into_iter().find(|&id| path.is_at_or_below(self.model.artifact(id).path.as_str()))
     }
 
     /// Targets that the link is of are complete only with what it leads to.

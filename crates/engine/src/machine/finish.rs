@@ -429,7 +429,7 @@ impl Machine {
 
     /// A finished action made something else than before: consumers that used its old result are looked at again.
     pub(super) fn reopen_consumers(&mut self, action: ActionId) {
-        for consumer in self.graph.consumers(action) {
+        for consumer in self.readers(action) {
             match self.status_of(consumer) {
                 Status::Done => self.reopen(consumer),
                 Status::Running => drop(self.outdated.insert(consumer)),

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionReport,
+    ActionId, ArtifactId, ArtifactKind, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionReport,
     ExecutionRequest, ExecutionStatus, ExpectedInput, Fingerprint, Model, RunId, WsPath,
 };
 use minibuild_dynamic::policy::{Reason, Urgency};
 use minibuild_dynamic::race::{Attempt, Event as Heard, Plan};
 use minibuild_graph::{ActionKey, Priority};
+use rustc_hash::FxHashSet;
 
 use super::evaluate::FlatInputs;
 use super::race::{sides_of, work_of};
@@ -193,7 +194,30 @@ impl Machine {
     /// nor removed. Only what was done before can have consumers that run.
     fn has_running_reader(&self, action: ActionId) -> bool {
         self.released[self.node(action)]
-            && self.graph.consumers(action).iter().any(|c| self.running.get(c).is_some_and(Running::has_begun))
+            && self.readers(action).iter().any(|reader| self.running.get(reader).is_some_and(Running::has_begun))
+    }
+
+    /// Actions that may read outputs of `action`: its consumers, and those of links that these make.
+    pub(super) fn readers(&self, action: ActionId) -> Vec<ActionId> {
+        let makes_links = |reader: &ActionId| {
+            let mut outputs = self.model.action(*reader).outputs.iter();
+            outputs.any(|&id| self.model.artifact(id).kind == ArtifactKind::Symlink)
+        };
+        let mut readers = self.graph.consumers(action);
+        let mut pending: Vec<ActionId> = readers.iter().copied().filter(makes_links).collect();
+        if pending.is_empty() {
+            return readers;
+        }
+        let mut found: FxHashSet<ActionId> = readers.iter().copied().collect();
+        while let Some(link) = pending.pop() {
+            for reader in self.graph.consumers(link) {
+                if found.insert(reader) {
+                    readers.push(reader);
+                    pending.extend(makes_links(&reader).then_some(reader));
+                }
+            }
+        }
+        readers
     }
 
     /// Starts a branch whose inputs are all where it needs them, unless they make another key now.

@@ -162,3 +162,37 @@ fn what_an_output_link_leads_to_is_made_again_if_its_bytes_are_nowhere() {
         assert_eq!(ws.output("l"), "1\n");
     }
 }
+
+/// `c` reads `m`, a link to the link `l`, which leads to what `a` makes, and `s`, a link to a source.
+fn reads_through_output_links() -> Workspace {
+    let link = |name: &str, input: &str, to: &str| {
+        let head = format!("[[genrule]]\nname = {name:?}\nsrcs = [{input:?}]\nout_symlinks = [{name:?}]\n");
+        head + &format!("cmd = \"ln -s {to} minibuild-out/bin/{name}\"\n")
+    };
+    let links = link("l", ":a", "a") + &link("m", ":l", "l") + &link("s", "src", "../../src");
+    let reader = genrule("c", &[":m", ":s"], &["c"], "cat $SRCS > $OUT");
+    let ws = with_targets(&(genrule("a", &["in"], &["a"], "cp $SRC $OUT") + &links + &reader));
+    ws.file("in", "1\n").file("src", "s\n")
+}
+
+#[test]
+fn what_output_links_lead_to_is_an_input_of_their_readers() {
+    for flags in [&[][..], &["--strategy=remote", "--remote-executor=embedded"]] {
+        let ws = reads_through_output_links();
+        let build = |expected: &str| {
+            ws.build(&[flags, &["//:c"]].concat()).ok();
+            assert_eq!(ws.output("c"), expected, "{flags:?}");
+        };
+        build("1\ns\n");
+        ws.write("in", "2\n");
+        build("2\ns\n");
+        ws.write("src", "t\n");
+        build("2\nt\n");
+        // Its bytes are nowhere, and `c` has to run.
+        std::fs::remove_file(ws.bin("a")).or_else(|e| if flags.is_empty() { Err(e) } else { Ok(()) }).expect("removes");
+        let _ = std::fs::remove_dir_all(ws.path("minibuild-out/.state/store"));
+        let targets = ws.read("BUILD.toml").replace("cat $SRCS >", "cat $SRCS $SRCS >");
+        ws.write("BUILD.toml", targets);
+        build("2\nt\n2\nt\n");
+    }
+}

@@ -243,11 +243,10 @@ impl Look<'_> {
         }
     }
 
-    /// Outputs some record describes.
+    /// What lies at the places of outputs.
     fn look_at_outputs(&self, actions: &[ActionId], state: &mut State, world: &mut World) -> Result<(), DiskError> {
         let outputs = actions.iter().flat_map(|&action| self.model.action(action).outputs.iter().copied());
-        let mut ids: Vec<ArtifactId> =
-            outputs.filter(|&id| state.file(self.model.artifact(id).path.as_str()).is_some()).collect();
+        let mut ids: Vec<ArtifactId> = outputs.collect();
         ids.sort_by(|a, b| self.model.artifact(*a).path.cmp(&self.model.artifact(*b).path));
         let paths: Vec<&str> = ids.iter().map(|&id| self.model.artifact(id).path.as_str()).collect();
         let seen = stat_batch(self.root(), &paths, self.threads);
@@ -256,6 +255,11 @@ impl Look<'_> {
         for (&id, seen) in ids.iter().zip(seen) {
             let path = &self.model.artifact(id).path;
             let Some(seen) = seen else { continue };
+            if state.file(path.as_str()).is_none() {
+                // Of a state that was lost, or put there by somebody else.
+                world.foreign.insert(id);
+                continue;
+            }
             match self.known_output(state, path, &seen) {
                 // What a killed run left is complete perhaps, but was never published.
                 _ if seen.kind == EntryKind::File && seen.fingerprint.mode & 0o222 != 0 => unsealed.push(id),

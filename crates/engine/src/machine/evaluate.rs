@@ -351,7 +351,8 @@ impl Machine {
         let is_begun = record.is_some_and(|record| record.begun.contains(&meta.path));
         let mut results = record.into_iter().flat_map(|record| &record.results).flat_map(|result| &result.outputs);
         let is_of = |old: &Content| found.as_ref().is_some_and(|(c, _)| c == old || Self::is_part(c, old));
-        let is_known = results.any(|old| old.path == meta.path && is_of(&old.content));
+        let is_known = results.any(|old| old.path == meta.path && is_of(&old.content))
+            || found.is_none() && self.state.file(meta.path.as_str()).is_none();
         let key_path = key_path(&self.model, action);
         if is_begun {
             self.state.forget_begun(&key_path, &meta.path);

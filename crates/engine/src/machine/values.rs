@@ -40,7 +40,7 @@ pub struct World {
     pub sources: FxHashMap<ArtifactId, Result<SourceFact, String>>,
     /// What lies where outputs will be, if anything, with its fingerprint (zero for directories).
     pub outputs: FxHashMap<ArtifactId, (Content, Fingerprint)>,
-    /// Outputs at whose places something lies that is of another kind, or cannot be read.
+    /// Outputs at whose places something lies that no record describes, is of another kind, or cannot be read.
     pub foreign: FxHashSet<ArtifactId>,
     /// Host tools.
     pub tools: FxHashMap<HostToolId, HostToolFact>,

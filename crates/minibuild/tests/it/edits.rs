@@ -106,3 +106,21 @@ fn what_is_no_output_of_its_kind_is_removed_also_where_no_bytes_are_wanted() {
     replace("t", |path| std::os::unix::fs::symlink("..", path).expect("links"));
     replace("t", |path| fs::write(path, "x").expect("writes"));
 }
+
+#[test]
+fn what_a_lost_state_knew_does_not_stay_beside_results_of_caches() {
+    let targets = |text: &str| {
+        genrule("a", &[], &["a"], &format!("echo {text} > $OUT")) + &genrule("b", &[":a"], &["b"], "cat $SRC > $OUT")
+    };
+    let ws = with_targets(&targets("one"));
+    let cache = format!("--disk-cache={}", ws.outside().join("cache").display());
+    let build = || ws.build(&[&cache, "//:b"]).ok();
+    build();
+    ws.write("BUILD.toml", targets("two"));
+    build();
+    fs::remove_dir_all(ws.path("minibuild-out/.state")).expect("removes");
+    ws.write("BUILD.toml", targets("one"));
+    let run = build();
+    assert!(!ws.bin("a").exists() && ws.output("b") == "one\n", "{}", run.stderr);
+    run.says_nothing_of("changed by something else");
+}

@@ -50,9 +50,10 @@ impl BuildCheck<'_> {
         let closure = self.closure(&self.request.roots);
         let fails = closure.iter().any(|&number| self.inputs.fails(number));
         let is_bad = self.request.is_test && self.request.roots.iter().any(|&root| self.inputs.has_bad_verdict(root));
+        let is_test = |root: &usize| self.inputs.targets[*root].shape == TargetShape::Test;
         let mut codes = BTreeSet::new();
         codes.insert(match (fails, is_bad) {
-            _ if self.request.is_test && self.request.roots.is_empty() => 4,
+            _ if self.request.is_test && !self.request.roots.iter().any(is_test) => 4,
             (true, _) => 1,
             (false, true) => 3,
             (false, false) => 0,

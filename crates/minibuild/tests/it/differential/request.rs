@@ -64,9 +64,6 @@ impl BuildRequest {
             keeps_going: random.below(3) == 0,
             needs_server: false,
         };
-        if request.is_test {
-            request.roots.retain(|&root| targets[root].shape == TargetShape::Test);
-        }
         request.add_flags(random, offer);
         request
     }

@@ -300,6 +300,10 @@ impl<'a> Maker<'a> {
                 continue;
             }
             let content = self.snapshot.content(index)?.ok_or(Doubt::Damaged)?;
+            if matches!(content, Content::Symlink { .. }) && !is_real_source {
+                // What it leads to is an input, too, and may be none of the part.
+                return Err(Doubt::Request("an action reads a link that another one made"));
+            }
             if self.snapshot.flags[index] & PRESENT == 0 {
                 return Err(Doubt::Absent(self.snapshot.paths.get(index).to_owned()));
             }

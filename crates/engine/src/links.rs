@@ -300,6 +300,19 @@ impl LinkWalk<'_> {
     }
 }
 
+/// Where a relative symlink leads, other symlinks not looked at; `None` where that is outside of the workspace.
+pub(crate) fn lead(link: &WsPath, target: &str) -> Option<WsPath> {
+    let mut names: Vec<&str> = link.parent()?.split('/').collect();
+    for name in target.split('/') {
+        match name {
+            "." => {}
+            ".." => drop(names.pop()?),
+            name => names.push(name),
+        }
+    }
+    WsPath::new(&names.join("/")).ok()
+}
+
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

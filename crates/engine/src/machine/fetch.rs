@@ -11,6 +11,7 @@ use minibuild_download::{Ended, Step as Planned};
 use rustc_hash::FxHashMap;
 
 use super::{FETCH_ATTEMPTS, Goal, Machine, Name, Status, Step, Stopping};
+use crate::links::lead;
 use crate::state::{FileRecord, Origin};
 
 /// A fetch that waits for its end.
@@ -64,12 +65,13 @@ impl Machine {
         }
     }
 
-    /// Returns the input of `action` that its output leads to, if that is a symlink.
+    /// Returns the input or output of `action` that its output `link` leads to, if that is a symlink.
     pub(super) fn target_of(&mut self, action: ActionId, link: ArtifactId) -> Option<ArtifactId> {
         let Some(Content::Symlink { target }) = &self.known[link.index()] else { return None };
         let path = lead(&self.model.artifact(link).path, target)?;
-        let inputs = self.declared_inputs(action).artifacts;
-        inputs.into_iter().find(|&id| path.is_at_or_below(self.model.artifact(id).path.as_str()))
+        let mut near = self.declared_inputs(action).artifacts;
+        near.extend(self.model.action(action).outputs.iter().filter(|&&output| output != link));
+        near.into_iter().find(|&id| path.is_at_or_below(self.model.artifact(id).path.as_str()))
     }
 
     /// Targets that the link is of are complete only with what it leads to.
@@ -360,19 +362,6 @@ fn digest_of(content: &Content) -> Option<Digest> {
         Content::File { digest, .. } => Some(*digest),
         Content::Symlink { .. } | Content::Directory(_) => None,
     }
-}
-
-/// Where a relative symlink leads, other symlinks not looked at; `None` where that is outside of the workspace.
-fn lead(link: &WsPath, target: &str) -> Option<WsPath> {
-    let mut names: Vec<&str> = link.parent()?.split('/').collect();
-    for name in target.split('/') {
-        match name {
-            "." => {}
-            ".." => drop(names.pop()?),
-            name => names.push(name),
-        }
-    }
-    WsPath::new(&names.join("/")).ok()
 }
 
 /// The files of an output, which are what is counted.

@@ -81,7 +81,7 @@ impl Snapshot {
     }
 
     /// The artifact of this path.
-    fn find(&self, path: &str) -> Option<usize> {
+    pub(super) fn find(&self, path: &str) -> Option<usize> {
         let (mut low, mut high) = (0, self.paths.len());
         while low < high {
             let middle = low + (high - low) / 2;

@@ -14,6 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::rows::{NONE, PRESENT, PrintRow, SET, kind_of};
 use super::tables::{Goals as GoalTable, Graph};
 use super::{Changes, Doubt, Snapshot, is_much};
+use crate::links::lead;
 use crate::machine::{Goal, SourceFact};
 use crate::state::State;
 
@@ -289,6 +290,34 @@ impl<'a> Maker<'a> {
         Ok(goals)
     }
 
+    /// Whether an action reads this link of another one, and what that leads to is an output that it does not name: then
+    /// that is an input all the same.
+    fn is_read_without(&self, link: ArtifactId, target: &str) -> bool {
+        let Some(path) = lead(&self.model.artifact(link).path, target) else { return false };
+        let above = std::iter::successors(Some(path.as_str()), |at| at.rsplit_once('/').map(|(above, _)| above));
+        let Some(target) = above.filter_map(|path| self.snapshot.find(path)).next() else { return false };
+        let target = self.artifacts.iter().position(|&old| old as usize == target).map(ArtifactId::new);
+        let is_without = |action: &Action| {
+            let inputs = self.inputs_of(action);
+            inputs.contains(&link) && target.is_none_or(|target| !inputs.contains(&target))
+        };
+        self.model.actions.iter().any(is_without)
+    }
+
+    fn inputs_of(&self, action: &Action) -> FxHashSet<ArtifactId> {
+        let mut found = FxHashSet::default();
+        let mut sets = FxHashSet::default();
+        let mut pending: Vec<Input> = action.inputs.iter().chain(&action.discoverable).copied().collect();
+        while let Some(input) = pending.pop() {
+            match input {
+                Input::Artifact(id) => drop(found.insert(id)),
+                Input::Set(id) if sets.insert(id) => pending.extend(&self.model.sets[id.index()].items),
+                Input::Set(_) => {}
+            }
+        }
+        found
+    }
+
     /// What is read and made by none of the part's actions.
     fn take_known(&mut self, changes: &Changes, sources: &FxHashSet<u32>) -> Result<(), Doubt> {
         let fresh: FxHashMap<u32, PrintRow> = changes.prints.iter().copied().collect();
@@ -300,9 +329,11 @@ impl<'a> Maker<'a> {
                 continue;
             }
             let content = self.snapshot.content(index)?.ok_or(Doubt::Damaged)?;
-            if matches!(content, Content::Symlink { .. }) && !is_real_source {
-                // What it leads to is an input, too, and may be none of the part.
-                return Err(Doubt::Request("an action reads a link that another one made"));
+            if let Content::Symlink { target } = &content
+                && !is_real_source
+                && self.is_read_without(id, target)
+            {
+                return Err(Doubt::Request("an action reads a link that another one made, and not what it leads to"));
             }
             if self.snapshot.flags[index] & PRESENT == 0 {
                 return Err(Doubt::Absent(self.snapshot.paths.get(index).to_owned()));

@@ -136,6 +136,7 @@ impl Session<'_> {
                     let may_be_absent = bytes.wanted(id).is_none()
                         || bytes.is_on_its_way(id)
                         || self.disk_failed
+                        || self.machine.outcome.remote_failed
                         || self.machine.can_fetch() && self.machine.stopping.is_some();
                     assert!(may_be_absent, "`{}` is wanted and not here", artifact.path);
                     let here = here.map(|entry| entry.content());

@@ -78,18 +78,15 @@ impl Policy {
 
     /// Asks for what became ready, most urgent first, or starts it at once where a slot is idle and waiting is wrong.
     pub(super) fn look_at_fresh(&mut self, now: Us) {
-        let mut fresh = std::mem::take(&mut self.fresh);
-        fresh.sort_by_key(|&action| self.table.get(action).map(|live| (std::cmp::Reverse(live.urgency), action)));
+        let fresh = self.table.all_fresh();
         // Others that wait already come first, and there are as many slots as there are.
         let mut idle = self.config.jobs.saturating_sub(self.running_here);
         idle = idle.saturating_sub(self.table.only_here.len() + self.table.waiting.len() + self.table.asking.len());
         for action in fresh {
-            let Some(&live) = self.table.get(action).filter(|live| live.remote == Remote::Fresh && !live.is_over)
-            else {
-                continue;
-            };
+            let Some(&live) = self.table.get(action) else { continue };
             let may_start = live.local == Local::Idle && !live.exclusive && idle > 0 && self.has_slot_here();
-            if self.is_breaker_open && live.local == Local::Idle {
+            // One that is parked here will be offered again, and needs no cache until then.
+            if self.is_breaker_open && live.local != Local::Closed {
                 self.table.change(action, |live| live.remote = live.after_miss());
                 continue;
             }

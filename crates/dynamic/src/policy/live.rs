@@ -138,6 +138,7 @@ impl Live {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Nowhere,
+    Fresh(Rank),
     OnlyHere(Rank),
     Exclusive(Rank),
     Asking(Rank),
@@ -155,6 +156,8 @@ enum Place {
 pub(super) struct Table {
     races: bool,
     live: FxHashMap<ActionId, Live>,
+    /// The cache may be asked, and nothing runs that an answer would be later than. Each decision looks at all of them.
+    pub fresh: BTreeSet<Rank>,
     /// May start here, and there is nothing to weigh against it.
     pub only_here: BTreeSet<Rank>,
     /// May start here while nothing else runs here.
@@ -193,6 +196,11 @@ impl Table {
         self.live.len()
     }
 
+    /// Returns what stands in `fresh`, most urgent first: a decision takes each of them from there.
+    pub fn all_fresh(&self) -> Vec<ActionId> {
+        self.fresh.iter().map(|&(_, action)| action).collect()
+    }
+
     /// Adds an action, or replaces what is known of one.
     pub fn insert(&mut self, action: ActionId, live: Live) {
         if let Some(old) = self.live.insert(action, live) {
@@ -220,6 +228,7 @@ impl Table {
         for place in self.places(action, live) {
             match place {
                 Place::Nowhere => false,
+                Place::Fresh(rank) => self.fresh.insert(rank),
                 Place::OnlyHere(rank) => self.only_here.insert(rank),
                 Place::Exclusive(rank) => self.exclusive.insert(rank),
                 Place::Asking(rank) => self.asking.insert(rank),
@@ -239,6 +248,7 @@ impl Table {
         for place in self.places(action, live) {
             match place {
                 Place::Nowhere => false,
+                Place::Fresh(rank) => self.fresh.remove(&rank),
                 Place::OnlyHere(rank) => self.only_here.remove(&rank),
                 Place::Exclusive(rank) => self.exclusive.remove(&rank),
                 Place::Asking(rank) => self.asking.remove(&rank),
@@ -253,16 +263,23 @@ impl Table {
         }
     }
 
-    /// Where an action in this state stands: what the local and the remote side may take it from.
+    /// Returns the queues from which the local and the remote side take an action in this state.
+    ///
+    /// A side that may start stands in a queue that is looked at for this side, whatever the other side does:
+    /// `a_side_that_may_start_stands_in_a_queue` checks it for each pair of states.
     fn places(&self, action: ActionId, live: &Live) -> [Place; 2] {
         let rank = (Reverse(live.urgency), action);
         if live.is_over {
             return [Place::Nowhere; 2];
         }
+        let runs_here = matches!(live.local, Local::Running(_));
+        // A start here that was not asked for may come back: then the cache has still to be asked.
+        if live.remote == Remote::Fresh && (self.races || !runs_here) {
+            return [Place::Fresh(rank), Place::Nowhere];
+        }
         let may_start = live.local == Local::Idle;
-        let is_waiting = live.remote == Remote::Waiting;
+        let there = if live.remote == Remote::Waiting { Place::OnlyThere(rank) } else { Place::Nowhere };
         if may_start && live.exclusive {
-            let there = if is_waiting { Place::OnlyThere(rank) } else { Place::Nowhere };
             return [Place::Exclusive(rank), there];
         }
         if self.races {
@@ -271,23 +288,29 @@ impl Table {
                 Some(time) => Place::Delayed(time),
                 None => Place::OnlyHere(rank),
             };
-            return [here, if is_waiting { Place::OnlyThere(rank) } else { Place::Nowhere }];
+            return [here, there];
         }
-        let one = match (live.local, live.remote) {
-            (Local::Idle, Remote::Fresh) => Place::Nowhere,
-            (Local::Idle, Remote::Asking { .. }) => Place::Asking(rank),
-            (Local::Idle, Remote::Waiting) => Place::Waiting(rank),
-            (Local::Idle, Remote::Queued { place, .. }) => Place::Queued(place),
-            (Local::Idle, Remote::Sent { end, .. } | Remote::Executing { end, .. }) => Place::Flight(end),
-            (Local::Idle, Remote::Parked | Remote::Closed) => Place::OnlyHere(rank),
-            (Local::Parked | Local::Closed, Remote::Waiting) => Place::OnlyThere(rank),
-            (Local::Running(run), Remote::Waiting | Remote::Fresh) => {
-                Place::Alone(run.since.saturating_add(run.predicted.max(MIN_RUN) / 2 * 3))
+        match live.local {
+            Local::Idle => places_of_idle(live.remote, rank),
+            Local::Parked | Local::Closed => [there, Place::Nowhere],
+            Local::Running(run) if matches!(live.remote, Remote::Waiting | Remote::Fresh) => {
+                let late = run.since.saturating_add(run.predicted.max(MIN_RUN) / 2 * 3);
+                [Place::Alone(late), Place::Nowhere]
             }
-            _ => Place::Nowhere,
-        };
-        let away = matches!(one, Place::Queued(_) | Place::Flight(_));
-        [one, if away { Place::Away(rank) } else { Place::Nowhere }]
+            Local::Running(_) => [Place::Nowhere; 2],
+        }
+    }
+}
+
+/// Returns the queues of an action that may start here, by what it does remotely.
+fn places_of_idle(remote: Remote, rank: Rank) -> [Place; 2] {
+    match remote {
+        Remote::Fresh => [Place::Fresh(rank), Place::Nowhere],
+        Remote::Asking { .. } => [Place::Asking(rank), Place::Nowhere],
+        Remote::Waiting => [Place::Waiting(rank), Place::Nowhere],
+        Remote::Queued { place, .. } => [Place::Queued(place), Place::Away(rank)],
+        Remote::Sent { end, .. } | Remote::Executing { end, .. } => [Place::Flight(end), Place::Away(rank)],
+        Remote::Parked | Remote::Closed => [Place::OnlyHere(rank), Place::Nowhere],
     }
 }
 
@@ -302,6 +325,7 @@ mod tests {
 
     fn views(table: &Table) -> String {
         let counts = [
+            ("fresh", table.fresh.len()),
             ("only_here", table.only_here.len()),
             ("exclusive", table.exclusive.len()),
             ("asking", table.asking.len()),
@@ -323,7 +347,8 @@ mod tests {
         let sent = Remote::Sent { since: 0, end: 9 };
         let queued = Remote::Queued { sent: 0, since: 0, place: 3 };
         let cases = [
-            (false, Local::Idle, Remote::Fresh, ""),
+            (false, Local::Idle, Remote::Fresh, "fresh"),
+            (false, Local::Parked, Remote::Fresh, "fresh"),
             (false, Local::Idle, Remote::Asking { since: 0 }, "asking"),
             (false, Local::Idle, Remote::Waiting, "waiting"),
             (false, Local::Idle, sent, "flight away"),
@@ -348,6 +373,46 @@ mod tests {
             assert_eq!(views(&table), "");
             table.change(action, |live| (live.local, live.remote) = (Local::Closed, Remote::Closed));
             assert_eq!(table.len(), 0);
+        }
+    }
+
+    /// Queues that are looked at for each side.
+    const FOR_HERE: [&str; 9] =
+        ["fresh", "only_here", "exclusive", "asking", "waiting", "queued", "flight", "away", "delayed"];
+    const FOR_THERE: [&str; 4] = ["fresh", "waiting", "only_there", "alone"];
+
+    fn all_states() -> impl Iterator<Item = (Local, Remote)> {
+        let run = Local::Running(Run { since: 0, predicted: 5, memory: 0, risk: 0.0 });
+        let remotes = [
+            Remote::Fresh,
+            Remote::Asking { since: 0 },
+            Remote::Waiting,
+            Remote::Sent { since: 0, end: 9 },
+            Remote::Queued { sent: 0, since: 0, place: 3 },
+            Remote::Executing { sent: 0, since: 0, end: 9 },
+            Remote::Parked,
+            Remote::Closed,
+        ];
+        let locals = [Local::Idle, run, Local::Parked, Local::Closed];
+        locals.into_iter().flat_map(move |local| remotes.into_iter().map(move |remote| (local, remote)))
+    }
+
+    #[test]
+    fn a_side_that_may_start_stands_in_a_queue() {
+        for bits in 0..16 {
+            let [races, exclusive, there, is_delayed] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
+            for (local, remote) in all_states() {
+                let mut table = Table::new(races);
+                let ready = Ready { here: true, there, exclusive, may_look_up: true, ..Ready::default() };
+                let live = Live { local, remote, delayed_until: is_delayed.then_some(7), ..Live::new(&ready, 0) };
+                table.insert(ActionId::new(7), live);
+                let views = views(&table);
+                let stands = |queues: &[&str]| views.split(' ').any(|view| queues.contains(&view));
+                let case = format!("races {races}, exclusive {exclusive}, {local:?}, {remote:?}: `{views}`");
+                assert!(local != Local::Idle || stands(&FOR_HERE), "nothing starts it here: {case}");
+                let may_start_there = matches!(remote, Remote::Fresh | Remote::Waiting);
+                assert!(!may_start_there || stands(&FOR_THERE), "nothing starts it remotely: {case}");
+            }
         }
     }
 

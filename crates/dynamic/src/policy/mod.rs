@@ -50,8 +50,6 @@ pub struct Policy {
     predict: Predictor,
     workers: Workers,
     budget: Budget,
-    /// Ready, and not looked at yet.
-    fresh: Vec<ActionId>,
     /// Begun to run here without a remote side; maybe one helps.
     alone_now: Vec<ActionId>,
     running_here: usize,
@@ -71,13 +69,12 @@ pub struct Policy {
 impl Policy {
     /// A policy for one build. `mnemonics` are the names that [`MnemonicId`]s stand for.
     pub fn new(config: Config, history: History, mnemonics: Vec<String>) -> Self {
-        let config = Config { jobs: config.jobs.max(1), ..config };
+        let config = Config { jobs: config.jobs.max(1), remote_jobs: config.remote_jobs.max(1), ..config };
         Self {
             table: Table::new(config.mode == Mode::Race),
             workers: Workers::new(history.endpoint.workers),
             predict: Predictor::new(history, mnemonics),
             budget: Budget::default(),
-            fresh: Vec::new(),
             alone_now: Vec::new(),
             running_here: 0,
             memory_here: 0,
@@ -152,9 +149,7 @@ impl Policy {
             debug_assert!(due <= now);
             self.table.change(action, |live| live.delayed_until = None);
         }
-        let mut fresh = std::mem::take(&mut self.fresh);
-        fresh.sort_by_key(|&action| self.table.get(action).map(|live| (std::cmp::Reverse(live.urgency), action)));
-        for action in fresh {
+        for action in self.table.all_fresh() {
             self.ask(action, now);
         }
         self.start_raced_here(now);
@@ -175,9 +170,6 @@ impl Policy {
             live.delayed_until = Some(now.saturating_add(micros(self.config.race_delay)));
         }
         self.table.insert(action, live);
-        if live.remote == Remote::Fresh {
-            self.fresh.push(action);
-        }
     }
 
     /// What runs here goes on, and the remote side may be tried again.

@@ -19,6 +19,9 @@ struct Under {
     there: u8,
     tried_here: bool,
     tried_there: bool,
+    /// Its start came back and is not offered yet.
+    parked_here: bool,
+    parked_there: bool,
     is_done: bool,
 }
 
@@ -73,6 +76,7 @@ impl Checked {
     /// The action is over: whatever else runs of it is stopped.
     fn finish(&mut self, at: usize) {
         self.actions[at].is_done = true;
+        (self.actions[at].parked_here, self.actions[at].parked_there) = (false, false);
         if std::mem::take(&mut self.actions[at].here) {
             self.tell(ended_here(at, Ended::Lost));
         }
@@ -89,6 +93,8 @@ impl Checked {
             return self.tell(Event::Ready(ActionId::new(at), under.ready));
         }
         let other_left = |tried: bool, may: bool| may && !tried;
+        let left_there = under.parked_there || other_left(under.tried_there, under.ready.there);
+        let left_here = under.parked_here || other_left(under.tried_here, under.ready.here);
         match choice {
             0 if under.asked => {
                 self.actions[at].asked = false;
@@ -112,7 +118,7 @@ impl Checked {
                 self.tell(ended_here(at, Ended::Won));
                 self.finish(at);
             }
-            4 if under.here && (under.there > 0 || other_left(under.tried_there, under.ready.there)) => {
+            4 if under.here && (under.there > 0 || left_there) => {
                 self.actions[at].here = false;
                 self.tell(ended_here(at, Ended::Failed));
             }
@@ -129,7 +135,7 @@ impl Checked {
                 self.tell(ended_there(at, Ended::Won));
                 self.finish(at);
             }
-            8 if under.there > 0 && (under.here || other_left(under.tried_here, under.ready.here)) => {
+            8 if under.there > 0 && (under.here || left_here) => {
                 self.actions[at].there = 0;
                 self.tell(ended_there(at, Ended::Failed));
             }
@@ -137,8 +143,35 @@ impl Checked {
                 self.is_open = !self.is_open;
                 self.tell(Event::Breaker(self.is_open));
             }
+            10 if under.here => {
+                (self.actions[at].here, self.actions[at].parked_here) = (false, true);
+                self.tell(ended_here(at, Ended::Returned));
+            }
+            11 if under.there > 0 => {
+                (self.actions[at].there, self.actions[at].parked_there) = (0, true);
+                self.tell(ended_there(at, Ended::Returned));
+            }
+            12 if under.parked_here => {
+                (self.actions[at].parked_here, self.actions[at].tried_here) = (false, false);
+                self.tell(Event::Offered(ActionId::new(at), Branch::Local));
+            }
+            13 if under.parked_there => {
+                (self.actions[at].parked_there, self.actions[at].tried_there) = (false, false);
+                self.tell(Event::Offered(ActionId::new(at), Branch::Remote));
+            }
+            14 if under.parked_here && !under.asked && under.there == 0 && !under.parked_there => {
+                self.restart(at);
+            }
             _ => {}
         }
+    }
+
+    /// The action is looked at again and has to be brought to an end like a new one.
+    fn restart(&mut self, at: usize) {
+        self.tell(Event::Withdrawn(ActionId::new(at)));
+        let ready = self.actions[at].ready.clone();
+        self.actions[at] = Under { ready: ready.clone(), is_told: true, ..Under::default() };
+        self.tell(Event::Ready(ActionId::new(at), ready));
     }
 
     /// Nothing fails any more and everything ends: no action may be left.
@@ -154,7 +187,9 @@ impl Checked {
             let choice = match () {
                 () if under.asked => 1,
                 () if under.here => 3,
-                () => 7,
+                () if under.there > 0 => 7,
+                () if under.parked_here => 12,
+                () => 13,
             };
             self.happen(at, choice);
             self.decide()?;
@@ -190,6 +225,19 @@ fn any_ready() -> impl Strategy<Value = Ready> {
     )
 }
 
+/// What a link of some speed is known for, from nothing at all to an answer that outlasts most runs here.
+fn any_history() -> impl Strategy<Value = History> {
+    prop_oneof![Just(None), Just(Some(0.005)), Just(Some(0.3))].prop_map(|answer| {
+        let known = |mean: f64| Running { count: 20, mean, deviation: 0.0 };
+        let endpoint = answer.map(|answer| EndpointHistory {
+            answer: known(answer),
+            overhead: known(2.0 * answer),
+            ..EndpointHistory::default()
+        });
+        History { endpoint: endpoint.unwrap_or_default(), ..History::default() }
+    })
+}
+
 fn any_config() -> impl Strategy<Value = Config> {
     let mode = prop_oneof![3 => Just(Mode::Adaptive), 1 => Just(Mode::Race)];
     (mode, 1usize..4, 1usize..5, prop_oneof![Just(0u64), Just(150 << 20)])
@@ -198,10 +246,10 @@ fn any_config() -> impl Strategy<Value = Config> {
 
 type Choices = Vec<(prop::sample::Index, u8, u32)>;
 
-fn run(config: &Config, ready: &[Ready], choices: &Choices) -> Result<Vec<String>, TestCaseError> {
+fn run(config: &Config, history: &History, ready: &[Ready], choices: &Choices) -> Result<Vec<String>, TestCaseError> {
     let actions: Vec<Under> = ready.iter().map(|ready| Under { ready: ready.clone(), ..Under::default() }).collect();
     let mut checked = Checked {
-        policy: Policy::new(config.clone(), History::default(), vec!["A".to_owned(), "B".to_owned()]),
+        policy: Policy::new(config.clone(), history.clone(), vec!["A".to_owned(), "B".to_owned()]),
         jobs: config.jobs,
         remote_jobs: config.remote_jobs,
         actions,
@@ -225,19 +273,21 @@ proptest! {
     #[test]
     fn slots_are_kept_and_everything_ends(
         config in any_config(),
+        history in any_history(),
         ready in proptest::collection::vec(any_ready(), 1..25),
-        choices in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..10, 0u32..200_000), 0..150),
+        choices in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..15, 0u32..200_000), 0..250),
     ) {
-        run(&config, &ready, &choices)?;
+        run(&config, &history, &ready, &choices)?;
     }
 
     #[test]
     fn equal_events_give_equal_steps(
         ready in proptest::collection::vec(any_ready(), 1..15),
-        choices in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..10, 0u32..200_000), 0..80),
+        choices in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..15, 0u32..200_000), 0..80),
     ) {
         let config = Config { jobs: 2, ..Config::default() };
-        prop_assert_eq!(run(&config, &ready, &choices)?, run(&config, &ready, &choices)?);
+        let history = History::default();
+        prop_assert_eq!(run(&config, &history, &ready, &choices)?, run(&config, &history, &ready, &choices)?);
     }
 
     #[test]

@@ -353,3 +353,46 @@ fn reasons_are_sentences() {
     let reason = Reason::IdleSlowCache { answer: 500, local: 50 };
     assert_eq!(reason.to_string(), "a slot is idle, and the cache answers in 500 ms where local takes 50 ms");
 }
+
+/// Eight answers, six of them hits, after 280 ms each: waiting is not worth it, nor is a start beside the question.
+fn slow_cache_with_hits(jobs: usize) -> Bench {
+    let mut bench = bench(jobs, endpoint(280.0));
+    for number in 0..8 {
+        bench.ready(number, Ready { here: false, ..both(300, 300) });
+    }
+    bench.steps();
+    bench.at(280);
+    for number in 0..6 {
+        bench.take(Event::LookedUp { action: id(number), hit: true, took: None });
+    }
+    for number in 6..8 {
+        bench.missed(number).steps();
+        bench.ended_there(number, Ended::Won);
+    }
+    bench.steps();
+    bench
+}
+
+#[test]
+fn a_start_without_a_look_up_that_comes_back_is_looked_up() {
+    let mut bench = slow_cache_with_hits(2);
+    bench.ready(10, both(300, 0)).ready(11, both(300, 0));
+    assert_eq!(bench.steps(), "l10 l11", "neither is looked up");
+    bench.ended_here(11, Ended::Returned, 0);
+    assert_eq!(bench.steps(), "?11", "its slot here is gone: the cache is asked after all");
+    bench.take(Event::Offered(id(11), Branch::Local)).missed(11);
+    assert_eq!(bench.steps(), "l11");
+}
+
+#[test]
+fn a_start_without_a_look_up_that_comes_back_in_an_outage_starts_once_it_is_offered() {
+    let mut bench = slow_cache_with_hits(2);
+    bench.ready(10, Ready { there: false, may_look_up: false, ..both(300, 0) }).ready(11, both(300, 0));
+    bench.steps();
+    bench.ended_here(11, Ended::Returned, 0).take(Event::Breaker(true));
+    assert_eq!(bench.steps(), "r11", "it may run nowhere else for now");
+    bench.ended_there(11, Ended::Failed);
+    assert_eq!(bench.steps(), "");
+    bench.take(Event::Offered(id(11), Branch::Local));
+    assert_eq!(bench.reasons(), [Reason::RemoteFailed]);
+}

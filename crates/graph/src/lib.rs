@@ -13,5 +13,5 @@ pub use depfile::{DepfileError, parse_depfile};
 pub use key::{ActionKey, Facts, HostFacts, HostToolFact, InputFact, PrunedKey};
 pub use manifest::{Change, diff, note_why, reason, summarise, why};
 pub use root_cache::RootCache;
-pub use schedule::{Priority, ReadyQueue, critical_path};
+pub use schedule::critical_path;
 pub use topology::{ActionGraph, CycleError, Node, NodeKind};

@@ -1,21 +1,10 @@
-//! What to start first: the longest chain of work ahead, what failed last time before everything.
+//! How much work lies ahead of each action: what to start first follows from it.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use minibuild_core::ActionId;
 
 use crate::topology::{ActionGraph, Node, NodeKind};
-
-/// How urgent an action is; larger is sooner.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Priority {
-    /// It failed in the last build that tried it: whoever repairs it wants to know at once.
-    pub failed_last: bool,
-    /// Predicted time from its start to the end of the longest chain behind it.
-    pub remaining: Duration,
-}
 
 /// For each row of `order` (a result of [`ActionGraph::order`]) the predicted time from its start to the end of the
 /// build; indexed by row, zero for rows outside of `order`.
@@ -36,34 +25,6 @@ pub fn critical_path(graph: &ActionGraph, order: &[Node], predicted: impl Fn(Act
     remaining
 }
 
-/// Actions that may start now, most urgent first.
-#[derive(Debug, Default)]
-pub struct ReadyQueue {
-    heap: BinaryHeap<(Priority, Reverse<ActionId>)>,
-}
-
-impl ReadyQueue {
-    /// Adds an action.
-    pub fn push(&mut self, action: ActionId, priority: Priority) {
-        self.heap.push((priority, Reverse(action)));
-    }
-
-    /// Takes the most urgent; of equals the one loaded first.
-    pub fn pop(&mut self) -> Option<(ActionId, Priority)> {
-        self.heap.pop().map(|(priority, Reverse(action))| (action, priority))
-    }
-
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,17 +41,5 @@ mod tests {
         let remaining = critical_path(&graph, &order, |a| Duration::from_secs(seconds[a.index()]));
         let of = |i: usize| remaining[i].as_secs();
         assert_eq!((of(0), of(1), of(2), of(3)), (11, 5, 3, 10));
-    }
-
-    #[test]
-    fn failed_last_comes_first_then_the_longest_then_load_order() {
-        let mut queue = ReadyQueue::default();
-        let at = |failed_last, s| Priority { failed_last, remaining: Duration::from_secs(s) };
-        queue.push(ActionId::new(1), at(false, 5));
-        queue.push(ActionId::new(3), at(false, 9));
-        queue.push(ActionId::new(0), at(false, 5));
-        queue.push(ActionId::new(2), at(true, 1));
-        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).map(|(a, _)| a.index()).collect();
-        assert_eq!(order, [2, 3, 0, 1]);
     }
 }

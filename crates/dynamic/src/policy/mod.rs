@@ -189,9 +189,28 @@ impl Policy {
 
     /// Whether a start of the action, or an answer about it, is still to be expected of this policy.
     pub fn may_start(&self, action: ActionId) -> bool {
+        self.may_start_on(action, Branch::Local) || self.may_start_on(action, Branch::Remote)
+    }
+
+    /// The same of one side; the cache's answer counts as the remote one's.
+    pub fn may_start_on(&self, action: ActionId, branch: Branch) -> bool {
         self.table.get(action).is_some_and(|live| {
-            let is_there = matches!(live.remote, Remote::Fresh | Remote::Asking { .. } | Remote::Waiting);
-            !live.is_over && (live.local == Local::Idle || is_there)
+            let may_start = match branch {
+                Branch::Local => live.local == Local::Idle,
+                Branch::Remote => matches!(live.remote, Remote::Fresh | Remote::Asking { .. } | Remote::Waiting),
+            };
+            !live.is_over && may_start
+        })
+    }
+
+    /// Whether a start on this side came back and has to be offered before it is tried again.
+    pub fn is_parked(&self, action: ActionId, branch: Branch) -> bool {
+        self.table.get(action).is_some_and(|live| {
+            let is_parked = match branch {
+                Branch::Local => live.local == Local::Parked,
+                Branch::Remote => live.remote == Remote::Parked,
+            };
+            !live.is_over && is_parked
         })
     }
 

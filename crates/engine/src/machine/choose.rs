@@ -2,10 +2,10 @@
 //!
 //! There is a policy where there is a remote side; without one `start` takes what is ready, most urgent first. What a
 //! policy cannot know – places of pools, outputs in use, inputs that are not where a branch needs them – makes a start come
-//! back: it is *parked*, and offered again as soon as nothing is in its way.
+//! back: it is held, and offered again as soon as nothing is in its way.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use minibuild_core::{ActionId, ArtifactId, Branch, RunId};
@@ -17,9 +17,9 @@ use minibuild_dynamic::race::{Event as Heard, Work};
 use rustc_hash::FxHashMap;
 
 use super::evaluate::FlatInputs;
+use super::held_starts::{Cause, Rank};
 use super::race::{Running, work_of};
 use super::remote::Sides;
-use super::resources::Fit;
 use super::{Goals, Machine, RacePolicy, Status, Step, key_path};
 
 /// Bytes a second that come from a remote store, as long as nothing better is known.
@@ -36,8 +36,6 @@ const SPECULATION: f64 = 0.07 / 0.18;
 pub(super) struct Chooser {
     pub(super) policy: Policy,
     mnemonics: FxHashMap<Box<str>, MnemonicId>,
-    /// Branches that were to start and could not, most urgent first.
-    parked: BTreeMap<Parked, Cause>,
     /// When the policy wants to be asked again.
     wake: Option<Duration>,
     /// Servers that are given up for now.
@@ -46,21 +44,6 @@ pub(super) struct Chooser {
     probe: Option<(Duration, Duration)>,
     /// Bytes a second.
     rate: f64,
-}
-
-type Parked = (Reverse<Urgency>, ActionId, Branch);
-
-/// Why a branch is parked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// What it makes is read, or brought here.
-    InUse,
-    /// What it takes is taken.
-    Taken,
-    /// The same, and nothing else starts before it does.
-    Blocks,
-    /// Inputs are not where it needs them.
-    Inputs,
 }
 
 impl Chooser {
@@ -87,7 +70,6 @@ impl Chooser {
         Self {
             policy: Policy::new(config, history.cloned().unwrap_or_default(), names),
             mnemonics: ids,
-            parked: BTreeMap::new(),
             wake: None,
             outages: BTreeSet::new(),
             probe: None,
@@ -98,12 +80,6 @@ impl Chooser {
     /// When it wants to be asked again.
     pub(super) fn wake_at(&self) -> Option<Duration> {
         self.wake.into_iter().chain(self.probe.map(|(at, _)| at)).min()
-    }
-
-    /// Whether something more urgent has to start first.
-    fn is_blocked(&self, urgency: Urgency, action: ActionId) -> bool {
-        let before = self.parked.range(..(Reverse(urgency), action, Branch::Local));
-        before.into_iter().any(|(_, cause)| *cause == Cause::Blocks)
     }
 }
 
@@ -132,7 +108,7 @@ impl Machine {
             history,
             fetch,
         };
-        chooser.parked.retain(|(_, parked, _), _| *parked != action);
+        self.held_starts.remove_all(action);
         chooser.policy.take(Told::Ready(action, ready), self.now);
     }
 
@@ -186,54 +162,41 @@ impl Machine {
         }
     }
 
-    /// What was parked is offered where nothing is in its way any more.
-    pub(super) fn offer_parked(&mut self) {
-        let Some(chooser) = self.chooser.as_mut().filter(|chooser| !chooser.parked.is_empty()) else { return };
-        let parked = std::mem::take(&mut chooser.parked);
-        let mut usage = self.usage_here();
+    /// Starts that are held are offered where nothing is in their way any more.
+    pub(super) fn offer_held(&mut self) {
+        if self.chooser.is_none() || self.held_starts.is_empty() {
+            return;
+        }
+        let mut held = std::mem::take(&mut self.held_starts);
+        held.look_at_inputs(|id, branch| self.is_missing(id, branch));
+        self.held_starts = held;
+        // What is offered takes its part in advance: no more is offered than may start.
+        let mut usage = self.usage.clone();
         let mut is_blocked = false;
-        let mut staying = BTreeMap::new();
-        for ((urgency, action, branch), cause) in parked {
+        let nothing_runs = self.running_here == 0;
+        while let Some(rank) = self.held_starts.first(is_blocked, nothing_runs, |pool| self.has_place_in(pool, &usage))
+        {
+            let (_, action, branch) = rank;
             if !self.is_open_for(action, branch) {
+                self.held_starts.remove(action, branch);
                 continue;
             }
-            let cause = match self.cause_now(action, branch, cause) {
-                None if branch == Branch::Remote => None,
-                None if is_blocked => Some(Cause::Taken),
-                None => match self.fit_here(action, &usage) {
-                    Fit::Starts => None,
-                    Fit::Waits => Some(Cause::Taken),
-                    Fit::Blocks => Some(Cause::Blocks),
-                },
-                same => same,
+            let cause = match branch {
+                Branch::Remote => self.user_of(action).map(Cause::InUse),
+                Branch::Local if is_blocked => Some(Cause::Behind),
+                Branch::Local => self.hindrance_here(action, &usage),
             };
-            is_blocked |= cause == Some(Cause::Blocks);
-            match cause {
-                Some(cause) => drop(staying.insert((urgency, action, branch), cause)),
-                None => {
-                    if branch == Branch::Local {
-                        self.take_resources(action, &mut usage);
-                    }
-                    self.tell_policy(Told::Offered(action, branch));
-                }
+            if let Some(cause) = cause {
+                is_blocked |= cause == Cause::Room;
+                self.hold_start(rank, cause);
+                continue;
             }
-        }
-        if let Some(chooser) = &mut self.chooser {
-            chooser.parked = staying;
-        }
-    }
-
-    /// Why it is parked still, besides for what is taken.
-    fn cause_now(&mut self, action: ActionId, branch: Branch, cause: Cause) -> Option<Cause> {
-        let stays = match cause {
-            Cause::InUse => self.is_in_use(action),
-            Cause::Taken | Cause::Blocks => false,
-            Cause::Inputs => {
-                let inputs = self.flat_inputs(action);
-                !self.missing_inputs(&inputs, branch).is_empty()
+            self.held_starts.remove(action, branch);
+            if branch == Branch::Local {
+                self.take_resources(action, &mut usage);
             }
-        };
-        stays.then_some(cause)
+            self.tell_policy(Told::Offered(action, branch));
+        }
     }
 
     /// Does what the policy wants; false if it wants nothing now.
@@ -276,7 +239,7 @@ impl Machine {
     }
 
     /// Whether this branch of the action may start, as far as the action itself goes.
-    fn is_open_for(&self, action: ActionId, branch: Branch) -> bool {
+    pub(super) fn is_open_for(&self, action: ActionId, branch: Branch) -> bool {
         match self.status_of(action) {
             Status::Queued | Status::LookingUp | Status::Running => {
                 self.running.get(&action).is_none_or(|running| running.race.may_start(work_of(branch)))
@@ -286,21 +249,17 @@ impl Machine {
     }
 
     fn hindrance(&self, action: ActionId, branch: Branch) -> Option<Cause> {
-        if self.is_in_use(action) {
-            return Some(Cause::InUse);
-        }
-        if branch == Branch::Remote {
-            return None;
-        }
-        match self.fit_here(action, &self.usage_here()) {
-            Fit::Blocks => Some(Cause::Blocks),
-            Fit::Waits => Some(Cause::Taken),
-            Fit::Starts => {
-                let urgency = self.urgency_of(action);
-                let is_blocked = self.chooser.as_ref().is_some_and(|chooser| chooser.is_blocked(urgency, action));
-                is_blocked.then_some(Cause::Taken)
+        match branch {
+            Branch::Remote => self.user_of(action).map(Cause::InUse),
+            Branch::Local => {
+                let is_blocked = || self.held_starts.is_blocked(self.rank_of(action, branch)).then_some(Cause::Behind);
+                self.hindrance_here(action, &self.usage).or_else(is_blocked)
             }
         }
+    }
+
+    pub(super) fn rank_of(&self, action: ActionId, branch: Branch) -> Rank {
+        (Reverse(self.urgency_of(action)), action, branch)
     }
 
     /// The start does not happen.
@@ -313,10 +272,7 @@ impl Machine {
 
     fn park(&mut self, action: ActionId, branch: Branch, cause: Cause) {
         self.return_start(action, branch);
-        let urgency = self.urgency_of(action);
-        if let Some(chooser) = &mut self.chooser {
-            chooser.parked.insert((Reverse(urgency), action, branch), cause);
-        }
+        self.hold_start(self.rank_of(action, branch), cause);
     }
 
     /// Inputs are not where the branch needs them. Where the other can do without, it may; those that can be brought here
@@ -339,7 +295,7 @@ impl Machine {
             self.return_start(action, branch);
             return self.await_inputs(action, missing);
         }
-        self.park(action, branch, Cause::Inputs);
+        self.park(action, branch, Cause::Inputs(missing.to_vec()));
         if branch == Branch::Local {
             self.fetch_inputs(action);
         }
@@ -378,8 +334,8 @@ impl Machine {
     /// The action goes on only with the branch it needs. A policy that took it for decided hears of it anew.
     pub(super) fn choose_again(&mut self, action: ActionId) {
         let Some(chooser) = &self.chooser else { return };
-        let is_parked = chooser.parked.keys().any(|(_, parked, _)| *parked == action);
-        if chooser.policy.may_start(action) && !is_parked {
+        let is_held = |branch| self.held_starts.has(action, branch);
+        if chooser.policy.may_start(action) && !is_held(Branch::Local) && !is_held(Branch::Remote) {
             return;
         }
         let Ok(sides) = self.sides(action) else { return };
@@ -445,6 +401,7 @@ impl Machine {
         };
         self.chooser.as_ref().is_some_and(|chooser| chooser.wake_at().is_none())
             && self.queued > 0
+            && self.running_here + self.running_there == 0
             && self.running.values().all(is_waiting)
             && self.lookups.is_empty()
             && self.rehashing.is_empty()

@@ -73,7 +73,7 @@ impl Machine {
 
     /// Decides on an action all of whose needs are done. True if its result is known now.
     pub(super) fn evaluate(&mut self, action: ActionId) -> bool {
-        debug_assert!(!self.is_in_use(action), "bug: a result may be replaced while it is in use");
+        debug_assert!(self.user_of(action).is_none(), "bug: a result may be replaced while it is in use");
         if self.forced.contains_key(&action) {
             self.queue(action);
             return false;

@@ -209,6 +209,7 @@ impl Machine {
         let Ended { artifact, why, .. } = ended;
         let Some(producer) = self.model.artifact(artifact).producer else { return };
         self.count_fetch(producer, false);
+        self.end_use(producer);
         let part = self.fetches.parts.remove(&fetch);
         let Some(FetchUnderWay { content, files, bytes, since }) = self.fetches.under_way.remove(&fetch) else {
             return;

@@ -13,8 +13,9 @@ mod fetch;
 mod finish;
 mod flatten;
 mod goals;
-mod held_answers;
+mod held_starts;
 mod look_up;
+mod outputs_in_use;
 mod parts;
 mod preview;
 mod progress;
@@ -41,11 +42,12 @@ use minibuild_core::{
     Resources, RunId, Runner, WsPath,
 };
 use minibuild_download::Planner;
-use minibuild_graph::{ActionGraph, HostFacts, Node, NodeKind, ReadyQueue, RootCache, critical_path};
+use minibuild_graph::{ActionGraph, HostFacts, Node, NodeKind, RootCache, critical_path};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::choose::Chooser;
 use self::flatten::Scratch;
+use self::held_starts::HeldStarts;
 use self::race::Running;
 use crate::moment::Wait;
 use crate::state::{ActionName, State, StoreId};
@@ -167,8 +169,8 @@ pub struct Machine {
     runners: Vec<Runner>,
     /// What is asked of a cache now, under which key.
     lookups: FxHashMap<ActionId, Lookup>,
-    /// Other results of actions whose outputs are in use.
-    held_answers: Vec<held_answers::HeldAnswer>,
+    /// What waits until outputs are no longer in use.
+    use_waiters: outputs_in_use::UseWaiters,
     /// Keys under which the cache had nothing.
     missed: FxHashMap<ActionId, Digest>,
     /// What the store is asked to have.
@@ -219,8 +221,13 @@ pub struct Machine {
     /// Actions whose result serves this build and is not remembered.
     unrecorded: FxHashSet<ActionId>,
 
-    /// Queued actions where there is no remote side; what has another status by then is passed over.
-    ready: ReadyQueue,
+    /// Starts that did not happen yet: all of them where there is no remote side, else those that the policy wanted.
+    held_starts: HeldStarts,
+    /// What local runs take; not counted where no action takes more than a place.
+    usage: resources::Usage,
+    /// How often it was asked whether an action may start, or be looked at again.
+    #[cfg(test)]
+    looks: std::cell::Cell<u64>,
     /// What decides where and when actions run, where there is one.
     chooser: Option<Chooser>,
     queued: u64,
@@ -289,7 +296,7 @@ impl Machine {
             bytes: Planner::new(model.artifacts.len()),
             runners: vec![Runner::UpToDate; model.actions.len()],
             lookups: FxHashMap::default(),
-            held_answers: Vec::new(),
+            use_waiters: outputs_in_use::UseWaiters::default(),
             missed: FxHashMap::default(),
             checks: checks::Checks::default(),
             stored: store::Stored::default(),
@@ -315,7 +322,10 @@ impl Machine {
             idle,
             unrecorded: FxHashSet::default(),
             announced: vec![false; goals.targets.len()],
-            ready: ReadyQueue::default(),
+            held_starts: HeldStarts::default(),
+            usage: resources::Usage::default(),
+            #[cfg(test)]
+            looks: std::cell::Cell::new(0),
             chooser: None,
             queued: 0,
             enqueued: 0,
@@ -511,7 +521,11 @@ impl Machine {
         let before = std::mem::replace(&mut self.status[row], status);
         let is_to_start = |status| matches!(status, Status::Queued | Status::LookingUp | Status::Running);
         if is_to_start(before) && !is_to_start(status) {
+            self.held_starts.remove_all(action);
             self.abandon(action);
+        }
+        if before == Status::Running && status != Status::Running {
+            self.end_use(action);
         }
         if let Some(waits) = &mut self.waits
             && wait_of(before) != wait_of(status)

@@ -250,7 +250,7 @@ impl Machine {
     }
 
     fn begin_local(&mut self, action: ActionId, attempt: Attempt) {
-        self.running_here += 1;
+        self.begin_usage(action);
         self.exclusive_running |= self.model.action(action).tags.exclusive;
         self.forget_outputs(action);
         self.begin_writing(action);
@@ -371,7 +371,7 @@ impl Machine {
         match branch {
             Branch::Local => {
                 self.forget_private_files(&report);
-                self.running_here -= 1;
+                self.end_usage(run.action);
                 self.note_pace(run.action, &report);
                 self.exclusive_running &= !self.model.action(run.action).tags.exclusive;
             }

@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 
 use super::evaluate::FlatInputs;
 use super::goals::{Strategy, Uploads};
-use super::held_answers::HeldAnswer;
+use super::outputs_in_use::HeldAnswer;
 use super::start::declared_outputs;
 use super::{Lookup, Machine, Made, Question, Running, Status, Step, Stopping, key_path};
 
@@ -135,7 +135,9 @@ impl Machine {
 
     pub(super) fn take_remote(&mut self, event: RemoteEvent) {
         match event {
-            RemoteEvent::LookedUp { run, answer, took } => self.take_answer(run, answer, took),
+            RemoteEvent::LookedUp { run, answer, took } => {
+                self.take_cache_answer(HeldAnswer::RemoteCache(run, answer, took));
+            }
             RemoteEvent::Stage { run, stage } => self.take_stage(run, stage),
             RemoteEvent::Outage { server, is_open } => self.take_outage(server, is_open),
             RemoteEvent::Finished(report) => self.take_report(Branch::Remote, *report),
@@ -154,9 +156,6 @@ impl Machine {
 
     /// An answer that is no longer asked for is dropped.
     pub(super) fn take_answer(&mut self, run: RunId, answer: CacheAnswer, took: Duration) {
-        if self.has_to_wait(run, &answer) {
-            return self.held_answers.push(HeldAnswer::RemoteCache(run, answer, took));
-        }
         if self.running.contains_key(&run.action) {
             return self.take_raced_answer(run, answer, took);
         }

@@ -5,27 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use minibuild_core::{ActionId, Branch, Resources};
+use minibuild_core::{ActionId, Resources};
 
 use super::Machine;
+use super::held_starts::Cause;
 
 /// What is taken at some moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Usage {
     cpus: usize,
     memory: u64,
     pools: BTreeMap<Box<str>, u32>,
-}
-
-/// Whether an action may start beside what runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
-    /// It may.
-    Starts,
-    /// It has to wait, and others need not.
-    Waits,
-    /// It has to wait, and so do others.
-    Blocks,
 }
 
 impl Usage {
@@ -36,6 +26,14 @@ impl Usage {
             *self.pools.entry(pool.clone()).or_default() += 1;
         }
     }
+
+    fn remove(&mut self, resources: &Resources, jobs: usize) {
+        self.cpus = self.cpus.saturating_sub(cpus(resources, jobs));
+        self.memory = self.memory.saturating_sub(resources.memory);
+        if let Some(taken) = resources.pool.as_ref().and_then(|pool| self.pools.get_mut(pool)) {
+            *taken = taken.saturating_sub(1);
+        }
+    }
 }
 
 /// More than there are counts as all there are.
@@ -44,37 +42,47 @@ fn cpus(resources: &Resources, jobs: usize) -> usize {
 }
 
 impl Machine {
-    /// What runs here takes now. Where no action takes more than a place this is not even counted.
-    pub(super) fn usage_here(&self) -> Usage {
-        let mut usage = Usage::default();
+    /// A run of the action has begun here.
+    pub(super) fn begin_usage(&mut self, action: ActionId) {
+        self.running_here += 1;
         if self.takes_resources {
-            let here = self.running.iter().filter(|(_, running)| running.runs_on(Branch::Local));
-            here.for_each(|(&action, _)| self.take_resources(action, &mut usage));
+            self.usage.add(&self.model.action(action).resources, self.goals.jobs);
         }
-        usage
     }
 
-    /// The action runs here, too.
+    /// A run of the action is over.
+    pub(super) fn end_usage(&mut self, action: ActionId) {
+        self.running_here -= 1;
+        if self.takes_resources {
+            self.usage.remove(&self.model.action(action).resources, self.goals.jobs);
+        }
+    }
+
+    /// The action is going to run here, too.
     pub(super) fn take_resources(&self, action: ActionId, usage: &mut Usage) {
         if self.takes_resources {
             usage.add(&self.model.action(action).resources, self.goals.jobs);
         }
     }
 
-    /// Whether the action may start here. Alone it always may.
-    pub(super) fn fit(&self, action: ActionId, usage: &Usage) -> Fit {
+    /// What of what the action takes is taken. Alone it always may start.
+    pub(super) fn fit(&self, action: ActionId, usage: &Usage) -> Option<Cause> {
         if !self.takes_resources {
-            return Fit::Starts;
+            return None;
         }
         let resources = &self.model.action(action).resources;
         let is_over = usage.cpus + cpus(resources, self.goals.jobs) > self.goals.jobs;
         let memory = usage.memory.saturating_add(resources.memory);
         let is_too_large = resources.memory > 0 && usage.memory > 0 && memory > self.goals.memory;
         if is_over || is_too_large {
-            return Fit::Blocks;
+            return Some(Cause::Room);
         }
-        let Some(pool) = &resources.pool else { return Fit::Starts };
-        let places = self.goals.pools.get(&**pool).copied().unwrap_or(1).max(1);
-        if usage.pools.get(pool).copied().unwrap_or(0) < places { Fit::Starts } else { Fit::Waits }
+        let pool = resources.pool.as_ref()?;
+        (!self.has_place_in(pool, usage)).then(|| Cause::Pool(pool.clone()))
+    }
+
+    pub(super) fn has_place_in(&self, pool: &str, usage: &Usage) -> bool {
+        let places = self.goals.pools.get(pool).copied().unwrap_or(1).max(1);
+        usage.pools.get(pool).copied().unwrap_or(0) < places
     }
 }

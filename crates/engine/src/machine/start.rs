@@ -1,21 +1,22 @@
-//! From the ready queues to the executors.
+//! From what is ready to the executors.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    ActionId, ArtifactId, ArtifactKind, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionReport,
+    ActionId, ArtifactId, Branch, BuildEvent, Content, DeclaredOutput, DownloadReason, ExecutionReport,
     ExecutionRequest, ExecutionStatus, ExpectedInput, Fingerprint, Model, RunId, WsPath,
 };
-use minibuild_dynamic::policy::{Reason, Urgency};
+use minibuild_dynamic::policy::Reason;
 use minibuild_dynamic::race::{Attempt, Event as Heard, Plan};
-use minibuild_graph::{ActionKey, Priority};
-use rustc_hash::FxHashSet;
+use minibuild_graph::ActionKey;
 
 use super::evaluate::FlatInputs;
+use super::held_starts::{Cause, Rank};
+use super::outputs_in_use::UseWaiter;
 use super::race::{sides_of, work_of};
 use super::remote::Sides;
-use super::resources::{Fit, Usage};
+use super::resources::Usage;
 use super::{MAX_ATTEMPTS, Machine, Made, REMOTE_ATTEMPTS, Running, Status, Step, Strategy, UNKNOWN_TIME, key_path};
 
 /// What is started ahead should take about so long.
@@ -54,8 +55,7 @@ impl Machine {
 
     /// It waits for a place here, and there is no other side.
     pub(super) fn push_ready(&mut self, action: ActionId) {
-        let Urgency { failed_last, remaining } = self.urgency_of(action);
-        self.ready.push(action, Priority { failed_last, remaining });
+        self.held_starts.hold(self.rank_of(action, Branch::Local), Cause::Unknown);
     }
 
     /// The action has to be looked at again, as soon as nobody reads its outputs.
@@ -70,7 +70,7 @@ impl Machine {
     pub(super) fn start_ready(&mut self) {
         self.probe_if_due();
         while self.stopping.is_none() {
-            self.offer_parked();
+            self.offer_held();
             let looked_at = self.take_held_answers() | self.look_at_reopened();
             let before = self.enqueued;
             let has_chosen = match self.chooser {
@@ -83,45 +83,18 @@ impl Machine {
         }
     }
 
-    /// Looks again at what was reopened; true if there was any.
-    fn look_at_reopened(&mut self) -> bool {
-        let mut any = false;
-        for action in std::mem::take(&mut self.reopened) {
-            if self.status_of(action) != Status::Reopened {
-                continue;
-            }
-            if self.is_in_use(action) {
-                self.reopened.push(action);
-            } else {
-                any = true;
-                self.settle(self.graph.node(action));
-            }
-        }
-        any
-    }
-
     /// Takes what is ready, most urgent first; always false: nothing follows from it by itself.
     fn start_here(&mut self) -> bool {
-        let mut held_back = Vec::new();
-        let mut usage = self.usage_here();
-        while self.has_place_here() {
-            let Some((action, priority)) = self.ready.pop() else { break };
-            if self.status_of(action) != Status::Queued {
-                continue;
-            }
-            if !self.may_go_ahead(action) {
-                held_back.push((action, priority));
-                break;
-            }
-            match self.fit_here(action, &usage) {
-                Fit::Starts => {}
-                wait => {
-                    held_back.push((action, priority));
-                    if wait == Fit::Blocks {
-                        break;
-                    }
-                    continue;
+        while let Some(rank) = self.next_here() {
+            let (_, action, _) = rank;
+            self.held_starts.remove(action, Branch::Local);
+            if let Some(cause) = self.hindrance_here(action, &self.usage) {
+                let blocks_others = cause == Cause::Room;
+                self.hold_start(rank, cause);
+                if blocks_others {
+                    break;
                 }
+                continue;
             }
             let inputs = self.flat_inputs(action);
             let missing = self.missing_inputs(&inputs, Branch::Local);
@@ -129,14 +102,18 @@ impl Machine {
                 true => self.start(action, Branch::Local, &inputs, None),
                 false => self.await_inputs(action, &missing),
             }
-            if self.running.get(&action).is_some_and(|running| running.runs_on(Branch::Local)) {
-                self.take_resources(action, &mut usage);
-            }
-        }
-        for (action, priority) in held_back {
-            self.ready.push(action, priority);
         }
         false
+    }
+
+    /// The most urgent action whose start may be looked at, if there is a place for it.
+    pub(super) fn next_here(&self) -> Option<Rank> {
+        if !self.has_place_here() {
+            return None;
+        }
+        let nothing_runs = self.running_here == 0;
+        let first = self.held_starts.first(false, nothing_runs, |pool| self.has_place_in(pool, &self.usage));
+        first.filter(|&(_, action, _)| self.may_go_ahead(action))
     }
 
     fn has_place_here(&self) -> bool {
@@ -176,48 +153,23 @@ impl Machine {
         }
     }
 
-    /// Whether the action may start here beside what runs.
-    pub(super) fn fit_here(&self, action: ActionId, usage: &Usage) -> Fit {
-        let exclusive = self.model.action(action).tags.exclusive;
-        if self.is_in_use(action) || exclusive && self.running_here > 0 {
-            return Fit::Waits;
+    /// A start has to wait until its cause ends.
+    pub(super) fn hold_start(&mut self, rank: Rank, cause: Cause) {
+        if let Cause::InUse(user) = cause {
+            self.await_end_of_use(user, UseWaiter::Start(rank.1, rank.2));
+        }
+        self.held_starts.hold(rank, cause);
+    }
+
+    /// What keeps the action from starting here beside what runs.
+    pub(super) fn hindrance_here(&self, action: ActionId, usage: &Usage) -> Option<Cause> {
+        if let Some(user) = self.user_of(action) {
+            return Some(Cause::InUse(user));
+        }
+        if self.model.action(action).tags.exclusive && self.running_here > 0 {
+            return Some(Cause::Exclusive);
         }
         self.fit(action, usage)
-    }
-
-    /// Whether its outputs may be neither replaced nor removed now: a consumer runs, or one is being brought here.
-    pub(super) fn is_in_use(&self, action: ActionId) -> bool {
-        self.has_running_reader(action) || self.is_being_fetched(action)
-    }
-
-    /// Whether an action that runs now declared one of `action`'s outputs as an input: they may be neither replaced
-    /// nor removed. Only what was done before can have consumers that run.
-    fn has_running_reader(&self, action: ActionId) -> bool {
-        self.released[self.node(action)]
-            && self.readers(action).iter().any(|reader| self.running.get(reader).is_some_and(Running::has_begun))
-    }
-
-    /// Actions that may read outputs of `action`: its consumers, and those of links that these make.
-    pub(super) fn readers(&self, action: ActionId) -> Vec<ActionId> {
-        let makes_links = |reader: &ActionId| {
-            let mut outputs = self.model.action(*reader).outputs.iter();
-            outputs.any(|&id| self.model.artifact(id).kind == ArtifactKind::Symlink)
-        };
-        let mut readers = self.graph.consumers(action);
-        let mut pending: Vec<ActionId> = readers.iter().copied().filter(makes_links).collect();
-        if pending.is_empty() {
-            return readers;
-        }
-        let mut found: FxHashSet<ActionId> = readers.iter().copied().collect();
-        while let Some(link) = pending.pop() {
-            for reader in self.graph.consumers(link) {
-                if found.insert(reader) {
-                    readers.push(reader);
-                    pending.extend(makes_links(&reader).then_some(reader));
-                }
-            }
-        }
-        readers
     }
 
     /// Starts a branch whose inputs are all where it needs them, unless they make another key now.
@@ -313,11 +265,12 @@ impl Machine {
 
     /// Inputs whose producers are not done, or whose bytes are not where the action would need them.
     pub(super) fn missing_inputs(&self, inputs: &FlatInputs, side: Branch) -> Vec<ArtifactId> {
-        let is_missing = |&id: &ArtifactId| {
-            let is_there = self.bytes.here(id).is_some() || side == Branch::Remote && self.is_held_remotely(id);
-            self.model.artifact(id).producer.is_some_and(|p| !is_there || self.status_of(p) != Status::Done)
-        };
-        inputs.artifacts.iter().copied().filter(is_missing).collect()
+        inputs.artifacts.iter().copied().filter(|&id| self.is_missing(id, side)).collect()
+    }
+
+    pub(super) fn is_missing(&self, id: ArtifactId, side: Branch) -> bool {
+        let is_there = self.bytes.here(id).is_some() || side == Branch::Remote && self.is_held_remotely(id);
+        self.model.artifact(id).producer.is_some_and(|p| !is_there || self.status_of(p) != Status::Done)
     }
 
     /// The action waits until its inputs can be used. Whoever waits holds no place.

@@ -11,7 +11,7 @@ use minibuild_core::{
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::held_answers::HeldAnswer;
+use super::outputs_in_use::HeldAnswer;
 use super::{Lookup, Machine, Question, Running, Status, Step, Stopping, key_path};
 
 /// What is known of the stores of this machine.
@@ -33,7 +33,7 @@ impl Machine {
 
     pub(super) fn take_store(&mut self, event: StoreEvent) {
         match event {
-            StoreEvent::LookedUp { run, answer } => self.take_answer_here(run, answer),
+            StoreEvent::LookedUp { run, answer } => self.take_cache_answer(HeldAnswer::DiskCache(run, answer)),
             StoreEvent::Checked { run, missing } => self.take_stored(run, &missing),
             StoreEvent::Fetched { id, outcome } => self.take_fetched(id, outcome),
             StoreEvent::Message { level, text } => self.message(level, text),
@@ -164,9 +164,6 @@ impl Machine {
     }
 
     pub(super) fn take_answer_here(&mut self, run: RunId, answer: CacheAnswer) {
-        if self.has_to_wait(run, &answer) {
-            return self.held_answers.push(HeldAnswer::DiskCache(run, answer));
-        }
         let Some(lookup) = self.take_question(run, Question::ResultHere) else { return };
         let action = run.action;
         if lookup.generation == self.generation {

@@ -10,6 +10,7 @@ mod input_root;
 mod interleavings;
 mod ledger;
 mod plan;
+mod queues;
 mod rules;
 mod rules_races;
 mod rules_remote;

@@ -6,6 +6,7 @@ use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Branch, FetchRequest, R
 
 use super::fake::content_of;
 use super::session::Session;
+use crate::machine::held_starts::{Cause, Rank};
 use crate::machine::{Running, Status, Stopping};
 
 impl Session<'_> {
@@ -41,7 +42,7 @@ impl Session<'_> {
             let is_moved = remote.stagings.keys().any(is_of) || remote.publishing.keys().any(is_of);
             let is_under_way = self.fake.runs.contains_key(&action) || runs_there || is_moved;
             let needs = running.is_some_and(|running| running.needs.is_some());
-            let is_held = machine.held_answers.iter().any(|held| held.action() == action);
+            let is_held = machine.use_waiters.has_answer_for(action);
             let is_asked = remote.lookups.keys().any(is_of) || is_held;
             assert!(!has_begun || is_under_way || needs || is_asked, "{action:?} is not given up, and nothing goes on");
             assert!(has_begun || !is_under_way, "{action:?} is under way, and nobody knows");
@@ -57,6 +58,62 @@ impl Session<'_> {
                 self.check_done(action);
             }
         }
+        if machine.stopping.is_none() && self.outcome.is_none() {
+            self.actions().for_each(|action| self.check_queue_of(action));
+            // What was offered to the policy has taken its part already, whether it starts or not.
+            let may_start =
+                |action| machine.chooser.as_ref().is_some_and(|c| c.policy.may_start_on(action, Branch::Local));
+            let is_reserved = self.actions().any(may_start);
+            machine.held_starts.all().for_each(|(rank, cause)| self.check_cause(*rank, cause, is_reserved));
+        }
+    }
+
+    /// Each start that may happen stands in one queue: the machine's, or one of the policy's.
+    fn check_queue_of(&self, action: ActionId) {
+        let machine = &self.machine;
+        let status = machine.status_of(action);
+        if status == Status::Reopened {
+            let user = machine.use_waiters.user_before(action);
+            assert!(user.is_some_and(|user| self.is_user(user)), "{action:?} waits for {user:?}, whose use is over");
+        }
+        let Some(chooser) = &machine.chooser else {
+            let is_held = machine.held_starts.has(action, Branch::Local);
+            return assert_eq!(is_held, status == Status::Queued, "{action:?} stands nowhere, or where it should not");
+        };
+        let policy = &chooser.policy;
+        for branch in [Branch::Local, Branch::Remote] {
+            let is_held = machine.held_starts.has(action, branch);
+            let is_parked = policy.is_parked(action, branch) && machine.is_open_for(action, branch);
+            assert!(!is_parked || is_held, "{action:?} on {branch:?} came back and stands nowhere");
+            assert!(!is_held || policy.is_parked(action, branch), "{action:?} on {branch:?} stands in two queues");
+        }
+        let is_held = machine.held_starts.has(action, Branch::Local) || machine.held_starts.has(action, Branch::Remote);
+        assert!(status != Status::Queued || is_held || policy.may_start(action), "{action:?} stands nowhere");
+    }
+
+    /// Whether outputs may be in use by this action.
+    fn is_user(&self, action: ActionId) -> bool {
+        self.machine.status_of(action) == Status::Running || self.machine.is_being_fetched(action)
+    }
+
+    /// What a start is held for is in its way still, and somebody will tell when it is not.
+    fn check_cause(&self, rank: Rank, cause: &Cause, is_reserved: bool) {
+        let (machine, (_, action, branch)) = (&self.machine, rank);
+        let lasts = match cause {
+            Cause::Unknown => {
+                let blocks = |rank: Rank| machine.fit(rank.1, &machine.usage) == Some(Cause::Room);
+                machine.chooser.is_none() && machine.next_here().is_none_or(blocks)
+            }
+            Cause::InUse(user) => self.is_user(*user) && machine.use_waiters.has_start(*user, action, branch),
+            // Behind something more urgent nothing is looked at.
+            Cause::Pool(_) if machine.held_starts.is_blocked(rank) => true,
+            Cause::Pool(pool) => is_reserved || !machine.has_place_in(pool, &machine.usage),
+            Cause::Exclusive => is_reserved || machine.running_here > 0,
+            Cause::Room => is_reserved || machine.fit(action, &machine.usage) == Some(Cause::Room),
+            Cause::Behind => is_reserved || machine.held_starts.is_blocked(rank),
+            Cause::Inputs(inputs) => inputs.last().is_some_and(|&input| machine.is_missing(input, branch)),
+        };
+        assert!(lasts, "{action:?} is held on {branch:?} for what is over: {cause:?}");
     }
 
     /// What the machine thinks is under way remotely is so, and while a build is not over something is.
@@ -80,7 +137,7 @@ impl Session<'_> {
         assert_eq!((on_their_way, machine.bytes.under_way()), (fetches, fetches));
         let waits = |&action: &ActionId| machine.stopping.is_none() && machine.status_of(action) == Status::LookingUp;
         for action in self.actions().filter(waits) {
-            let is_held = machine.held_answers.iter().any(|held| held.action() == action);
+            let is_held = machine.use_waiters.has_answer_for(action);
             let is_asked = remote.lookups.keys().any(|run| run.action == action) || !remote.checks.is_empty();
             assert!(is_asked || is_held || self.fake.stores.is_asked(action), "{action:?} waits for no answer");
         }

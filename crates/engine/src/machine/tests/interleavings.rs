@@ -91,9 +91,9 @@ fn picture(session: &Session<'_>) -> String {
     if let Some(chooser) = &machine.chooser {
         let _ = write!(text, "{:?}", chooser.policy);
     }
-    let mut held: Vec<_> = machine.held_answers.iter().map(|held| format!("{held:?}")).collect();
-    held.sort_unstable();
-    let _ = write!(text, "{held:?} {}", session.fake.stores.picture());
+    let mut held: Vec<_> = machine.held_starts.all().collect();
+    held.sort_unstable_by_key(|(rank, _)| *rank);
+    let _ = write!(text, "{held:?} {:?} {}", machine.use_waiters.picture(), session.fake.stores.picture());
     let lookups = machine.lookups.iter().map(|(action, lookup)| (action, lookup.question));
     let _ = write!(text, "{:?}", lookups.collect::<std::collections::BTreeMap<_, _>>());
     if session.ask.remote.is_some() {

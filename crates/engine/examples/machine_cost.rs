@@ -1,18 +1,24 @@
 //! What the machine itself costs: a synthetic build (each action reads one source and two earlier outputs), an executor
 //! that is done at once. Prints CPU time per action of each phase.
 //!
-//!     cargo run --release -p minibuild-engine --example machine_cost -- [ACTIONS]
+//!     cargo run --release -p minibuild-engine --example machine_cost -- [ACTIONS] [pool|cpus|memory|exclusive] [cache]
+//!
+//! With the second argument all actions are in the way of each other, one runs at a time; with the third a remote cache is
+//! asked for each of them and has nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{
-    Action, ActionId, ActionKind, Artifact, ArtifactId, ArtifactKind, CommandLine, CommandSource, Content, Digest,
-    DigestFunction, ExecutionReport, ExecutionRequest, ExecutionStatus, ExecutorEvent, Fingerprint, FoundOutput, Input,
-    Label, Model, OutputMeta, Package, PackageId, RunCost, Stamp, Target, TargetId, Work, WsPath,
+    Action, ActionId, ActionKind, ActionTags, Artifact, ArtifactId, ArtifactKind, CacheAnswer, CommandLine,
+    CommandSource, Content, Digest, DigestFunction, ExecutionReport, ExecutionRequest, ExecutionStatus, ExecutorEvent,
+    Fingerprint, FoundOutput, Input, Label, Model, OutputMeta, Package, PackageId, RemoteEvent, Resources, RunCost,
+    Stamp, Target, TargetId, Work, WsPath,
 };
-use minibuild_engine::machine::{Event, Goal, Goals, Machine, Outcome, SourceFact, Step, Wanted, World};
+use minibuild_engine::machine::{
+    Event, Goal, Goals, Machine, Outcome, RemoteGoals, SourceFact, Step, Uploads, Wanted, World,
+};
 use minibuild_engine::state::State;
 use minibuild_graph::HostFacts;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -41,7 +47,7 @@ fn path(text: &str) -> WsPath {
 }
 
 /// Sources first, then one output of each action.
-fn model(actions: usize) -> Model {
+fn model(actions: usize, kind: &str) -> Model {
     let mut model = Model::default();
     let mut random = 7_u64;
     let mut below = |limit: usize| {
@@ -77,10 +83,10 @@ fn model(actions: usize) -> Model {
             outputs: Box::new([output]),
             depfile: None,
             host_tools: Box::default(),
-            tags: Default::default(),
+            tags: ActionTags { exclusive: kind == "exclusive", ..Default::default() },
             timeout: None,
             platform: Arc::clone(&platform),
-            resources: Default::default(),
+            resources: resources(kind),
         });
         model.targets.push(Target {
             label: Label::new(&package, &name).expect("valid label"),
@@ -112,8 +118,31 @@ fn file(number: usize, round: u8) -> Content {
     Content::File { digest: digest(number, round), executable: false }
 }
 
+/// What an action takes that is in the way of all others.
+fn resources(kind: &str) -> Resources {
+    match kind {
+        "pool" => Resources { pool: Some("p".into()), ..Default::default() },
+        "cpus" => Resources { cpus: 8, ..Default::default() },
+        "memory" => Resources { memory: 1 << 29 | 1, ..Default::default() },
+        _ => Resources::default(),
+    }
+}
+
+fn cache() -> RemoteGoals {
+    RemoteGoals {
+        store: "store".to_owned(),
+        executes: false,
+        caches: true,
+        jobs: 1,
+        uploads: Uploads::Never,
+        waits_for_uploads: false,
+        falls_back: true,
+        lease: None,
+    }
+}
+
 /// All targets asked for by name, or as members of one target.
-fn goals(model: &Model, as_one: bool) -> Goals {
+fn goals(model: &Model, as_one: bool, has_cache: bool) -> Goals {
     let goal = |target: usize, outputs: Vec<ArtifactId>| Goal {
         target: TargetId::new(target),
         artifacts: outputs,
@@ -135,13 +164,13 @@ fn goals(model: &Model, as_one: bool) -> Goals {
         jobs: 8,
         ahead: 0,
         pools: Default::default(),
-        memory: u64::MAX,
+        memory: 1 << 30,
         keep_going: false,
         fresh_tests: false,
         all_events: false,
         strategies: Default::default(),
         dynamic: Default::default(),
-        remote: None,
+        remote: has_cache.then(cache),
         stores: Default::default(),
     }
 }
@@ -193,13 +222,13 @@ fn lap(what: &str, actions: usize, since: &mut Duration) {
     *since = now;
 }
 
-fn build(name: &str, model: &Arc<Model>, dir: &std::path::Path, round: u8, as_one: bool) -> Outcome {
+fn build(name: &str, model: &Arc<Model>, dir: &std::path::Path, round: u8, as_one: bool, has_cache: bool) -> Outcome {
     let actions = model.actions.len();
     println!("{name}:");
     let mut at = cpu();
     let (mut state, _) = State::open(dir, "boot", DigestFunction::Sha256).expect("the state opens");
     lap("state read", actions, &mut at);
-    let goals = goals(model, as_one);
+    let goals = goals(model, as_one, has_cache);
     let wanted = Wanted::new(model, &goals.targets).expect("no cycle");
     lap("graph and order", actions, &mut at);
     let world = world(model, &state, round);
@@ -219,6 +248,10 @@ fn build(name: &str, model: &Arc<Model>, dir: &std::path::Path, round: u8, as_on
                     let report = report(model, &request, round);
                     events.push_back(Event::Executor(ExecutorEvent::Finished(Box::new(report))));
                 }
+                Step::LookUp(lookup) => {
+                    let (run, answer) = (lookup.run, CacheAnswer::Miss);
+                    events.push_back(Event::Remote(RemoteEvent::LookedUp { run, answer, took: Duration::ZERO }));
+                }
                 Step::Finish(end) => outcome = Some(end),
                 _ => {}
             }
@@ -232,7 +265,9 @@ fn build(name: &str, model: &Arc<Model>, dir: &std::path::Path, round: u8, as_on
 
 fn main() {
     let actions = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(100_000);
-    let model = Arc::new(model(actions));
+    let kind = std::env::args().nth(2).unwrap_or_default();
+    let has_cache = std::env::args().nth(3).is_some();
+    let model = Arc::new(model(actions, &kind));
     let dir = tempfile::tempdir().expect("temporary directory");
     for (name, round, as_one) in [
         ("from nothing", 0, false),
@@ -240,7 +275,7 @@ fn main() {
         ("nothing changed, one target of all", 0, true),
         ("every source changed, one target of all", 1, true),
     ] {
-        let outcome = build(name, &model, dir.path(), round, as_one);
+        let outcome = build(name, &model, dir.path(), round, as_one, has_cache);
         println!("  {:?}", outcome.counts);
     }
 }

@@ -494,6 +494,7 @@ fn told(now: Duration, event: &Event) -> String {
         Event::Ready(action, _) => format!("{} is ready", action.index()),
         Event::LookedUp { action, hit: true, .. } => format!("{} hit", action.index()),
         Event::LookedUp { action, hit: false, .. } => format!("{} miss", action.index()),
+        Event::Answered { hit, .. } => format!("the cache answered, hit: {hit}"),
         Event::LookUpFailed(action) => format!("{} could not be looked up", action.index()),
         Event::LocalEnded { action, how, wall, .. } => {
             format!("{} ended here: {how:?} after {wall:.1?}", action.index())

@@ -36,6 +36,9 @@ const LATE_ANSWER: f64 = 1.5;
 const LATE_ANSWER_MIN: f64 = 20_000.0;
 /// How long the first answer of all is waited for, connecting included.
 const FIRST_ANSWER: Us = 60_000;
+/// The same, of a cache that is known to answer soon: names, TLS and what it can do take several calls. One that is down
+/// fails sooner.
+const NEAR_FIRST_ANSWER: Us = 500_000;
 /// For how many local starts, for each slot, inputs are brought here at once.
 const FETCHES: usize = 2;
 
@@ -299,10 +302,10 @@ impl Policy {
         let is_late = elapsed > (answer * LATE_ANSWER).max(LATE_ANSWER_MIN);
         let rest = if is_late { elapsed } else { (answer - elapsed).max(0.0) };
         let Some(guess) = self.predict.local_guess(live) else {
-            let holds = self.predict.endpoint.has_fast_hit && !is_late;
+            let holds = self.predict.is_near() && !self.is_near_answer_late(live, answer, now);
             return if holds { Speculation::Hold } else { Speculation::Start(Reason::IdleCold, 0.0) };
         };
-        let is_cold = !guess.is_informed() && self.predict.answers < ANSWERS && !self.predict.endpoint.has_fast_hit;
+        let is_cold = !guess.is_informed() && self.predict.answers < ANSWERS && !self.predict.is_near();
         if is_cold {
             return Speculation::Start(Reason::IdleCold, 0.0);
         }
@@ -343,6 +346,19 @@ impl Policy {
             true => Speculation::Start(reason, risk),
             false if may_skip => Speculation::StartUnasked(reason),
             false => Speculation::Hold,
+        }
+    }
+
+    /// Whether the answer of a near cache does not come, though it is connected to, or should be by now.
+    fn is_near_answer_late(&self, live: &Live, answer: f64, now: Us) -> bool {
+        // What earlier builds saw again and again is worth a wait of as long as an unknown run is taken to be.
+        let patience = if self.predict.was_near { UNKNOWN as f64 } else { LATE_ANSWER_MIN };
+        match (live.remote, self.first_answered) {
+            (Remote::Asking { since }, Some(first)) => {
+                now.saturating_sub(since.max(first)) as f64 > (answer * LATE_ANSWER).max(patience)
+            }
+            (_, Some(_)) => false,
+            (_, None) => self.first_asked.is_some_and(|first| now.saturating_sub(first) > NEAR_FIRST_ANSWER),
         }
     }
 

@@ -131,6 +131,15 @@ pub struct EndpointHistory {
     pub has_fast_hit: bool,
 }
 
+impl EndpointHistory {
+    /// Takes over how soon others were answered, where nothing is known of that.
+    pub fn know_answer(&mut self, answer: Running) {
+        if self.answer.get().is_none() && answer.get().is_some() {
+            self.answer = answer;
+        }
+    }
+}
+
 /// Everything a policy remembers from build to build, but for what is kept with each action ([`ActionHistory`]).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {

@@ -59,6 +59,8 @@ pub struct Policy {
     has_hit: bool,
     /// When the cache was asked first.
     first_asked: Option<Us>,
+    /// When it first answered: it was connected to by then.
+    first_answered: Option<Us>,
     /// How many were sent, ever.
     sent: u64,
     /// When to look again, as last told.
@@ -82,6 +84,7 @@ impl Policy {
             is_breaker_open: false,
             has_hit: false,
             first_asked: None,
+            first_answered: None,
             sent: 0,
             wake: None,
             steps: Vec::new(),
@@ -96,6 +99,11 @@ impl Policy {
         history
     }
 
+    /// How soon the cache answers, if it answered in this build: for builds elsewhere, too.
+    pub fn learnt_answer(&self) -> Option<Running> {
+        self.predict.learnt_answer()
+    }
+
     /// Time here that was wasted by runs that lost.
     pub fn wasted_here(&self) -> Duration {
         Duration::from_micros(self.budget.wasted() as u64)
@@ -107,6 +115,7 @@ impl Policy {
         match event {
             Event::Ready(action, ready) => self.take_ready(action, &ready, now),
             Event::LookedUp { action, hit, took } => self.take_answer(action, Some(hit), took.map(micros), now),
+            Event::Answered { hit, took } => self.predict.record_answer_time(micros(took), hit),
             Event::LookUpFailed(action) => self.take_answer(action, None, None, now),
             Event::LocalEnded { action, how, wall, max_rss } => self.take_local(action, how, micros(wall), max_rss),
             Event::RemoteQueued(action) => self.take_queued(action, now),
@@ -223,6 +232,7 @@ impl Policy {
         let Some(&live) = self.table.get(action) else { return };
         let Remote::Asking { since } = live.remote else { return };
         if let Some(hit) = answer {
+            self.first_answered.get_or_insert(now);
             self.predict.record_answer(live.mnemonic, took.unwrap_or(now.saturating_sub(since)), hit);
             self.has_hit |= hit;
         }

@@ -123,6 +123,13 @@ pub enum Event {
         /// How long the call took, connecting aside; `None` where that is the time from the question on.
         took: Option<Duration>,
     },
+    /// A question that no look-up of a policy asked was answered: says how soon the cache answers.
+    Answered {
+        /// Whether there was a result.
+        hit: bool,
+        /// How long the call took, connecting aside.
+        took: Duration,
+    },
     /// A look-up could not be answered: counts as a miss that teaches nothing of the cache's content.
     LookUpFailed(ActionId),
     /// A local run is over and its slot free.

@@ -10,7 +10,7 @@ use super::live::Live;
 use super::port::{MnemonicId, RemoteTimes};
 use super::{Us, micros};
 
-/// A hit that was answered within this makes a link fast.
+/// A hit that was answered within this makes a link fast, and so do answers of earlier builds.
 const FAST_HIT: Us = 20_000;
 /// Calls of a remote run besides its stages, in answers of the cache, until one was measured.
 const CALLS: f64 = 2.5;
@@ -82,6 +82,10 @@ pub(super) struct Predictor {
     hits_of: Vec<Hits>,
     /// Answers of this build.
     pub answers: u64,
+    /// Whether earlier builds were answered within [`FAST_HIT`], as a mean.
+    pub was_near: bool,
+    /// Whether this build was answered at all.
+    is_answer_learnt: bool,
 }
 
 impl Predictor {
@@ -100,6 +104,8 @@ impl Predictor {
             hits_of: vec![Hits::default(); names.len()],
             endpoint: history.endpoint,
             answers: 0,
+            was_near: history.endpoint.answer.get().is_some_and(|mean| mean * MICROS <= FAST_HIT as f64),
+            is_answer_learnt: false,
             mnemonics,
             names,
             kept: history,
@@ -215,6 +221,16 @@ impl Predictor {
         self.endpoint.answer.get().map(|s| s * MICROS)
     }
 
+    /// Whether an answer comes so soon that it is waited for even where nothing else is known.
+    pub fn is_near(&self) -> bool {
+        self.endpoint.has_fast_hit || self.was_near
+    }
+
+    /// How soon the cache answers, if this build learnt of it.
+    pub fn learnt_answer(&self) -> Option<Running> {
+        self.is_answer_learnt.then_some(self.endpoint.answer)
+    }
+
     /// Bytes a local run will take.
     pub fn memory(&self, live: &Live) -> u64 {
         let mib = match live.history.rss_mib {
@@ -240,12 +256,18 @@ impl Predictor {
 
     pub fn record_answer(&mut self, mnemonic: MnemonicId, took: Us, hit: bool) {
         self.answers += 1;
-        self.endpoint.answer.add(took as f64 / MICROS);
-        self.endpoint.has_fast_hit |= hit && took <= FAST_HIT;
+        self.record_answer_time(took, hit);
         self.hits.add(hit);
         if let Some(own) = self.hits_of.get_mut(mnemonic.0 as usize) {
             own.add(hit);
         }
+    }
+
+    /// Of a question that says nothing of what else the cache has.
+    pub fn record_answer_time(&mut self, took: Us, hit: bool) {
+        self.is_answer_learnt = true;
+        self.endpoint.answer.add(took as f64 / MICROS);
+        self.endpoint.has_fast_hit |= hit && took <= FAST_HIT;
     }
 
     pub fn record_local(&mut self, live: &Live, wall: Us, max_rss: u64) {

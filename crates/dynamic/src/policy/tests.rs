@@ -143,6 +143,48 @@ fn cold_the_first_answer_is_waited_for_once() {
     assert_eq!(bench.at(62).ready(1, both(0, 0)).steps(), "l1 ?1");
 }
 
+/// Only how soon the cache answers is known, and no hit was seen.
+fn answers_only(answer: f64) -> History {
+    let mut history = History::default();
+    history.endpoint.know_answer(endpoint(answer).endpoint.answer);
+    history
+}
+
+#[test]
+fn cold_what_is_known_to_answer_soon_is_waited_for_while_it_connects() {
+    let mut bench = bench(2, answers_only(2.0));
+    assert_eq!(bench.ready(0, both(0, 0)).ready(1, both(0, 0)).steps(), "?0 ?1");
+    assert_eq!(bench.at(200).steps(), "");
+    // From here on it is connected to: the other was asked no longer ago than now.
+    bench.take(Event::LookedUp { action: id(0), hit: true, took: Some(Duration::from_millis(2)) });
+    assert_eq!(bench.at(250).steps(), "");
+    bench.take(Event::LookedUp { action: id(1), hit: true, took: Some(Duration::from_millis(2)) });
+    assert_eq!(bench.ready(2, both(0, 0)).steps(), "?2");
+    assert_eq!(bench.at(351).reasons(), [Reason::IdleCold], "an answer that does not come is not waited for");
+}
+
+#[test]
+fn cold_what_answered_soon_and_does_not_now_is_given_up() {
+    let mut bench = bench(1, answers_only(2.0));
+    assert_eq!(bench.ready(0, both(0, 0)).steps(), "?0");
+    assert_eq!(bench.at(499).steps(), "");
+    assert_eq!(bench.at(501).steps(), "l0");
+}
+
+#[test]
+fn cold_what_is_known_to_answer_late_is_not_waited_for() {
+    let mut bench = bench(1, answers_only(50.0));
+    assert_eq!(bench.ready(0, both(0, 0)).steps(), "l0 ?0");
+}
+
+#[test]
+fn an_answer_to_another_question_says_how_soon_the_cache_answers() {
+    let mut bench = bench(1, History::default());
+    assert_eq!(bench.policy.learnt_answer(), None);
+    bench.take(Event::Answered { hit: false, took: Duration::from_millis(3) });
+    assert_eq!(bench.policy.learnt_answer().and_then(|answer| answer.get()), Some(0.003));
+}
+
 #[test]
 fn a_short_answer_is_waited_for_and_a_long_one_not() {
     let cases = [(1.0, 1000, "?0"), (500.0, 50, "l0 ?0"), (20.0, 1000, "?0")];

@@ -7,6 +7,7 @@ use minibuild_dynamic::policy::{ActionHistory, History, MnemonicHistory, Running
 use minibuild_engine::state::{ActionRecord, SideRecord, State};
 use minibuild_rules::Loaded;
 
+use crate::answer_times::AnswerTimes;
 use crate::remote_side;
 use crate::workspace::{self, Workspace};
 
@@ -24,7 +25,13 @@ pub fn answer(
     let mut state = State::look(&state_dir, &workspace::boot_id(), function)
         .map_err(|why| format!("ERROR: cannot read the state in `{}`: {why}", state_dir.display()))?;
     let remote = remote_side::goals(&loaded.settings, function).map_err(|why| format!("ERROR: {why}"))?;
-    let history = remote.map(|remote| state.store_id(&remote.store)).and_then(|store| state.history(store).cloned());
+    let mut history = remote.map(|remote| state.store_id(&remote.store)).map(|store| match state.history(store) {
+        Some(history) => history.clone(),
+        None => History::default(),
+    });
+    if let (Some(history), Some(times)) = (&mut history, AnswerTimes::of(&loaded.settings.remote)) {
+        history.endpoint.know_answer(times.read());
+    }
     let mut text = String::new();
     for &action in actions {
         let model = &loaded.model;

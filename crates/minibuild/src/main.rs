@@ -1,5 +1,6 @@
 //! minibuild: argv, terminal, exit codes. The only crate that knows there is a terminal.
 
+mod answer_times;
 mod args;
 mod background;
 mod compdb;

@@ -85,7 +85,7 @@ pub fn dynamic(settings: &Settings) -> Dynamic {
         DynamicPolicy::Adaptive => RacePolicy::Adaptive,
     };
     let duplicates = Some(f64::from(settings.dynamic.budget_percent) / 100.0);
-    Dynamic { policy, compares: settings.dynamic.compare, duplicates }
+    Dynamic { policy, compares: settings.dynamic.compare, duplicates, answer: Default::default() }
 }
 
 /// The hash function of all digests of a build.
@@ -121,7 +121,7 @@ pub fn remember_function(remote: &RemoteSettings, state_dir: &Path, function: Di
 }
 
 /// The endpoint of blobs, as it may be shown.
-fn endpoint(remote: &RemoteSettings) -> Option<String> {
+pub fn endpoint(remote: &RemoteSettings) -> Option<String> {
     remote.cache.as_ref().or(remote.executor.as_ref()).map(|endpoint| redact::url(endpoint))
 }
 

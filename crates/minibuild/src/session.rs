@@ -28,6 +28,7 @@ use minibuild_rules::{
 use minibuild_store::Stores;
 use rustc_hash::FxHashMap;
 
+use crate::answer_times::AnswerTimes;
 use crate::args::BuildFlags;
 use crate::background::BackgroundWriter;
 use crate::console::{Console, use_color};
@@ -486,7 +487,9 @@ impl Session<'_> {
     ) -> Result<Outcome, Refusal> {
         let facts = workspace::host();
         let function = choice.function;
-        let goals = self.goals(parts.targets, settings, function)?;
+        let mut goals = self.goals(parts.targets, settings, function)?;
+        let answer_times = goals.remote.as_ref().and_then(|_| AnswerTimes::of(&settings.remote));
+        goals.dynamic.answer = answer_times.as_ref().map(AnswerTimes::read).unwrap_or_default();
         let tree =
             Arc::new(OutTree::open(&self.workspace.root)?.hashed_with(function).stopped_by(place.line.stop.clone()));
         let stores = stores::open(settings, &tree, place.clock, place.line);
@@ -520,7 +523,11 @@ impl Session<'_> {
             state: parts.state,
             at_end: parts.at_end,
         };
-        Ok(build.run(&place.line.sender, &place.line.receiver, told)?)
+        let outcome = build.run(&place.line.sender, &place.line.receiver, told)?;
+        if let (Some(times), Some(answer)) = (answer_times, outcome.answer) {
+            times.remember(answer);
+        }
+        Ok(outcome)
     }
 
     fn open_remote(

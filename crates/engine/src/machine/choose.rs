@@ -65,10 +65,12 @@ impl Chooser {
             duplicates: duplicates * SPECULATION,
             critical_duplicates: duplicates,
         };
+        let mut history = history.cloned().unwrap_or_default();
+        history.endpoint.know_answer(goals.dynamic.answer);
         let ids = mnemonics.iter().zip(0..).map(|(&name, id)| (name.into(), MnemonicId(id))).collect();
         let names = mnemonics.iter().map(|&name| name.to_owned()).collect();
         Self {
-            policy: Policy::new(config, history.cloned().unwrap_or_default(), names),
+            policy: Policy::new(config, history, names),
             mnemonics: ids,
             wake: None,
             outages: BTreeSet::new(),
@@ -386,6 +388,7 @@ impl Machine {
 
     /// Keeps what the policy learnt, for later builds.
     pub(super) fn keep_history(&mut self) {
+        self.outcome.answer = self.chooser.as_ref().and_then(|chooser| chooser.policy.learnt_answer());
         if let (Some(chooser), Some(store)) = (&self.chooser, self.store) {
             let history = chooser.policy.history();
             if history != History::default() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use minibuild_core::{ActionId, ArtifactId, TargetId};
 use minibuild_download::Wishes;
+use minibuild_dynamic::policy::Running;
 
 /// What is asked of one build.
 #[derive(Clone, Debug)]
@@ -70,6 +71,8 @@ pub struct Dynamic {
     pub compares: bool,
     /// Part of the work of a build that may be done twice; `None` for what is usual.
     pub duplicates: Option<f64>,
+    /// How soon the cache answers, as builds elsewhere learnt, in seconds.
+    pub answer: Running,
 }
 
 /// When the second branch of an action starts.

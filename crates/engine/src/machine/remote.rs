@@ -10,6 +10,7 @@ use minibuild_core::{
     DigestFunction, ExecutionReport, Fingerprint, Level, RemoteEvent, RemoteRequest, Requester, RunId, Runner,
     TreeEntry, TreeMeta, UploadRequest, WsPath,
 };
+use minibuild_dynamic::policy::Event as Told;
 use minibuild_graph::{ActionKey, Facts};
 use minibuild_reapi::{InputRootError, tree_directories};
 use rustc_hash::FxHashMap;
@@ -161,6 +162,9 @@ impl Machine {
         }
         let Some(lookup) = self.take_question(run, Question::Result) else { return };
         let action = run.action;
+        if !matches!(answer, CacheAnswer::Failed(_)) {
+            self.tell_policy(Told::Answered { hit: matches!(answer, CacheAnswer::Hit(_)), took });
+        }
         if lookup.generation == self.generation
             && let CacheAnswer::Hit(report) = answer
         {

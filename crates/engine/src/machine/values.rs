@@ -8,6 +8,7 @@ use minibuild_core::{
     RemoteEvent, RemoteRequest, RemoteStage, RunId, StagingRequest, StopReason, StoreCheck, StoreEvent, TestStatus,
     UploadCounts, UploadRequest, Urgency, WsPath,
 };
+use minibuild_dynamic::policy::Running;
 use minibuild_graph::HostToolFact;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -170,7 +171,7 @@ pub struct Shown {
 }
 
 /// How a build ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// An action that is no test failed, or could not be run.
     pub failed: bool,
@@ -198,6 +199,8 @@ pub struct Outcome {
     pub cache_errors: u64,
     /// Along the longest chain of actions that ran.
     pub critical_path: Duration,
+    /// How soon the remote cache answers, where it was asked, in seconds.
+    pub answer: Option<Running>,
 }
 
 /// An action that runs, for a progress display.

@@ -2,6 +2,7 @@
 //! well is compared with one from nothing (see [`Session`]), and one right after it starts nothing.
 
 use minibuild_core::{ActionKind, ArtifactKind, Resources};
+use minibuild_dynamic::policy::Running;
 use proptest::prelude::*;
 
 use super::fake::{End, Fake, outputs_of};
@@ -122,6 +123,7 @@ impl Choices<'_> {
                 duplicates: None,
                 policy: [RacePolicy::Adaptive, RacePolicy::Race][self.below(2)],
                 compares: self.one_in(8),
+                answer: [Running::default(), Running { count: 9, mean: 0.002, deviation: 0.0 }][self.below(2)],
             },
             remote: (!self.one_in(4)).then(|| self.remote()),
             stores: StoreGoals { local: self.one_in(2), disk_cache: self.one_in(3) },

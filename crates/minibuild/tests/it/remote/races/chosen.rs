@@ -64,6 +64,35 @@ fn d06_remote_cache_hit_beats_local() {
 }
 
 #[test]
+fn d06_what_was_learnt_of_a_cache_outlives_the_workspace() {
+    // Connecting takes longer than the first answer of a cache is waited for of which nothing is known.
+    let remote = Remote::with("[[fault]]\nkind = \"latency\"\nmethod = \"GetCapabilities\"\nms = 120\n");
+    let rules = actions(&["a", "b", "c"], "sleep 3");
+    let ws = with_targets(&rules).file("src", "0");
+    remote.build(&ws, &["//..."]).ok();
+    let kept = ws.home().join(".local/state/minibuild/answer-times");
+    assert!(kept.is_file(), "a build with the strategy `remote` learns, too");
+    ws.run(&["clean", "--all"]).ok();
+    let run = remote.adapt(&ws, &["//..."]).ok();
+    assert_eq!(run.counts().remote_cache, 3, "{:?}", runners(&run));
+    assert_eq!(local_starts(&run), Vec::<&str>::new(), "the cache is known to answer soon");
+}
+
+#[test]
+fn what_lies_in_the_place_of_what_was_learnt_is_no_error() {
+    let remote = Remote::new();
+    let ws = with_targets(&actions(&["a"], "true")).file("src", "0");
+    let state = ws.path("in-the-way");
+    ws.write("in-the-way", "a file");
+    let state_home = state.display().to_string();
+    let args = ["build", &*remote.executor(), "--strategy=remote", "//..."];
+    let run = ws.invoke(&args).env("XDG_STATE_HOME", &state_home).run().ok();
+    assert_eq!(runners(&run), vec![("//:a", "remote")]);
+    assert!(!ws.home().join(".local").exists());
+    assert!(!run.stderr.contains("in-the-way"), "{}", run.stderr);
+}
+
+#[test]
 fn d06_a_slow_link_is_not_waited_for() {
     let remote = Remote::with("[[fault]]\nkind = \"latency\"\nmethod = \"GetActionResult\"\nms = 500\n");
     let rules = actions(&["a"], "sleep 0.05");

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use minibuild_core::{
     ArtifactId, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
-    FetchOutcome, FetchRequest, Kept, Level, Model, RemoteSide, RunId, StopFlag, StoreEvent, StoreSide, WrittenFile,
-    WsPath,
+    FetchOutcome, FetchRequest, HostTool, Kept, Level, Model, RemoteSide, RunId, StopFlag, StoreEvent, StoreSide,
+    WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts, Node};
@@ -24,7 +24,8 @@ use crate::machine::{Ended, Event, Goals, Machine, Outcome, Progress, RunningAct
 use crate::moment::Moment;
 use crate::state::State;
 use crate::sweep::Sweep;
-use crate::tools;
+use crate::tool_version::VersionCommands;
+use crate::tools::{AskVersion, ToolLook};
 use crate::undeclared::Undeclared;
 use crate::world::Look;
 
@@ -146,7 +147,7 @@ impl Build<'_> {
         let sweep =
             Sweep { model: &self.model, packages: self.packages, tree: &self.tree, store: self.store.as_deref() };
         sweep.run(&mut state)?;
-        let mut machine = self.machine(state)?;
+        let mut machine = self.machine(state, reporter)?;
         if self.stop.is_set() {
             // What was hashed is worth remembering; should it not be possible, it is hashed again.
             let _ = machine.state().flush();
@@ -179,7 +180,7 @@ impl Build<'_> {
         Ok(driver.run(events, reporter, at_end))
     }
 
-    fn machine(&self, state: State) -> Result<Machine, BuildError> {
+    fn machine(&self, state: State, reporter: &mut dyn Reporter) -> Result<Machine, BuildError> {
         let look = Look {
             model: &self.model,
             root: self.tree.workspace(),
@@ -200,7 +201,10 @@ impl Build<'_> {
             host: &self.host,
             env: self.env,
         };
-        parts.machine(state).map(|(machine, _)| machine)
+        let mut say = |text| reporter.event(&BuildEvent::Message { level: Level::Info, text });
+        let mut versions = VersionCommands::new(&self.tree, self.env, self.lock, &self.stop, &mut say);
+        let mut ask = |tool: &HostTool, path: &Path| versions.ask(tool, path);
+        parts.machine(state, Some(&mut ask)).map(|(machine, _)| machine)
     }
 
     /// That of a `make` above, or one of its own.
@@ -263,19 +267,24 @@ pub(crate) struct Parts<'a> {
 
 impl Parts<'_> {
     /// Looks at the workspace; gives the machine, and what is wanted in the order of needs.
-    pub fn machine(self, mut state: State) -> Result<(Machine, Vec<Node>), BuildError> {
+    /// Without `ask` no tool is started.
+    pub fn machine<'a>(
+        self,
+        mut state: State,
+        ask: Option<&'a mut AskVersion<'a>>,
+    ) -> Result<(Machine, Vec<Node>), BuildError>
+    where
+        Self: 'a,
+    {
         let (model, goals) = (self.model, self.goals);
         let wanted = Wanted::new(model, &goals.targets)?;
         let actions: Vec<_> = wanted.actions().collect();
         let targets: Vec<_> =
             goals.targets.iter().flat_map(|goal| goal.artifacts.iter().chain(&goal.runfiles)).copied().collect();
         let mut world = self.look.at(&actions, &targets, &mut state)?;
-        let now = self.look.clock.now()?;
+        let mut tools = ToolLook { env: self.env, root: self.look.root, now: self.look.clock.now()?, ask };
         for &id in actions.iter().flat_map(|&action| &model.action(action).host_tools) {
-            world.tools.entry(id).or_insert_with(|| {
-                let tool = &model.host_tools[id.index()];
-                tools::resolve(tool, self.env, self.look.root, now, &mut state)
-            });
+            world.tools.entry(id).or_insert_with(|| tools.resolve(&model.host_tools[id.index()], &mut state));
         }
         let order = wanted.order.clone();
         let (model, commands) = (model.clone(), self.commands.clone());

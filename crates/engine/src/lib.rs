@@ -14,6 +14,7 @@ pub mod preview;
 pub mod snapshot;
 pub mod state;
 mod sweep;
+mod tool_version;
 pub mod tools;
 mod undeclared;
 pub mod world;

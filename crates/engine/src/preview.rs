@@ -88,7 +88,7 @@ impl Preview<'_> {
             host: &self.host,
             env: self.env,
         };
-        let (mut machine, order) = parts.machine(state)?;
+        let (mut machine, order) = parts.machine(state, None)?;
         machine.assume_stored(stored);
         Ok(machine.preview(&order))
     }

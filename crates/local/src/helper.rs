@@ -104,9 +104,12 @@ impl Line {
         let _ = write_frame(&mut &self.socket, message);
     }
 
-    /// Waits until the helper says something, and continues it meanwhile.
-    pub(crate) fn wait_for_message(&self) {
-        while poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], RESUME_EVERY) == Ok(0) {
+    /// Waits until the helper says something, and continues it meanwhile. `look` is called after each pause of so many
+    /// milliseconds.
+    pub(crate) fn wait_for_message(&self, pause: u16, mut look: impl FnMut()) {
+        let is_silent = |polled| matches!(polled, Ok(0) | Err(Errno::EINTR));
+        while is_silent(poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], pause)) {
+            look();
             self.resume();
         }
     }

@@ -17,8 +17,9 @@ use std::time::Duration;
 use minibuild_core::{RunCost, StopReason};
 
 use crate::bell::Bell;
-use crate::helper::{Helper, HelperSpec, Line};
+use crate::helper::{Helper, HelperSpec, Line, RESUME_EVERY};
 use crate::protocol::{End, FrameReader, FromSlot, Outcome, Parcel, RunCommand, ToSlot};
+use crate::scratch::LOGS;
 use crate::spawn::joined;
 
 /// What a runner is made of.
@@ -77,6 +78,9 @@ pub struct CommandReport {
     /// Bytes written to standard error.
     pub stderr_len: u64,
 }
+
+/// Milliseconds between two looks at a run that is watched. A command writes as much as the disk takes meanwhile.
+const LOOK_EVERY: u16 = 20;
 
 /// Ends one run, whether it has begun or not. Clones end the same run.
 #[derive(Clone, Default)]
@@ -161,13 +165,34 @@ impl CommandRunner {
 
     /// Runs a command and waits for its end and that of everything it started.
     pub fn run(&mut self, spec: &CommandSpec<'_>, stopper: &Stopper) -> CommandReport {
+        self.run_beside(spec, stopper, RESUME_EVERY, &mut |_| {})
+    }
+
+    /// Like [`Self::run`]. Meanwhile `look` is told every so often how many bytes the command has written, so that it can
+    /// stop the run by `stopper`.
+    pub fn run_watched(
+        &mut self,
+        spec: &CommandSpec<'_>,
+        stopper: &Stopper,
+        look: &mut dyn FnMut(u64),
+    ) -> CommandReport {
+        self.run_beside(spec, stopper, LOOK_EVERY, look)
+    }
+
+    fn run_beside(
+        &mut self,
+        spec: &CommandSpec<'_>,
+        stopper: &Stopper,
+        pause: u16,
+        look: &mut dyn FnMut(u64),
+    ) -> CommandReport {
         if let Some(reason) = stopper.asked() {
             return ended(CommandEnd::Stopped(reason));
         }
         if let Err(error) = self.sit_down() {
             return ended(CommandEnd::Failed(format!("cannot start a helper process: {error}")));
         }
-        match self.exchange(spec, stopper) {
+        match self.exchange(spec, stopper, (pause, look)) {
             Ok(outcome) => self.report(outcome),
             Err(text) => ended(CommandEnd::Failed(text)),
         }
@@ -206,7 +231,12 @@ impl CommandRunner {
         Ok(())
     }
 
-    fn exchange(&mut self, spec: &CommandSpec<'_>, stopper: &Stopper) -> Result<Outcome, String> {
+    fn exchange(
+        &mut self,
+        spec: &CommandSpec<'_>,
+        stopper: &Stopper,
+        (pause, look): (u16, &mut dyn FnMut(u64)),
+    ) -> Result<Outcome, String> {
         let Some(seat) = &self.seat else { return Err("bug: no helper".into()) };
         self.seq += 1;
         let seq = self.seq;
@@ -236,13 +266,15 @@ impl CommandRunner {
             return Err(self.bury());
         }
         stopper.connect(Some((Arc::clone(&line), seq)));
-        let outcome = self.seat.as_mut().and_then(|seat| listen(&line, &mut seat.messages, seq));
+        let logs = LOGS.map(|name| self.config.dir.join(name));
+        let mut look = || look(logs.iter().filter_map(|log| Some(log.metadata().ok()?.len())).sum());
+        let outcome = self.seat.as_mut().and_then(|seat| listen(&line, &mut seat.messages, seq, pause, &mut look));
         stopper.connect(None);
         let Some(outcome) = outcome else { return Err(self.bury()) };
         if let Some(seat) = &mut self.seat {
             seat.is_held = outcome.end != End::Exited(0);
             let lengths = [outcome.stdout_len, outcome.stderr_len];
-            for ((log, name), length) in seat.logs.iter_mut().zip(["out", "err"]).zip(lengths) {
+            for ((log, name), length) in seat.logs.iter_mut().zip(LOGS).zip(lengths) {
                 if length > 0 {
                     let taken = take_log(&self.config.dir.join(format!("{name}.{seq}")));
                     *log = Some(taken.map_err(|error| format!("cannot read what the command wrote: {error}"))?);
@@ -289,10 +321,16 @@ impl Drop for CommandRunner {
 }
 
 /// Until the run has ended; `None` where the helper is gone.
-fn listen(line: &Line, messages: &mut FrameReader, expected: u64) -> Option<Outcome> {
+fn listen(
+    line: &Line,
+    messages: &mut FrameReader,
+    expected: u64,
+    pause: u16,
+    look: &mut dyn FnMut(),
+) -> Option<Outcome> {
     loop {
         if !messages.has_begun() {
-            line.wait_for_message();
+            line.wait_for_message(pause, &mut *look);
         }
         match messages.read(&mut line.socket()) {
             Ok(Some(FromSlot::Notice { .. })) => {}

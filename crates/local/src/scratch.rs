@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 /// The two files.
-const LOGS: [&str; 2] = ["out", "err"];
+pub(crate) const LOGS: [&str; 2] = ["out", "err"];
 /// The directory.
 const TMP: &str = "tmp";
 

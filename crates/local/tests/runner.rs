@@ -109,3 +109,23 @@ fn a_stop_reaches_a_run_before_and_after_it_began() {
     });
     assert_eq!(end, CommandEnd::Stopped(StopReason::Kill));
 }
+
+#[test]
+fn watched_run_tells_what_it_wrote_and_can_be_stopped_for_it() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mut runner = runner(dir.path());
+    let argv = ["/bin/sh", "-c", "exec yes"].map(str::to_owned);
+    let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+    let spec = CommandSpec { argv: &argv, env: &env, cwd: dir.path(), timeout: None };
+    let stopper = Stopper::default();
+    let mut most = 0;
+    let report = runner.run_watched(&spec, &stopper, &mut |written| {
+        most = written;
+        if written > 1 << 20 {
+            stopper.stop(StopReason::Kill);
+        }
+    });
+    assert_eq!(report.end, CommandEnd::Stopped(StopReason::Kill));
+    assert!(most > 1 << 20 && report.stdout_len >= most, "{most} of {}", report.stdout_len);
+    assert_eq!(run(&mut runner, dir.path(), "echo again").1, "again\n");
+}

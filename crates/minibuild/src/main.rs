@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser as _;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use args::{Cli, Command};
 use session::{Kind, Session};
@@ -44,12 +45,13 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == "__slot") {
         return minibuild_local::slot_main(std::env::args_os().skip(2));
     }
+    // Where a supervisor had it ignored, nobody could wait for a child.
+    // SAFETY: the default action runs no code of this process.
+    let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
     // With a handler a write beyond `ulimit -f` is an error that can be told, and programs started by this one still get the
     // default. Without it, such a write ends the process as before.
-    let _ = signal_hook::flag::register(
-        nix::sys::signal::Signal::SIGXFSZ as i32,
-        std::sync::Arc::<std::sync::atomic::AtomicBool>::default(),
-    );
+    let _ =
+        signal_hook::flag::register(Signal::SIGXFSZ as i32, std::sync::Arc::<std::sync::atomic::AtomicBool>::default());
     ExitCode::from(run(&Cli::parse_from(args::escape_patterns(std::env::args_os())), began))
 }
 

@@ -53,7 +53,7 @@ impl Ended<'_> {
 
     /// Host programs that were looked up.
     pub fn tool(&self, id: minibuild_core::HostToolId) -> Option<&HostToolFact> {
-        self.machine.world.tools.get(&id)
+        self.machine.world.tools.get(&id)?.as_ref().ok()
     }
 
     /// Whether the next build would find the action up to date if nothing changed: its result is known, and remembered

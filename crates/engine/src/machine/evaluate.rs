@@ -214,6 +214,8 @@ impl Machine {
                 }
             }
         }
+        let tools = row.host_tools.iter().filter_map(|id| self.world.tools.get(id));
+        let tools: Result<Vec<_>, _> = tools.map(|tool| tool.as_ref().map_err(Clone::clone)).collect();
         Ok(Facts {
             command,
             outputs: row.outputs.iter().map(|&id| self.model.artifact(id)).map(|a| (&a.path, a.kind)).collect(),
@@ -222,7 +224,7 @@ impl Machine {
             platform: &row.platform,
             timeout: row.timeout,
             no_cache: row.tags.no_cache,
-            tools: row.host_tools.iter().filter_map(|id| self.world.tools.get(id)).collect(),
+            tools: tools?,
             host: &self.host,
             roots: Some(&self.roots),
         })

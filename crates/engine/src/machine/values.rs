@@ -43,8 +43,8 @@ pub struct World {
     pub outputs: FxHashMap<ArtifactId, (Content, Fingerprint)>,
     /// Outputs at whose places something lies that no record describes, is of another kind, or cannot be read.
     pub foreign: FxHashSet<ArtifactId>,
-    /// Host tools.
-    pub tools: FxHashMap<HostToolId, HostToolFact>,
+    /// Host tools; `Err` says why one cannot be used.
+    pub tools: FxHashMap<HostToolId, Result<HostToolFact, String>>,
 }
 
 /// Something that happened.

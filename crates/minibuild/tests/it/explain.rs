@@ -115,7 +115,8 @@ fn cases() -> Vec<Case> {
                 write_program(&path, &tool("two"));
             },
             flags: &[],
-            says: &["tool `[base]/tool` changed: ", " one -> ", " two"],
+            // What the other one says of its version only a build asks: see `tools`.
+            says: &["tool `[base]/tool` changed: ", " one -> "],
         },
         Case {
             name: "salt",

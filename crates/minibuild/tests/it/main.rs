@@ -35,6 +35,7 @@ mod snapshot;
 mod store;
 mod tell;
 mod test_cmd;
+mod tools;
 
 use minibuild_testkit::Workspace;
 

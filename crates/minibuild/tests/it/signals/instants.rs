@@ -124,8 +124,8 @@ impl Scene {
         // Not to wait for its end, but to be there at that instant.
         let _ = wait_until_dead(build.pid(), instant(self.work.span(), random));
         build.signal(Signal::SIGINT);
-        // Each third time there is no second signal, where the first one is enough.
-        let is_only = self.work != Work::Version && random.below(3) == 0;
+        // Each third time there is no second signal: the first one is enough.
+        let is_only = random.below(3) == 0;
         let ended = is_only || wait_until_dead(build.pid(), instant(Duration::from_millis(50), random));
         let second = (!ended).then(Instant::now);
         if second.is_some() {

@@ -4,29 +4,38 @@
 //! it prints is secret and appears nowhere, but for its standard error, where it fails.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use minibuild_core::{Level, RemoteEvent};
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::headers::Headers;
+use crate::helper_run;
+use crate::outage::Tell;
 
-/// A helper that takes longer is killed.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Credentials this close to their end are no longer used.
 const MARGIN: Duration = Duration::from_secs(10);
 /// Without an expiry, how long an answer is used.
 const DEFAULT_LIFE: Duration = Duration::from_secs(30 * 60);
+/// How long a helper that failed is not asked again: hundreds of calls may want its answer, and each would wait for it.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// A credential helper and its last answer.
 pub(crate) struct Credentials {
     program: String,
     uri: String,
-    known: Mutex<Option<Known>>,
+    tell: Tell,
+    last: Mutex<Last>,
+}
+
+/// What came of asking last.
+#[derive(Default)]
+struct Last {
+    known: Option<Known>,
+    failure: Option<(Instant, String)>,
 }
 
 #[derive(Clone)]
@@ -47,8 +56,8 @@ struct Answer {
 
 impl Credentials {
     /// Credentials for calls to `uri`.
-    pub(crate) fn new(program: &str, uri: String) -> Self {
-        Self { program: program.to_owned(), uri, known: Mutex::default() }
+    pub(crate) fn new(program: &str, uri: String, tell: Tell) -> Self {
+        Self { program: program.to_owned(), uri, tell, last: Mutex::default() }
     }
 
     /// Headers that are good now, and the version of the answer they are from.
@@ -56,33 +65,41 @@ impl Credentials {
     /// # Errors
     /// What went wrong, without anything the helper printed on its standard output.
     pub(crate) async fn headers(&self, refused: Option<u64>) -> Result<(Arc<Headers>, u64), String> {
-        let mut known = self.known.lock().await;
+        let mut last = self.last.lock().await;
         let now = SystemTime::now();
-        let good = known.as_ref().filter(|known| known.expires > now + MARGIN && Some(known.version) != refused);
+        let good = last.known.as_ref().filter(|known| known.expires > now + MARGIN && Some(known.version) != refused);
         if let Some(known) = good {
             return Ok((Arc::clone(&known.headers), known.version));
         }
-        let version = known.as_ref().map_or(0, |known| known.version + 1);
-        let (headers, expires) = self.ask(now).await?;
-        let fresh = Known { headers: Arc::new(headers), expires, version };
-        *known = Some(fresh.clone());
-        Ok((fresh.headers, version))
+        if let Some((_, why)) = last.failure.as_ref().filter(|(at, _)| at.elapsed() < PAUSE) {
+            return Err(why.clone());
+        }
+        let version = last.known.as_ref().map_or(0, |known| known.version + 1);
+        match self.ask(now).await {
+            Ok((headers, expires)) => {
+                let fresh = Known { headers: Arc::new(headers), expires, version };
+                *last = Last { known: Some(fresh.clone()), failure: None };
+                Ok((fresh.headers, version))
+            }
+            Err(why) => {
+                last.failure = Some((Instant::now(), why.clone()));
+                Err(why)
+            }
+        }
     }
 
     async fn ask(&self, now: SystemTime) -> Result<(Headers, SystemTime), String> {
         let fail = |why: &str| format!("the credential helper `{}` {why}", self.program);
-        let printed = match tokio::time::timeout(PATIENCE, self.run()).await {
-            Ok(Ok(output)) if output.status.success() => output.stdout,
-            Ok(Ok(output)) => {
-                let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(1000).collect();
-                return Err(fail(&format!("failed ({}): {said}", output.status)));
-            }
-            Ok(Err(error)) => return Err(fail(&format!("cannot be run: {error}"))),
-            Err(_) => return Err(fail(&format!("gave no answer for {} s", PATIENCE.as_secs()))),
-        };
+        let request = serde_json::json!({ "uri": self.uri }).to_string();
+        let say = |text| (self.tell)(RemoteEvent::Message { level: Level::Info, text });
+        let printed = helper_run::run(&self.program, &request, &say).await.map_err(|why| fail(&why))?;
+        if !printed.status.success() {
+            let said: String = String::from_utf8_lossy(&printed.stderr).trim().chars().take(1000).collect();
+            return Err(fail(&format!("failed ({}): {said}", printed.status)));
+        }
         // The text of a JSON error quotes what it found: it is not shown.
         let answer: Answer =
-            serde_json::from_slice(&printed).map_err(|_| fail("printed something else than headers"))?;
+            serde_json::from_slice(&printed.stdout).map_err(|_| fail("printed something else than headers"))?;
         let expires = match &answer.expires {
             None => now + DEFAULT_LIFE,
             Some(text) => rfc3339(text).ok_or_else(|| fail("printed an `expires` that is no time"))?,
@@ -91,19 +108,6 @@ impl Credentials {
             answer.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (&**name, &**value)));
         let headers = Headers::new(pairs).map_err(|error| fail(&format!("printed a {error}")))?;
         Ok((headers, expires))
-    }
-
-    async fn run(&self) -> std::io::Result<std::process::Output> {
-        let mut command = Command::new(&self.program);
-        command.arg("get").kill_on_drop(true).process_group(0);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            let request = serde_json::json!({ "uri": self.uri }).to_string();
-            // A helper that does not want to know the URI may have closed its input.
-            let _ = stdin.write_all(request.as_bytes()).await;
-        }
-        child.wait_with_output().await
     }
 }
 

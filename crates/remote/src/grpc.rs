@@ -79,7 +79,8 @@ impl Grpc {
         let transport = transport(endpoint, &config.tls, config.timeout)?;
         let connections = usize::try_from(config.connections).unwrap_or(1).max(1);
         let pairs = config.headers.iter().map(|(name, value)| (&**name, &**value));
-        let credentials = config.credential_helper.as_deref().map(|helper| Credentials::new(helper, uri(endpoint)));
+        let helper = config.credential_helper.as_deref();
+        let credentials = helper.map(|helper| Credentials::new(helper, uri(endpoint), Arc::clone(&tell)));
         Ok(Arc::new(Self {
             endpoint: endpoint.to_string(),
             instance: config.instance.clone(),
@@ -172,6 +173,13 @@ impl Grpc {
         }
     }
 
+    /// An error of calls that lack the headers of a helper: no server without them, and none until it has answered.
+    fn lack_credentials(&self, method: &'static str, why: String) -> CallError {
+        self.outage.failed(&why);
+        self.outage.gave_up(&why);
+        self.refuse(Code::Unauthenticated, method, why)
+    }
+
     /// Calls, with retries; each attempt is over when nothing moved for the configured time.
     ///
     /// # Errors
@@ -240,7 +248,7 @@ impl Grpc {
         self.headers.apply(&mut map);
         if let Some(credentials) = &self.credentials {
             let answer = credentials.headers(retries.refused).await;
-            let (headers, version) = answer.map_err(|why| self.refuse(Code::Unauthenticated, method, why))?;
+            let (headers, version) = answer.map_err(|why| self.lack_credentials(method, why))?;
             retries.credentials.store(version, Ordering::Relaxed);
             headers.apply(&mut map);
         }

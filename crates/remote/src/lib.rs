@@ -24,6 +24,7 @@ mod executor;
 mod fetch;
 mod grpc;
 mod headers;
+mod helper_run;
 mod http;
 mod input_root;
 mod links;

@@ -55,6 +55,8 @@ pub(super) enum HttpError {
     Changed,
     /// No answer; says why.
     Broken(String),
+    /// It was not asked, since a credential helper gave no headers; says why.
+    NoCredentials(String),
     /// An answer that is none; says why.
     Nonsense(String),
 }
@@ -174,7 +176,7 @@ impl Caller {
         let outcome = self.exchange(method, url, upload, take).await;
         match &outcome {
             Err(HttpError::Status(status)) if status.is_server_error() => self.outage.failed(status.as_str()),
-            Err(HttpError::Broken(why)) => self.outage.failed(why),
+            Err(HttpError::Broken(why) | HttpError::NoCredentials(why)) => self.outage.failed(why),
             Ok(()) | Err(HttpError::Changed | HttpError::Status(_) | HttpError::Nonsense(_)) => self.outage.succeeded(),
         }
         outcome
@@ -237,7 +239,7 @@ impl Caller {
         headers.extend(self.config.headers.clone());
         if let Some(credentials) = &self.config.credentials {
             let refused = self.refused.load(Ordering::Relaxed).checked_sub(1);
-            let (extra, version) = credentials.headers(refused).await.map_err(HttpError::Broken)?;
+            let (extra, version) = credentials.headers(refused).await.map_err(HttpError::NoCredentials)?;
             self.version.store(version, Ordering::Relaxed);
             extra.apply(headers);
         }
@@ -278,6 +280,11 @@ impl<'a> Tries<'a> {
         }
         let may_pass = match &error {
             HttpError::Changed | HttpError::Nonsense(_) => false,
+            HttpError::NoCredentials(why) => {
+                // Another attempt would wait for the same helper.
+                self.caller.outage.gave_up(why);
+                false
+            }
             HttpError::Broken(_) => true,
             HttpError::Status(status) => {
                 let busy = matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);

@@ -299,7 +299,9 @@ impl HttpCache {
         match error {
             HttpError::Status(status) => format!("`{}`: {status}", self.config().shown),
             HttpError::Changed => format!("`{}`: a file changed while it was sent", self.config().shown),
-            HttpError::Broken(why) | HttpError::Nonsense(why) => format!("`{}`: {why}", self.config().shown),
+            HttpError::Broken(why) | HttpError::NoCredentials(why) | HttpError::Nonsense(why) => {
+                format!("`{}`: {why}", self.config().shown)
+            }
         }
     }
 
@@ -312,7 +314,7 @@ impl HttpCache {
     /// The same with what the request was about, behind the text.
     fn failed_about(&self, error: &HttpError, about: &str) -> String {
         let text = self.text(error) + about;
-        let is_outage = matches!(error, HttpError::Broken(_));
+        let is_outage = matches!(error, HttpError::Broken(_) | HttpError::NoCredentials(_));
         if !is_outage && !self.has_told.swap(true, Ordering::Relaxed) {
             let text = format!("the cache fails, further failures are only counted: {text}");
             (self.config().sink)(RemoteEvent::Message { level: Level::Warning, text });

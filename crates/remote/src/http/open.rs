@@ -26,12 +26,13 @@ use crate::{ConfigError, RemoteConfig};
 pub(crate) fn open(config: &RemoteConfig, endpoint: &HttpEndpoint, sink: &Sink) -> Result<HttpCache, ConfigError> {
     let scheme = if endpoint.tls { "https" } else { "http" };
     let written = format!("{scheme}://{}:{}{}", endpoint.host, endpoint.port, endpoint.path);
+    let helper = config.credential_helper.as_deref();
     let (base, headers) = place(endpoint, &written, other_name(config, endpoint))?;
     Ok(HttpCache::new(HttpConfig {
         client: Client::new(config, endpoint)?,
         base,
         headers: with_configured(config, headers)?,
-        credentials: config.credential_helper.as_deref().map(|helper| Credentials::new(helper, written)),
+        credentials: helper.map(|helper| Credentials::new(helper, written, Arc::clone(sink))),
         shown: endpoint.to_string(),
         function: config.function,
         timeout: config.timeout,

@@ -108,3 +108,72 @@ fn helpers_that_fail_say_why_and_nothing_secret() {
     let error = ask(&fixture).expect_err("no helper").to_string();
     assert!(error.contains("`/nonexistent/helper` cannot be run"), "{error}");
 }
+
+/// An answer as a helper prints it.
+const ANSWER: &str = r#"echo '{"headers":{"a":["b"]}}'"#;
+
+#[test]
+fn children_of_a_helper_that_keep_its_output_open_are_not_waited_for() {
+    let fake = Fake::new(false);
+    let dir = tempfile::tempdir().expect("temp dir");
+    let fixture =
+        with_helper(&fake, dir.path(), &format!("sleep 1000 & echo $! > '{}/pid'; {ANSWER}", dir.path().display()));
+    then(&fake.script.missing, |_| Ok(Default::default()));
+    ask(&fixture).expect("with its headers");
+    let pid = std::fs::read_to_string(dir.path().join("pid")).expect("written").trim().parse().expect("a number");
+    assert!(minibuild_testkit::wait_until_dead(pid, std::time::Duration::from_secs(60)), "it lives on");
+    assert!(fixture.told().is_empty(), "{:?}", fixture.told());
+}
+
+#[test]
+fn helper_that_prints_without_end_is_ended() {
+    for script in ["exec yes", "exec yes >&2", "head -c 300000 /dev/zero"] {
+        let fake = Fake::new(false);
+        let dir = tempfile::tempdir().expect("temp dir");
+        let error = ask(&with_helper(&fake, dir.path(), script)).expect_err(script).to_string();
+        assert!(error.contains("printed more than 256 KiB"), "{script}: {error}");
+    }
+    // What writes on when the helper has ended: how much of it is read in time is chance.
+    let fake = Fake::new(false);
+    let dir = tempfile::tempdir().expect("temp dir");
+    ask(&with_helper(&fake, dir.path(), "yes & exit 0")).expect_err("no headers");
+}
+
+#[test]
+fn helper_that_failed_is_not_asked_by_each_call() {
+    let fake = Fake::new(false);
+    let dir = tempfile::tempdir().expect("temp dir");
+    let fixture = with_helper(&fake, dir.path(), "echo 'log in first' >&2; exit 3");
+    for _ in 0..3 {
+        ask(&fixture).expect_err("no credentials");
+    }
+    assert_eq!(runs(dir.path()).len(), 1);
+    let told = fixture.told();
+    assert!(
+        matches!(&told[..], [one] if one.contains("log in first") && one.contains("going on without it")),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn slow_helper_is_told_of_and_ends_with_the_call() {
+    let fake = Fake::new(false);
+    let dir = tempfile::tempdir().expect("temp dir");
+    let fixture = with_helper(&fake, dir.path(), &format!("echo $$ > '{}/pid'; sleep 1000", dir.path().display()));
+    let waits = async {
+        while fixture.told().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let (who, blobs) = (super::harness::who(), [blob(b"x")]);
+    fixture.run(async {
+        tokio::select! {
+            _ = fixture.cas.ensure(&who, &blobs, &|_, _| {}) => panic!("no answer was given"),
+            () = waits => {}
+        }
+    });
+    let told = fixture.told();
+    assert!(matches!(&told[..], [one] if one.starts_with("waiting for the credential helper `")), "{told:?}");
+    let pid = std::fs::read_to_string(dir.path().join("pid")).expect("written").trim().parse().expect("a number");
+    assert!(minibuild_testkit::wait_until_dead(pid, std::time::Duration::from_secs(60)), "it lives on");
+}

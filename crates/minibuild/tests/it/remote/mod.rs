@@ -3,6 +3,7 @@
 mod cache_only;
 mod cache_peers;
 mod conformance;
+mod credential_helpers;
 mod cuts;
 mod downloads;
 mod edits;

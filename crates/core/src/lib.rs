@@ -16,6 +16,7 @@ mod path;
 mod remote;
 mod stop;
 mod store;
+mod visible;
 
 pub use digest::{Digest, DigestFunction, DigestParseError, Hasher};
 pub use event::*;
@@ -29,6 +30,7 @@ pub use path::{PathError, WsPath};
 pub use remote::*;
 pub use stop::StopFlag;
 pub use store::*;
+pub use visible::{visible, visible_line};
 
 /// The directory below the workspace root that holds everything minibuild writes.
 pub const OUT_ROOT: &str = "minibuild-out";
@@ -38,6 +40,8 @@ pub const BIN_ROOT: &str = "minibuild-out/bin";
 pub const TEST_LOG_ROOT: &str = "minibuild-out/testlogs";
 /// Private state, versioned; nothing in it is a contract.
 pub const STATE_ROOT: &str = "minibuild-out/.state";
+/// Where output of commands lies that is too long to be kept in memory, until the next build.
+pub const LONG_OUTPUT_ROOT: &str = "minibuild-out/.state/output";
 /// The `PATH` every action sees unless its rule or the configuration sets another.
 pub const ACTION_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// File that marks the workspace root.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use minibuild_core::{Digest, DigestFunction};
+use minibuild_core::{Digest, DigestFunction, visible_line};
 use minibuild_reapi::proto::rpc::Status;
 use minibuild_reapi::status::{missing_blobs_of, retry_delay};
 
@@ -167,7 +167,7 @@ impl Attempts {
 /// A status as a message shows it.
 pub(crate) fn status_text(status: &Status) -> String {
     let name = code_name(tonic::Code::from(status.code));
-    if status.message.is_empty() { name.to_owned() } else { format!("{name}: {}", status.message) }
+    if status.message.is_empty() { name.to_owned() } else { format!("{name}: {}", visible_line(&status.message)) }
 }
 
 /// Numbers of `google.rpc.Code`.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use minibuild_core::{Digest, DigestFunction, WsPath};
+use minibuild_core::{Digest, DigestFunction, WsPath, visible_line};
 use minibuild_reapi::proto::{Message as _, rpc};
 use minibuild_reapi::status::{missing_blobs_of, retry_delay};
 use tonic::{Code, Status};
@@ -82,7 +82,7 @@ impl fmt::Display for CallError {
         }
         write!(f, ": {}", code_name(self.code))?;
         if !self.message.is_empty() {
-            write!(f, ": {}", self.message)?;
+            write!(f, ": {}", visible_line(&self.message))?;
         }
         if self.attempts > 1 {
             write!(f, " (tried {} times)", self.attempts)?;
@@ -172,7 +172,7 @@ pub(crate) fn advised_delay(status: &Status) -> Option<std::time::Duration> {
     if status.details().is_empty() { None } else { retry_delay(&details(status)) }
 }
 
-/// What went wrong, in words that hold more than `transport error`.
+/// What went wrong, on one line, in words that hold more than `transport error`. A server may say anything.
 pub(crate) fn text_of(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut source = std::error::Error::source(status);
@@ -186,7 +186,7 @@ pub(crate) fn text_of(status: &Status) -> String {
     if text.contains("InvalidContentType") {
         text.push_str(": what answers does not speak TLS");
     }
-    text.chars().take(1000).collect()
+    visible_line(&text).chars().take(1000).collect()
 }
 
 /// The name of a code in the gRPC specification.

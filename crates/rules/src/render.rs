@@ -3,6 +3,7 @@
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use minibuild_core::{visible, visible_line};
 
 use crate::diag::{Diagnostic, Diagnostics, Severity, Sources, Span};
 
@@ -49,13 +50,13 @@ fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
         }
     }
     for hint in &diagnostic.hints {
-        group = group.element(Level::HELP.with_name("hint").message(hint.as_str()));
+        group = group.element(Level::HELP.with_name("hint").message(visible(hint)));
     }
     group
 }
 
 fn snippet<'a>(sources: &'a Sources, span: Span) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    Snippet::source(sources.text(span.file)).path(sources.path(span.file))
+    Snippet::source(sources.text(span.file)).path(visible_line(sources.path(span.file)))
 }
 
 fn snippet_of_note<'a>(
@@ -73,7 +74,7 @@ fn annotation<'a>(
     label: &'a str,
 ) -> annotate_snippets::Annotation<'a> {
     let annotation = kind.span(clamped(sources.text(span.file), span));
-    if label.is_empty() { annotation } else { annotation.label(label) }
+    if label.is_empty() { annotation } else { annotation.label(visible(label)) }
 }
 
 /// The span inside the text, on character borders.
@@ -121,6 +122,17 @@ mod tests {
         check("é = \"ü\" bad", "1:9", "1 | é = \"ü\" bad\n  |         ^^^\n");
         check("\tx = bad", "1:6", "1 |     x = bad\n  |         ^^^\n");
         check("bad", "1:1", "1 | bad\n  | ^^^\n");
+    }
+
+    #[test]
+    fn no_text_reaches_a_terminal_as_more_than_text() {
+        let mut sources = Sources::default();
+        let file = sources.add("a\x1b[31m/BUILD.toml", Arc::from("x = \"\x1b[31m\""));
+        let mut diagnostics = Diagnostics::default();
+        let place = Span::new(file, 0..1);
+        diagnostics.push(Diagnostic::at(place, "a\x1b[31m").hint("b\x1b[31m").note(place, "c\x1b[31m"));
+        let shown = render(&diagnostics, &sources, false);
+        assert!(!shown.contains('\x1b') && shown.matches("␛[31m").count() == 5, "{shown}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod operation;
 
 use std::time::Duration;
 
-use minibuild_core::{Blob, Digest, ExecutionReport, ExecutionStatus, Level, RemoteRequest, RemoteStage};
+use minibuild_core::{Blob, Digest, ExecutionReport, ExecutionStatus, Level, RemoteRequest, RemoteStage, visible_line};
 use minibuild_reapi::decode::{digest_message, function_number};
 use minibuild_reapi::proto::longrunning::{self, operation::Result as Done};
 use minibuild_reapi::proto::{execution as proto, read, rpc};
@@ -223,7 +223,7 @@ impl Execution<'_> {
             Ok(stream) => match self.follow(stream).await {
                 // Some servers send the refusal in the stream.
                 Outcome::Ended(Ending::Refused(status)) if !is_about_the_action(&status) => {
-                    Ending::Forgotten(status.message).into()
+                    Ending::Forgotten(visible_line(&status.message).into_owned()).into()
                 }
                 outcome => outcome,
             },

@@ -285,3 +285,12 @@ fn a_server_without_our_function_or_instance_says_so() {
     let digest = fixture.put(&bytes);
     assert!(fixture.download(digest).expect("is there") == bytes);
 }
+
+#[test]
+fn texts_of_a_server_are_one_line_without_control_characters() {
+    let fake = super::fake::Fake::new(false);
+    let words = "\x1b]0;owned\x07\x1b[31mno\n::error::forged";
+    super::fake::then(&fake.script.missing, move |_| Err(tonic::Status::permission_denied(words)));
+    let error = Fixture::of(&fake.address, |_| {}).ensure(&[blob(b"x")]).expect_err("refused").to_string();
+    assert!(error.contains("␛]0;owned␇␛[31mno ::error::forged"), "{error:?}");
+}

@@ -295,10 +295,13 @@ pub struct ExecutionReport {
     pub run: RunId,
     /// How it ended.
     pub status: ExecutionStatus,
-    /// Standard output.
+    /// Standard output, or an excerpt: see `whole_output`.
     pub stdout: Vec<u8>,
-    /// Standard error.
+    /// Standard error, likewise.
     pub stderr: Vec<u8>,
+    /// Where output is too long to be kept in memory: the files with all of it, that of standard output before that of standard
+    /// error, for whoever takes the report. The next build removes them.
+    pub whole_output: Vec<WsPath>,
     /// Outputs as found, in the order declared; all of them if the status is `Exited(0)`. Else, and of remote runs only,
     /// those that are there nevertheless.
     pub outputs: Vec<FoundOutput>,
@@ -328,6 +331,7 @@ impl ExecutionReport {
             status,
             stdout: Vec::new(),
             stderr: Vec::new(),
+            whole_output: Vec::new(),
             outputs: Vec::new(),
             depfile: None,
             changed_inputs: Vec::new(),

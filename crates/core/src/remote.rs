@@ -264,7 +264,7 @@ pub struct UploadRequest {
     pub outputs: Vec<FoundOutput>,
     /// The depfile with its bytes; part of the result.
     pub depfile: Option<(WsPath, Arc<[u8]>)>,
-    /// Standard output.
+    /// Standard output, all of it.
     pub stdout: Arc<[u8]>,
     /// Standard error.
     pub stderr: Arc<[u8]>,

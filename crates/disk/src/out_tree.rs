@@ -260,19 +260,28 @@ impl OutTree {
     /// # Errors
     /// Where it is something else or cannot be read.
     pub fn read(&self, path: &WsPath) -> Result<Option<Vec<u8>>, DiskError> {
+        let Some(mut file) = self.open_file(path)? else { return Ok(None) };
+        let mut content = Vec::new();
+        let read = io::Read::read_to_end(&mut file, &mut content);
+        read.map(|_| Some(content)).map_err(|e| DiskError::new("read", path.as_str(), e))
+    }
+
+    /// Opens the file at `path` for reading, `None` where there is nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn open_file(&self, path: &WsPath) -> Result<Option<File>, DiskError> {
         let (parent, name) = self.split(path)?;
         let dir = match self.open_dir(parent) {
             Err(error) if is_absent(error.os_error()) => return Ok(None),
             opened => opened?,
         };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut content = Vec::new();
-        let read = match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
-            Ok(opened) => io::Read::read_to_end(&mut File::from(opened), &mut content),
-            Err(Errno::NOENT) => return Ok(None),
-            Err(error) => Err(error.into()),
-        };
-        read.map(|_| Some(content)).map_err(|e| DiskError::new("read", path.as_str(), e))
+        match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
+            Ok(opened) => Ok(Some(File::from(opened))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(DiskError::new("read", path.as_str(), error)),
+        }
     }
 
     /// Makes the directory `path` with its parents.

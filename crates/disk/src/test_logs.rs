@@ -2,9 +2,15 @@
 //!
 //! It does not know which tests there are.
 
-use minibuild_core::{STATE_ROOT, TEST_LOG_ROOT, WrittenFile, WsPath};
+use std::fs::File;
+use std::io;
+
+use minibuild_core::{LONG_OUTPUT_ROOT, STATE_ROOT, TEST_LOG_ROOT, WrittenFile, WsPath};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::DiskError;
+use crate::mode::set_mode;
 use crate::out_tree::{OutTree, retry_writable};
 
 impl OutTree {
@@ -16,6 +22,41 @@ impl OutTree {
         self.write(log)?;
         // That of an earlier run must not take its place one day.
         kept_place(&log.path).map_or(Ok(()), |kept| self.remove(&kept))
+    }
+
+    /// Makes the log of a test that ran of the files with what it printed, which are gone then. The first one becomes the log: a
+    /// long output is not copied.
+    ///
+    /// # Errors
+    /// Where that cannot be done.
+    pub fn join_log(&self, path: &WsPath, parts: &[WsPath]) -> Result<(), DiskError> {
+        let failed = |e: io::Error| DiskError::new("write", path.as_str(), e);
+        self.write_log(&WrittenFile { path: path.clone(), content: Vec::new(), executable: false })?;
+        let Some((first, rest)) = parts.split_first() else { return Ok(()) };
+        let opened = self.open_to_append(first)?;
+        for part in rest {
+            let file = self.open_file(part)?;
+            file.map_or(Ok(0), |mut file| io::copy(&mut file, &mut &opened)).map_err(failed)?;
+            self.remove(part)?;
+        }
+        set_mode(&opened, Mode::from_raw_mode(0o444)).map_err(|e| failed(e.into()))?;
+        self.move_file(first, path)
+    }
+
+    fn open_to_append(&self, path: &WsPath) -> Result<File, DiskError> {
+        let (dir, name) = self.split(path)?;
+        let dir = self.open_dir(dir)?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&dir, name, flags, Mode::empty());
+        opened.map(File::from).map_err(|e| DiskError::new("write", path.as_str(), e))
+    }
+
+    /// Removes what an earlier build kept of long outputs.
+    ///
+    /// # Errors
+    /// Where it cannot be removed.
+    pub fn sweep_long_output(&self) -> Result<(), DiskError> {
+        WsPath::new(LONG_OUTPUT_ROOT).map_or(Ok(()), |path| self.remove(&path))
     }
 
     /// Moves all logs to where `clean` leaves them.
@@ -53,7 +94,11 @@ impl OutTree {
         self.write(&WrittenFile { path: path.clone(), content, executable: false })
     }
 
-    fn move_file(&self, from: &WsPath, to: &WsPath) -> Result<(), DiskError> {
+    /// Renames a file, with parent directories made, over whatever file lies there.
+    ///
+    /// # Errors
+    /// Where it cannot be moved.
+    pub fn move_file(&self, from: &WsPath, to: &WsPath) -> Result<(), DiskError> {
         let (from_dir, from_name) = self.split(from)?;
         let (to_dir, to_name) = self.split(to)?;
         let (from_dir, to_dir) = (self.open_dir(from_dir)?, self.ensure_dir(to_dir)?);

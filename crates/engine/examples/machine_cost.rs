@@ -198,6 +198,7 @@ fn report(model: &Model, request: &ExecutionRequest, round: u8) -> ExecutionRepo
         status: ExecutionStatus::Exited(0),
         stdout: Vec::new(),
         stderr: Vec::new(),
+        whole_output: Vec::new(),
         outputs: vec![FoundOutput { meta, stamps: vec![stamp(number)] }],
         depfile: None,
         changed_inputs: Vec::new(),

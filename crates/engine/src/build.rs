@@ -20,7 +20,9 @@ use rustc_hash::FxHashMap;
 
 use crate::begun::Begun;
 use crate::lock::WorkspaceLock;
-use crate::machine::{Ended, Event, Goals, Machine, Outcome, Progress, RunningAction, Shown, SourceFact, Step, Wanted};
+use crate::machine::{
+    Ended, Event, Goals, LogText, Machine, Outcome, Progress, RunningAction, Shown, SourceFact, Step, Wanted,
+};
 use crate::moment::Moment;
 use crate::state::State;
 use crate::sweep::Sweep;
@@ -144,6 +146,7 @@ impl Build<'_> {
         }
         self.tree.sweep_staging()?;
         self.tree.sweep_trash()?;
+        self.tree.sweep_long_output()?;
         let sweep =
             Sweep { model: &self.model, packages: self.packages, tree: &self.tree, store: self.store.as_deref() };
         sweep.run(&mut state)?;
@@ -425,9 +428,12 @@ impl Driver {
                 Step::Show(shown) => reporter.show(&shown),
                 Step::Discard(path) => self.warn_if_failed(self.tree.set_aside(&path), reporter),
                 Step::Delete(path) => self.warn_if_failed(self.tree.delete(&path), reporter),
-                Step::WriteLog(path, content) => {
+                Step::WriteLog(path, LogText::Bytes(content)) => {
                     let log = WrittenFile { path, content, executable: false };
                     self.warn_if_failed(self.tree.write_log(&log), reporter);
+                }
+                Step::WriteLog(path, LogText::Files(parts)) => {
+                    self.warn_if_failed(self.tree.join_log(&path, &parts), reporter);
                 }
                 Step::Finish(outcome) => return Some(outcome),
             }

@@ -8,6 +8,7 @@
 mod bell;
 mod crew;
 mod desk;
+mod excerpt;
 mod executor;
 mod helper;
 mod inputs;

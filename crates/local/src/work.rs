@@ -2,16 +2,19 @@
 //!
 //! It does not know other runs, nor what comes of its reports.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactKind, ExecutionReport, ExecutionRequest, ExecutionStatus, RunId, STATE_ROOT, StopReason, WsPath,
+    ArtifactKind, ExecutionReport, ExecutionRequest, ExecutionStatus, LONG_OUTPUT_ROOT, RunId, STATE_ROOT, StopReason,
+    WsPath,
 };
 use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree};
 
+use crate::excerpt::{LONGEST_OUTPUT, excerpt};
 use crate::inputs::InputRecheck;
 use crate::protocol::{End, Outcome, Parcel, RunCommand};
 use crate::spawn::joined;
@@ -114,6 +117,10 @@ impl Place {
             }
             Err(error) => report.status = ExecutionStatus::Infrastructure(error.render()),
         }
+        if matches!(report.status, ExecutionStatus::Stopped(_)) {
+            // Nobody is interested in what it printed. The next build looks again for what cannot be removed.
+            report.whole_output.drain(..).for_each(|path| drop(self.tree.remove(&path)));
+        }
         if outcome.left_files {
             // What cannot be removed is nobody's any more; the next build tries again.
             let _ = self.tree.remove(&of_run(seat, "tmp", seq));
@@ -128,6 +135,7 @@ impl Place {
         Box::new(ExecutionReport { changed_inputs, ..ExecutionReport::new(request.run, status) })
     }
 
+    /// Takes what the command printed into the report; what is too long for memory stays in files.
     fn take_logs(
         &self,
         seat: usize,
@@ -135,18 +143,28 @@ impl Place {
         outcome: &Outcome,
         report: &mut ExecutionReport,
     ) -> Result<(), DiskError> {
-        let take = |name: &str, length: u64| {
+        let is_long = outcome.stdout_len + outcome.stderr_len > LONGEST_OUTPUT;
+        let RunId { action, attempt } = report.run;
+        let mut take = |name: &str, length: u64| {
             if length == 0 {
                 return Ok(Vec::new());
             }
             let path = of_run(seat, name, seq);
-            let bytes = self.tree.read(&path)?;
-            self.tree.remove(&path)?;
-            let missing = || DiskError::new("read", path.as_str(), io::Error::from(io::ErrorKind::NotFound));
-            bytes.ok_or_else(missing)
+            let failed = |error| DiskError::new("read", path.as_str(), error);
+            let file = self.tree.open_file(&path)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+            let text = if is_long { excerpt(&file, length) } else { read_whole(file) }.map_err(failed)?;
+            if is_long {
+                let kept = format!("{LONG_OUTPUT_ROOT}/{}.{attempt}.{name}", action.index());
+                let kept = WsPath::new(&kept).expect("constant segments and numbers");
+                self.tree.move_file(&path, &kept)?;
+                report.whole_output.push(kept);
+            } else {
+                self.tree.remove(&path)?;
+            }
+            Ok(text)
         };
-        report.stdout = take("out", outcome.stdout_len)?;
-        report.stderr = take("err", outcome.stderr_len)?;
+        let (stdout, stderr) = (take("out", outcome.stdout_len)?, take("err", outcome.stderr_len)?);
+        (report.stdout, report.stderr) = (stdout, stderr);
         Ok(())
     }
 
@@ -221,6 +239,12 @@ impl Place {
 /// The depfile, unless it is an output as well.
 fn private_depfile(request: &ExecutionRequest) -> Option<&WsPath> {
     request.depfile.as_ref().filter(|path| request.outputs.iter().all(|output| output.path != **path))
+}
+
+fn read_whole(mut file: File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// What a helper named after a run.

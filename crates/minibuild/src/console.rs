@@ -8,13 +8,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
-use minibuild_core::{BuildEvent, CommandLine, DownloadReason, Level, OutputEvent, Runner, TestStatus};
+use minibuild_core::{
+    BuildEvent, CommandLine, DownloadReason, Level, OutputEvent, Runner, TestStatus, WsPath, visible, visible_line,
+};
 use minibuild_engine::machine::{Outcome, Progress, RunningAction, Shown};
 use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
 
 use crate::background::BackgroundWriter;
 use crate::progress::{Rate, bar_text, line_text};
 use crate::quote;
+use crate::tool_output::ToolOutput;
 
 /// How often the bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
@@ -28,6 +31,7 @@ pub struct Console {
     bar: Option<ProgressBar>,
     plain: bool,
     color: bool,
+    tool_output: ToolOutput,
     verbose: bool,
     explain: bool,
     test_output: TestOutput,
@@ -47,6 +51,7 @@ impl Console {
     /// A console for these settings, which writes to `out`.
     pub fn new(settings: &Settings, root: &str, explain: bool, out: BackgroundWriter) -> Self {
         let terminal = io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+        let color = use_color(settings.color);
         let bar = match settings.progress {
             ProgressMode::Auto => terminal,
             ProgressMode::Bar => true,
@@ -57,7 +62,8 @@ impl Console {
             bar: bar.then(|| new_bar(out.clone())),
             out,
             plain: !bar && settings.progress != ProgressMode::None,
-            color: use_color(settings.color),
+            color,
+            tool_output: ToolOutput { colour: color, is_terminal: io::stderr().is_terminal() },
             verbose: settings.verbose,
             explain,
             test_output: settings.test_output,
@@ -74,9 +80,13 @@ impl Console {
 
     /// Prints lines, around the bar if there is one.
     pub fn print(&self, text: &str) {
+        self.print_bytes(text.as_bytes());
+    }
+
+    fn print_bytes(&self, text: &[u8]) {
         let write = || {
-            self.out.put(text.as_bytes());
-            if !text.ends_with('\n') {
+            self.out.put(text);
+            if !text.ends_with(b"\n") {
                 self.out.put(b"\n");
             }
         };
@@ -100,7 +110,7 @@ impl Console {
 
     /// Prints a message.
     pub fn message(&self, level: Level, text: &str) {
-        self.print(&format!("{} {text}", self.tag(level)));
+        self.print(&format!("{} {}", self.tag(level), visible(text)));
     }
 
     /// Takes note of an event, and prints those that are for people.
@@ -143,7 +153,7 @@ impl Console {
     /// Shows a command that is about to be started, with `-v`.
     pub fn starting(&self, label: &str, command: &CommandLine) {
         if self.verbose && !command.argv.is_empty() {
-            self.print(&format!("# {label}\n{}", quote::command(command)));
+            self.print(&format!("# {label}\n{}", visible(&quote::command(command))));
         }
     }
 
@@ -154,31 +164,33 @@ impl Console {
             (Some(TestStatus::Passed | TestStatus::Cached), _) => false,
             (Some(_), output) => output == TestOutput::Errors,
         };
-        let mut block = match &shown.failure {
+        let heading = match &shown.failure {
             Some(why) => self.failure(shown, why),
             None => format!("{} From {} ({}):\n", self.tag(Level::Info), shown.label, shown.mnemonic),
         };
+        let mut block = heading.into_bytes();
         if wanted {
             for stream in [&shown.stdout, &shown.stderr] {
-                block.push_str(&String::from_utf8_lossy(stream));
-                if !block.ends_with('\n') {
-                    block.push('\n');
-                }
+                self.tool_output.append_block(stream, &mut block);
+            }
+            if !shown.whole_output.is_empty() {
+                let files: Vec<&str> = shown.whole_output.iter().map(WsPath::as_str).collect();
+                block.extend_from_slice(format!("  the whole output: {}\n", files.join(", ")).as_bytes());
             }
         } else if shown.failure.is_none() {
             return;
         }
-        self.print(&block);
+        self.print_bytes(&block);
     }
 
     fn failure(&mut self, shown: &Shown, why: &str) -> String {
-        let headline = format!("{} ({}) failed: {why}", shown.label, shown.mnemonic);
+        let headline = visible(&format!("{} ({}) failed: {why}", shown.label, shown.mnemonic)).into_owned();
         self.problems.push(headline.clone());
         let mut block = format!("{} {headline}\n", self.tag(Level::Error));
         if !shown.command.argv.is_empty() {
-            block.push_str(&format!("  command: {}\n", quote::command(&shown.command)));
-            block.push_str(&format!("  in:      {}\n", self.root));
-            block.push_str(&format!("  by hand: {}\n", quote::by_hand(&shown.command, &self.root)));
+            block.push_str(&format!("  command: {}\n", visible(&quote::command(&shown.command))));
+            block.push_str(&format!("  in:      {}\n", visible(&self.root)));
+            block.push_str(&format!("  by hand: {}\n", visible(&quote::by_hand(&shown.command, &self.root))));
         }
         block
     }
@@ -251,7 +263,7 @@ impl Console {
                 for output in outputs {
                     let absent = format!("{} (not downloaded, {})", output.path, output.digest);
                     let line = if output.present == Some(false) { &absent } else { &output.path };
-                    text.push_str(&format!("  {line}\n"));
+                    text.push_str(&format!("  {}\n", visible_line(line)));
                 }
             }
         } else {

@@ -15,7 +15,7 @@ use minibuild_graph::parse_depfile;
 
 use super::fetch::fingerprint_of;
 use super::race::Report;
-use super::{MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping};
+use super::{LogText, MAX_ATTEMPTS, Machine, Made, Name, Running, Shown, Status, Step, Stopping};
 use crate::state::{FileRecord, Origin, PrunedRecord, ResultRecord};
 
 /// As many symlinks on one way as the kernel follows.
@@ -367,6 +367,7 @@ impl Machine {
             command: CommandLine::default(),
             stdout: Vec::new(),
             stderr: Vec::new(),
+            whole_output: Vec::new(),
             test: None,
         };
         self.steps.push(Step::Show(Box::new(shown)));
@@ -443,7 +444,10 @@ impl Machine {
             return;
         }
         let log = self.model.test_log_path(action);
-        let text = [&report.stdout[..], &report.stderr[..]].concat();
+        let text = match report.whole_output.is_empty() {
+            true => LogText::Bytes([&report.stdout[..], &report.stderr[..]].concat()),
+            false => LogText::Files(report.whole_output.clone()),
+        };
         self.steps.push(Step::WriteLog(log, text));
         self.emit_test(action, status, 1, report.cost.wall);
     }
@@ -460,6 +464,11 @@ impl Machine {
             Some(_) if report.status == ExecutionStatus::TimedOut => TestStatus::Timeout,
             Some(_) => TestStatus::Failed,
         });
+        let whole_output = match report.whole_output.is_empty() || test.is_none() {
+            true => report.whole_output,
+            // They have become its log.
+            false => vec![self.model.test_log_path(action)],
+        };
         let shown = Shown {
             label: self.model.label_of(action).to_string(),
             mnemonic: self.model.action(action).mnemonic.to_string(),
@@ -467,6 +476,7 @@ impl Machine {
             command,
             stdout: report.stdout,
             stderr: report.stderr,
+            whole_output,
             test,
         };
         self.steps.push(Step::Show(Box::new(shown)));

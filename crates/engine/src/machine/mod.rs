@@ -55,7 +55,7 @@ use crate::state::{ActionName, State, StoreId};
 pub use ended::Ended;
 pub use goals::{Dynamic, Goal, Goals, Lease, RacePolicy, RemoteGoals, StoreGoals, Strategies, Strategy, Uploads};
 pub use preview::{Foreseen, Maybe, OutputPlace, Place, Verdict};
-pub use values::{Event, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
+pub use values::{Event, LogText, Outcome, Progress, RunningAction, Share, Shown, SourceFact, Step, World};
 pub use wanted::Wanted;
 pub use why::Why;
 

@@ -296,9 +296,11 @@ impl Machine {
         self.steps.push(Step::Upload(Box::new(upload)));
     }
 
-    /// Whether the result of a local run may go into caches: it is of the inputs that its key says, and of nothing else.
+    /// Whether the result of a local run may go into caches: it is of the inputs that its key says, and of nothing else, and all
+    /// of its output is in memory.
     pub(super) fn may_be_shared(&self, action: ActionId, report: &ExecutionReport) -> bool {
-        report.changed_inputs.is_empty() && report.killed.is_empty() && !self.outdated.contains(&action)
+        let is_exact = report.changed_inputs.is_empty() && report.killed.is_empty();
+        is_exact && report.whole_output.is_empty() && !self.outdated.contains(&action)
     }
 
     /// What a cache has to have of a result, besides the bytes of its outputs.

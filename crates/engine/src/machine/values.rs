@@ -146,9 +146,18 @@ pub enum Step {
     /// Delete what lies at an output's place and could not be moved away.
     Delete(WsPath),
     /// Write a test's log.
-    WriteLog(WsPath, Vec<u8>),
+    WriteLog(WsPath, LogText),
     /// The build is over.
     Finish(Outcome),
+}
+
+/// What a test printed.
+#[derive(Debug)]
+pub enum LogText {
+    /// All of it.
+    Bytes(Vec<u8>),
+    /// The files that it lies in; they become the log.
+    Files(Vec<WsPath>),
 }
 
 /// An action's block on the console.
@@ -162,10 +171,12 @@ pub struct Shown {
     pub failure: Option<String>,
     /// Its command and environment.
     pub command: minibuild_core::CommandLine,
-    /// Its standard output.
+    /// Its standard output, or an excerpt: see `whole_output`.
     pub stdout: Vec<u8>,
-    /// Its standard error.
+    /// Its standard error, likewise.
     pub stderr: Vec<u8>,
+    /// Where output is too long: the files with all of it.
+    pub whole_output: Vec<WsPath>,
     /// Whether it is a test.
     pub test: Option<TestStatus>,
 }

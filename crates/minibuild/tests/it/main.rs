@@ -22,6 +22,7 @@ mod interrupts;
 mod jobserver;
 mod links;
 mod locking;
+mod output_text;
 mod outputs;
 mod profile;
 mod query;

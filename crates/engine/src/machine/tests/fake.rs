@@ -266,6 +266,7 @@ impl Fake {
             self.disk.get(expected.path.as_str()).is_none_or(|entry| entry.fingerprint() != expected.fingerprint)
         };
         ExecutionReport {
+            whole_output: Vec::new(),
             run: run.request.run,
             status,
             stdout: Vec::new(),

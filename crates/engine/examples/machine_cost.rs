@@ -167,6 +167,7 @@ fn goals(model: &Model, as_one: bool, has_cache: bool) -> Goals {
         memory: 1 << 30,
         keep_going: false,
         fresh_tests: false,
+        streams_tests: false,
         all_events: false,
         strategies: Default::default(),
         dynamic: Default::default(),

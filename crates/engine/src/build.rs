@@ -25,6 +25,7 @@ use crate::machine::{
 };
 use crate::moment::Moment;
 use crate::state::State;
+use crate::streamed::{LOOK_EVERY, StreamedTest};
 use crate::sweep::Sweep;
 use crate::tool_version::VersionCommands;
 use crate::tools::{AskVersion, ToolLook};
@@ -93,6 +94,10 @@ pub trait Reporter {
     fn starting(&mut self, label: &str, command: &CommandLine);
     /// An action's block.
     fn show(&mut self, shown: &Shown);
+    /// A piece of what a test prints that is shown while it runs, to standard output (0) or error (1).
+    fn test_output(&mut self, label: &str, mnemonic: &str, stream: usize, text: &[u8]);
+    /// The test whose output was shown this way has ended. Its block follows, if it has one.
+    fn test_output_ended(&mut self, label: &str);
     /// Called after each event and at least every [`Reporter::tick`].
     fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>);
     /// How often progress is wanted while nothing happens.
@@ -178,6 +183,7 @@ impl Build<'_> {
             disk_failed: None,
             answers: VecDeque::new(),
             undeclared,
+            streamed: None,
             stop,
         };
         Ok(driver.run(events, reporter, at_end))
@@ -312,6 +318,7 @@ struct Driver {
     /// What was done at once, and is told next.
     answers: VecDeque<Event>,
     undeclared: Undeclared,
+    streamed: Option<StreamedTest>,
     stop: StopFlag,
 }
 
@@ -325,6 +332,9 @@ impl Driver {
             if let Some(event) = next.take().and_then(|event| self.hand_on(event)) {
                 if let Event::Executor(ExecutorEvent::Finished(report)) = &event {
                     self.begun.lock().remove(&report.run);
+                    if let Some(test) = self.streamed.take_if(|test| test.run() == report.run) {
+                        test.end(&self.executor, reporter, &self.stop);
+                    }
                 }
                 self.explain_full_disk(&event, reporter);
                 self.tell(Moment::of(&event), reporter);
@@ -365,8 +375,13 @@ impl Driver {
         }
         self.executor.go_on();
         self.flush(reporter);
+        let executor = &self.executor;
+        let more = self.streamed.as_mut().map(|test| match test.show_some(executor, reporter) {
+            true => LOOK_EVERY,
+            false => Duration::ZERO,
+        });
         let wake = self.machine.wake_at().map(|at| at.saturating_sub(self.began.elapsed()));
-        let received = match reporter.tick().into_iter().chain(wake).min() {
+        let received = match reporter.tick().into_iter().chain(wake).chain(more).min() {
             Some(longest) => events.recv_timeout(longest),
             None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
@@ -389,6 +404,7 @@ impl Driver {
                     self.flush(reporter);
                     self.announce(request.run, reporter);
                     self.undeclared.watch(&request);
+                    self.streamed = self.machine.streams(request.run.action).then(|| self.streamed_test(request.run));
                     self.executor.start(*request);
                 }
                 Step::Stop(run, reason) => self.executor.stop(run, reason),
@@ -445,6 +461,11 @@ impl Driver {
         if let Some(moment) = moment.filter(|_| reporter.wants_moments()) {
             reporter.moment(self.began.elapsed(), &moment);
         }
+    }
+
+    fn streamed_test(&self, run: RunId) -> StreamedTest {
+        let mnemonic = self.machine.mnemonic(run.action);
+        StreamedTest::new(run, self.machine.label(run.action), mnemonic)
     }
 
     fn announce(&self, run: RunId, reporter: &mut dyn Reporter) {

@@ -13,6 +13,7 @@ pub mod moment;
 pub mod preview;
 pub mod snapshot;
 pub mod state;
+mod streamed;
 mod sweep;
 mod tool_version;
 pub mod tools;

@@ -132,6 +132,14 @@ impl<W> Desk<W> {
         self.entry(seq).map(|entry| entry.run)
     }
 
+    /// Where the run's command runs now.
+    pub(crate) fn seat_of(&self, run: RunId) -> Option<usize> {
+        self.entries.iter().find(|entry| entry.run == run).and_then(|entry| match entry.stage {
+            Stage::Given(at) => Some(at).filter(|&at| self.seats[at].given.front() == Some(&entry.seq)),
+            _ => None,
+        })
+    }
+
     /// Whether nothing is under way.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -4,8 +4,10 @@
 //! them – nor what an action is for.
 
 use std::ffi::{CString, OsString};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,6 +18,7 @@ use minibuild_disk::{FileClock, OutTree};
 use crate::helper;
 use crate::inputs::InputRecheck;
 use crate::jobserver::Jobserver;
+use crate::scratch::LOGS;
 use crate::service::{Common, Service, Shared};
 use crate::work::{Place, Work};
 
@@ -69,6 +72,22 @@ impl LocalExecutor {
         if desk.is_low() {
             self.common.call(&mut shared);
         }
+    }
+
+    /// What a command that runs now writes to: its standard output and error. `None` where it has not begun.
+    pub fn output_of(&self, run: RunId) -> Option<[File; 2]> {
+        let seat = self.common.shared().desk.seat_of(run)?;
+        let tree = &self.common.place.tree;
+        let path = |name: &str| Place::dir(seat).join(name).ok();
+        let open = |name: &str| tree.open_file(&path(name)?).ok()?;
+        let files = [open(LOGS[0])?, open(LOGS[1])?];
+        // Those of the run have other names once it is over.
+        let is_there = |(file, name): (&File, &str)| {
+            let seen = path(name).and_then(|path| tree.look(&path).ok());
+            let opened = file.metadata().ok();
+            seen.zip(opened).is_some_and(|(seen, opened)| seen.fingerprint.ino == opened.ino())
+        };
+        files.iter().zip(LOGS).all(is_there).then_some(files)
     }
 
     fn stop_where(&self, run: Option<RunId>, reason: StopReason) {

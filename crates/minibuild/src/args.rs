@@ -312,7 +312,7 @@ pub struct BuildFlags {
     /// Run tests even if their pass is known.
     #[arg(long)]
     pub no_cache_tests: bool,
-    /// Which tests' output is shown: errors, all or summary.
+    /// Which tests' output is shown: errors, all, summary, or streamed (while they run, one at a time).
     #[arg(long, value_name = "WHICH")]
     pub test_output: Option<String>,
     /// Show commands as they start.

@@ -17,6 +17,7 @@ use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
 use crate::background::BackgroundWriter;
 use crate::progress::{Rate, bar_text, line_text};
 use crate::quote;
+use crate::test_stream::TestStream;
 use crate::tool_output::ToolOutput;
 
 /// How often the bar is drawn.
@@ -42,6 +43,8 @@ pub struct Console {
     /// Targets that are up to date and too many to be named.
     unnamed: usize,
     tests: BTreeMap<String, (TestStatus, u64, String)>,
+    /// The test whose output was shown as it came, and what of it is left.
+    streamed: Option<(String, TestStream)>,
     problems: Vec<String>,
     /// Files and bytes that came down, by reason.
     downloads: BTreeMap<(bool, &'static str), (u64, u64)>,
@@ -73,6 +76,7 @@ impl Console {
             targets: Vec::new(),
             unnamed: 0,
             tests: BTreeMap::new(),
+            streamed: None,
             problems: Vec::new(),
             downloads: BTreeMap::new(),
         }
@@ -157,9 +161,39 @@ impl Console {
         }
     }
 
+    /// A piece of what a test prints that runs.
+    pub fn test_output(&mut self, label: &str, mnemonic: &str, stream: usize, text: &[u8]) {
+        if self.streamed.as_ref().is_none_or(|(streamed, _)| streamed != label) {
+            self.print(&format!("{} From {label} ({mnemonic}):", self.tag(Level::Info)));
+        }
+        let (streamed, mut rest) = self.streamed.take().unwrap_or_default();
+        if streamed != label {
+            rest = TestStream::default();
+        }
+        let lines = rest.take(stream, text, self.tool_output);
+        if !lines.is_empty() {
+            self.print_bytes(&lines);
+        }
+        self.streamed = Some((label.to_owned(), rest));
+    }
+
+    /// That test has ended.
+    pub fn test_output_ended(&mut self, label: &str) {
+        if let Some((streamed, rest)) = &mut self.streamed
+            && streamed == label
+        {
+            let lines = std::mem::take(rest).end(self.tool_output);
+            if !lines.is_empty() {
+                self.print_bytes(&lines);
+            }
+        }
+    }
+
     /// An action's block: its output, or its failure.
     pub fn show(&mut self, shown: &Shown) {
+        let is_streamed = shown.test.is_some() && self.streamed.take_if(|(label, _)| *label == shown.label).is_some();
         let wanted = match (shown.test, self.test_output) {
+            _ if is_streamed => false,
             (None, _) | (_, TestOutput::All | TestOutput::Streamed) => true,
             (Some(TestStatus::Passed | TestStatus::Cached), _) => false,
             (Some(_), output) => output == TestOutput::Errors,

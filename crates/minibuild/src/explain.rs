@@ -182,6 +182,7 @@ fn goals(
         memory: u64::MAX,
         keep_going: true,
         fresh_tests: !settings.cache_tests,
+        streams_tests: false,
         all_events: false,
         strategies: remote_side::strategies(settings),
         dynamic: remote_side::dynamic(settings),

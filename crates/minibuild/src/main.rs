@@ -24,6 +24,7 @@ mod session;
 mod signals;
 mod stores;
 mod tell;
+mod test_stream;
 mod tool_output;
 mod workspace;
 

@@ -22,7 +22,7 @@ use minibuild_engine::snapshot::Key;
 use minibuild_engine::state::State;
 use minibuild_graph::HostFacts;
 use minibuild_rules::{
-    ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, load,
+    ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, TestOutput, load,
     load_settings, render,
 };
 use minibuild_store::Stores;
@@ -389,6 +389,7 @@ impl Session<'_> {
             memory: workspace::memory(),
             keep_going: settings.keep_going,
             fresh_tests: !settings.cache_tests,
+            streams_tests: self.kind == Kind::Test && settings.test_output == TestOutput::Streamed,
             all_events: self.flags.events_detail.is_some(),
             strategies: remote_side::strategies(settings),
             dynamic: remote_side::dynamic(settings),
@@ -625,6 +626,14 @@ impl Reporter for Told<'_> {
 
     fn show(&mut self, shown: &Shown) {
         self.console.show(shown);
+    }
+
+    fn test_output(&mut self, label: &str, mnemonic: &str, stream: usize, text: &[u8]) {
+        self.console.test_output(label, mnemonic, stream, text);
+    }
+
+    fn test_output_ended(&mut self, label: &str) {
+        self.console.test_output_ended(label);
     }
 
     fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>) {

@@ -14,7 +14,7 @@ pub struct ToolOutput {
 }
 
 /// Ends whatever colours were begun.
-const RESET: &[u8] = b"\x1b[0m";
+pub const RESET: &[u8] = b"\x1b[0m";
 const ESCAPE: u8 = 0x1b;
 
 impl ToolOutput {

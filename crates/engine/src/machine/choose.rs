@@ -99,12 +99,13 @@ impl Machine {
         let urgency = self.urgency_of(action);
         let history = self.state.action(&key_path(&self.model, action)).map(|known| known.times).unwrap_or_default();
         let row = self.model.action(action);
+        let exclusive = self.is_exclusive(action);
         let Some(chooser) = &mut self.chooser else { return };
         let ready = Ready {
             here: sides.here,
             there: sides.there,
             may_look_up: asks,
-            exclusive: row.tags.exclusive,
+            exclusive,
             urgency,
             mnemonic: chooser.mnemonics.get(&*row.mnemonic).copied().unwrap_or_default(),
             history,

@@ -34,6 +34,8 @@ pub struct Goals {
     pub keep_going: bool,
     /// Runs tests whose pass is known, too.
     pub fresh_tests: bool,
+    /// The output of tests is shown while they run: one at a time, and here where they may run here.
+    pub streams_tests: bool,
     /// `action_completed` for each up-to-date action, not only those of requested targets.
     pub all_events: bool,
     /// Where actions are meant to run.

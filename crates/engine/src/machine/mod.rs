@@ -426,6 +426,11 @@ impl Machine {
         self.model.label_of(action).to_string()
     }
 
+    /// The mnemonic of an action.
+    pub fn mnemonic(&self, action: ActionId) -> String {
+        self.model.action(action).mnemonic.to_string()
+    }
+
     /// The command of an action that runs.
     pub fn command(&self, action: ActionId) -> Option<&minibuild_core::CommandLine> {
         self.running.get(&action).map(|running| &running.made.command)
@@ -559,6 +564,16 @@ impl Machine {
     fn set_done(&mut self, action: ActionId, runner: Runner) {
         self.runners[action.index()] = runner;
         self.set_status(action, Status::Done);
+    }
+
+    /// Whether the output of the action is shown while it runs here.
+    pub fn streams(&self, action: ActionId) -> bool {
+        self.goals.streams_tests && self.is_test(action)
+    }
+
+    /// Whether nothing else runs here beside the action: its tag says so, or else its output would be mixed with others'.
+    fn is_exclusive(&self, action: ActionId) -> bool {
+        self.model.action(action).tags.exclusive || self.streams(action)
     }
 
     fn is_test(&self, action: ActionId) -> bool {

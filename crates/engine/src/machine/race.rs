@@ -251,7 +251,7 @@ impl Machine {
 
     fn begin_local(&mut self, action: ActionId, attempt: Attempt) {
         self.begin_usage(action);
-        self.exclusive_running |= self.model.action(action).tags.exclusive;
+        self.exclusive_running |= self.is_exclusive(action);
         self.forget_outputs(action);
         self.begin_writing(action);
         let run = Run::new(attempt.0, self.now);
@@ -373,7 +373,7 @@ impl Machine {
                 self.forget_private_files(&report);
                 self.end_usage(run.action);
                 self.note_pace(run.action, &report);
-                self.exclusive_running &= !self.model.action(run.action).tags.exclusive;
+                self.exclusive_running &= !self.is_exclusive(run.action);
             }
             Branch::Remote => self.running_there -= 1,
         }

@@ -59,6 +59,8 @@ impl Machine {
         Ok(match self.goals.strategies.of(&self.model.action(action).mnemonic) {
             Strategy::Local => Sides { here: true, there: false },
             Strategy::Remote => Sides { here: false, there: true },
+            // Of a race only the winner's output may be shown.
+            Strategy::Dynamic if self.streams(action) => Sides { here: true, there: false },
             Strategy::Dynamic => may,
         })
     }

@@ -166,7 +166,7 @@ impl Machine {
         if let Some(user) = self.user_of(action) {
             return Some(Cause::InUse(user));
         }
-        if self.model.action(action).tags.exclusive && self.running_here > 0 {
+        if self.is_exclusive(action) && self.running_here > 0 {
             return Some(Cause::Exclusive);
         }
         self.fit(action, usage)
@@ -358,6 +358,7 @@ impl Machine {
             (Some(reason), ..) if !matches!(reason, Reason::OnlySide | Reason::RemoteFailed) => reason.to_string(),
             (_, Branch::Local, _) if self.local_only.contains(&action) => "the remote side failed".to_owned(),
             (Some(Reason::RemoteFailed), ..) => Reason::RemoteFailed.to_string(),
+            (_, Branch::Local, _) if self.streams(action) => "its output is streamed".to_owned(),
             (_, Branch::Local, Strategy::Local) => "the strategy is local".to_owned(),
             (_, Branch::Remote, Strategy::Remote) => "the strategy is remote".to_owned(),
             (_, Branch::Local, _) => "it may only run here".to_owned(),

@@ -34,6 +34,7 @@ mod serve;
 mod signals;
 mod snapshot;
 mod store;
+mod streamed_tests;
 mod tell;
 mod test_cmd;
 mod tools;

@@ -118,6 +118,7 @@ impl Choices<'_> {
             ahead: 0,
             keep_going: self.one_in(2),
             fresh_tests: self.one_in(8),
+            streams_tests: self.one_in(8),
             strategy: [Strategy::Local, Strategy::Remote, Strategy::Dynamic, Strategy::Dynamic][self.below(4)],
             dynamic: Dynamic {
                 duplicates: None,

@@ -209,6 +209,21 @@ fn an_exclusive_action_runs_alone() {
     session.finish(|_| 0);
 }
 
+#[test]
+fn streamed_tests_run_alone() {
+    let targets = vec![test(&[Source(0)]), action(&[Source(0)]), test(&[Source(0)])];
+    let mut bench = Bench::new(1, targets);
+    let mut session = bench.begin(&Ask { streams_tests: true, ..ask(&[0, 1, 2]) }.jobs(3));
+    let mut seen = Vec::new();
+    while let [first, ..] = session.running()[..] {
+        seen.push(session.running().to_vec());
+        session.end(first, End::ByItself);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [[0], [1], [2]]);
+    session.finish(|_| 0);
+}
+
 fn taking(resources: Resources) -> Spec {
     Spec { resources, ..test(&[Source(0)]) }
 }

@@ -14,21 +14,21 @@ use minibuild_core::{
     WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
-use minibuild_graph::{CycleError, HostFacts, Node};
+use minibuild_graph::{CycleError, HostFacts};
 use minibuild_local::{Jobserver, LocalConfig, LocalExecutor};
 use rustc_hash::FxHashMap;
 
 use crate::begun::Begun;
 use crate::lock::WorkspaceLock;
 use crate::machine::{
-    Ended, Event, Goals, LogText, Machine, Outcome, Progress, RunningAction, Shown, SourceFact, Step, Wanted,
+    Ended, Event, Goals, LogText, Machine, Outcome, Progress, RunningAction, Shown, SourceFact, Step,
 };
 use crate::moment::Moment;
+use crate::parts::Parts;
 use crate::state::State;
 use crate::streamed::{LOOK_EVERY, StreamedTest};
 use crate::sweep::Sweep;
 use crate::tool_version::VersionCommands;
-use crate::tools::{AskVersion, ToolLook};
 use crate::undeclared::Undeclared;
 use crate::world::Look;
 
@@ -261,43 +261,6 @@ impl Build<'_> {
         };
         let executor = LocalExecutor::new(config, Arc::new(sink));
         Ok(executor.map_err(|e| DiskError::new("make", "a descriptor for local commands", e))?)
-    }
-}
-
-/// What a machine is made of, besides the state.
-pub(crate) struct Parts<'a> {
-    pub look: Look<'a>,
-    pub model: &'a Arc<Model>,
-    pub commands: &'a Arc<dyn CommandSource>,
-    pub goals: &'a Goals,
-    pub host: &'a HostFacts,
-    pub env: &'a std::collections::BTreeMap<String, String>,
-}
-
-impl Parts<'_> {
-    /// Looks at the workspace; gives the machine, and what is wanted in the order of needs.
-    /// Without `ask` no tool is started.
-    pub fn machine<'a>(
-        self,
-        mut state: State,
-        ask: Option<&'a mut AskVersion<'a>>,
-    ) -> Result<(Machine, Vec<Node>), BuildError>
-    where
-        Self: 'a,
-    {
-        let (model, goals) = (self.model, self.goals);
-        let wanted = Wanted::new(model, &goals.targets)?;
-        let actions: Vec<_> = wanted.actions().collect();
-        let targets: Vec<_> =
-            goals.targets.iter().flat_map(|goal| goal.artifacts.iter().chain(&goal.runfiles)).copied().collect();
-        let mut world = self.look.at(&actions, &targets, &mut state)?;
-        let mut tools = ToolLook { env: self.env, root: self.look.root, now: self.look.clock.now()?, ask };
-        for &id in actions.iter().flat_map(|&action| &model.action(action).host_tools) {
-            world.tools.entry(id).or_insert_with(|| tools.resolve(&model.host_tools[id.index()], &mut state));
-        }
-        let order = wanted.order.clone();
-        let (model, commands) = (model.clone(), self.commands.clone());
-        Ok((Machine::new(model, commands, wanted, goals.clone(), self.host.clone(), world, state), order))
     }
 }
 

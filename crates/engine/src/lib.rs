@@ -10,6 +10,7 @@ mod links;
 pub mod lock;
 pub mod machine;
 pub mod moment;
+mod parts;
 pub mod preview;
 pub mod snapshot;
 pub mod state;

@@ -12,8 +12,9 @@ use minibuild_disk::{DiskError, FileClock, FsInstant};
 use minibuild_graph::HostFacts;
 use rustc_hash::FxHashMap;
 
-use crate::build::{BuildError, Parts};
+use crate::build::BuildError;
 use crate::machine::{Foreseen, Goals, StoreGoals};
+use crate::parts::Parts;
 use crate::state::State;
 use crate::world::Look;
 

@@ -10,9 +10,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use minibuild_core::StopFlag;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::blobs::{Rights, ensure_dir, since_epoch};
@@ -26,6 +28,11 @@ const FULL_FOR: u64 = 60;
 /// A collection makes so much room, in hundredths of the limit, that not each result needs one.
 const KEPT_PERCENT: u64 = 90;
 
+/// How long the lock is waited for. Who holds it longer lists a large cache, or means ill: who may read a file may lock it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is tried meanwhile.
+const TRY_EVERY: Duration = Duration::from_millis(10);
+
 /// The directories whose files count.
 const COUNTED: [&str; 2] = ["cas", "ac"];
 
@@ -36,6 +43,9 @@ pub(crate) struct Budget {
     rights: Rights,
     size: File,
     session: Mutex<Session>,
+    /// The lock was not to be had last time: nobody waits for it again before it is.
+    is_busy: AtomicBool,
+    stop: StopFlag,
 }
 
 /// The directory in which this process writes before it publishes.
@@ -65,26 +75,27 @@ struct Account {
 
 impl Budget {
     /// That of the cache in `root`.
-    pub fn open(root: OwnedFd, limit: Option<u64>, rights: Rights) -> io::Result<Self> {
+    pub fn open(root: OwnedFd, limit: Option<u64>, rights: Rights, stop: StopFlag) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = rights.file | Mode::RUSR | Mode::WUSR;
         let size = File::from(rustix::fs::openat(&root, "size", flags, mode)?);
         // The process's mask is not for what is shared; another owner has done the same.
         let _ = rustix::fs::fchmod(&size, mode);
         let session = Session { dir: None, name: String::new(), held: None, reserved: 0, next: 0 };
-        Ok(Self { root, limit, rights, size, session: Mutex::new(session) })
+        let is_busy = AtomicBool::new(false);
+        Ok(Self { root, limit, rights, size, session: Mutex::new(session), is_busy, stop })
     }
 
     /// Room for so many more bytes; `None` where there is none to be had.
     ///
     /// # Errors
-    /// Those of the operating system.
+    /// Those of the operating system; `WouldBlock` where another process holds the lock and does not let go.
     pub fn reserve(&self, bytes: u64) -> io::Result<Option<Reservation<'_>>> {
         if self.limit.is_some_and(|limit| bytes > limit) {
             return Ok(None);
         }
         let mut session = self.session();
-        let _lock = Locked::take(&self.size)?;
+        let _lock = self.lock()?;
         if session.dir.is_none() {
             self.begin(&mut session)?;
         }
@@ -104,6 +115,19 @@ impl Budget {
         }
         self.write_account(account)?;
         Ok(is_granted.then(|| Reservation { budget: self, bytes }))
+    }
+
+    fn lock(&self) -> io::Result<Locked<'_>> {
+        let began = Instant::now();
+        let patience = if self.is_busy.load(Ordering::Relaxed) { Duration::ZERO } else { PATIENCE };
+        loop {
+            let lock = Locked::try_take(&self.size)?;
+            let has_waited = lock.is_none() && (began.elapsed() >= patience || self.stop.wait_for(TRY_EVERY));
+            if lock.is_some() || has_waited {
+                self.is_busy.store(lock.is_none(), Ordering::Relaxed);
+                return lock.ok_or_else(|| io::ErrorKind::WouldBlock.into());
+            }
+        }
     }
 
     /// Whether so many bytes may be added, after a collection where that helps.
@@ -310,13 +334,12 @@ fn remove_session(tmp: &OwnedFd, name: &CString) {
 struct Locked<'a>(&'a File);
 
 impl<'a> Locked<'a> {
-    fn take(file: &'a File) -> io::Result<Self> {
-        loop {
-            match rustix::fs::flock(file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self(file)),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// `None` while another process has it.
+    fn try_take(file: &'a File) -> io::Result<Option<Self>> {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -338,7 +361,7 @@ mod tests {
 
     fn open(root: &Path, limit: u64) -> Budget {
         let dir = OwnedFd::from(File::open(root).expect("opens"));
-        Budget::open(dir, Some(limit), Rights::private()).expect("opens")
+        Budget::open(dir, Some(limit), Rights::private(), StopFlag::default()).expect("opens")
     }
 
     /// A kept file of one block that was used so long ago.
@@ -375,6 +398,25 @@ mod tests {
         drop((first, second));
         a.size.set_len(0).expect("cuts");
         assert!(a.reserve(100_000).expect("works").is_some());
+    }
+
+    #[test]
+    fn lock_that_another_process_holds_is_waited_for_once_and_not_after_a_stop() {
+        let root = tempfile::tempdir().expect("temp dir");
+        let budget = open(root.path(), 10_000);
+        let other = File::open(root.path().join("size")).expect("who may read may lock");
+        rustix::fs::flock(&other, FlockOperation::LockExclusive).expect("locks");
+        let kind = |budget: &Budget| budget.reserve(10).map(|_| ()).map_err(|error| error.kind());
+        let began = Instant::now();
+        assert_eq!(kind(&budget), Err(io::ErrorKind::WouldBlock));
+        assert!(began.elapsed() >= PATIENCE && budget.is_busy.load(Ordering::Relaxed));
+        assert_eq!(kind(&budget), Err(io::ErrorKind::WouldBlock));
+        rustix::fs::flock(&other, FlockOperation::Unlock).expect("unlocks");
+        assert_eq!(kind(&budget), Ok(()));
+        rustix::fs::flock(&other, FlockOperation::LockExclusive).expect("locks");
+        assert!(!budget.is_busy.load(Ordering::Relaxed), "it is waited for again");
+        budget.stop.set();
+        assert_eq!(kind(&budget), Err(io::ErrorKind::WouldBlock));
     }
 
     #[test]
@@ -422,7 +464,7 @@ mod tests {
         let limited = open(root.path(), 10_000);
         drop(limited.reserve(1_000).expect("works").expect("room"));
         let dir = OwnedFd::from(File::open(root.path()).expect("opens"));
-        let free = Budget::open(dir, None, Rights::private()).expect("opens");
+        let free = Budget::open(dir, None, Rights::private(), StopFlag::default()).expect("opens");
         let room = free.reserve(50_000).expect("works").expect("there is always room");
         assert_eq!(limited.account().bytes, Some(51_000));
         assert!(limited.reserve(1_000).expect("works").is_none(), "it is not written yet");

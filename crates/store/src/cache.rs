@@ -91,7 +91,7 @@ impl DiskCache {
         let key = &lookup.who.key;
         let bytes = opened.entries.read_any(key, LARGEST_ENTRY)?;
         let read = |digest: &Digest| opened.blobs.read(digest, self.function);
-        let recalled = entry::decode(&bytes, &lookup.outputs, lookup.depfile.as_ref(), self.function, read);
+        let recalled = entry::decode(&bytes, key, &lookup.outputs, lookup.depfile.as_ref(), self.function, read);
         let is_whole = |recalled: &Recalled| {
             let blobs = recalled.outputs.iter().flat_map(|output| output.meta.content.blobs());
             // All of them are asked for, so that all count as used.
@@ -122,6 +122,7 @@ impl DiskCache {
             return;
         }
         let Some(entry) = entries.read_any(known, LARGEST_ENTRY) else { return };
+        let Some(entry) = entry::rebind(&entry, known, key, self.function) else { return };
         let copy = || {
             let Some(_room) = budget.reserve(on_disk(entry.len() as u64))? else { return Ok(false) };
             write(budget, entries, key, &entry).map(|()| true)
@@ -136,6 +137,10 @@ impl DiskCache {
             Ok(false) => self.tell_full(),
             // A copy that an interrupt cut short says nothing about the disk.
             Err(_) if self.stop.is_set() => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.tell(
+                "is locked by another process, and not everything is stored\n\
+                 hint: `fuser` on its file `size` names the process",
+            ),
             Err(error) => {
                 self.is_broken.store(true, Ordering::Relaxed);
                 self.tell(&format!("cannot be written to: {error}"));
@@ -211,7 +216,7 @@ impl DiskCache {
             BlobDir::open(top.as_fd(), self.function, rights, RENEWED_AFTER)
         };
         let (blobs, entries) = (dir("cas")?, dir("ac")?);
-        let budget = match Budget::open(root, self.limit, rights) {
+        let budget = match Budget::open(root, self.limit, rights, self.stop.clone()) {
             Ok(budget) => Some(budget),
             Err(error) => {
                 self.tell(&format!("cannot be written to: {error}"));

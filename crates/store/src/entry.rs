@@ -1,4 +1,4 @@
-//! Results as files of the disk cache: an `ActionResult`, preceded by a digest of itself.
+//! Results as files of the disk cache: an `ActionResult`, preceded by a digest of the key it is stored under and of itself.
 //!
 //! Values only. Logs and depfiles are in the message, trees are blobs of their own. It does not know where files lie.
 
@@ -13,7 +13,7 @@ use minibuild_reapi::proto::{self as messages, Message as _, execution as proto,
 use minibuild_reapi::{InputNode, tree_directories, tree_message};
 
 /// The first bytes of each entry.
-const MAGIC: &[u8] = b"minibuild result 1\n";
+const MAGIC: &[u8] = b"minibuild result 2\n";
 /// Larger logs and depfiles are not kept.
 const LARGEST_TEXT: usize = 16 << 20;
 /// A larger entry is none.
@@ -71,8 +71,31 @@ pub(crate) fn encode(request: &UploadRequest, function: DigestFunction) -> Optio
     }
     result.output_files.sort_by(|a, b| a.path.cmp(&b.path));
     let message = result.encode_to_vec();
-    stored.entry = [MAGIC, &function.digest(&message).hash, &message].concat();
+    stored.entry = bound(&message, &request.who.key, function);
     Some(stored)
+}
+
+/// An entry of a message: one that was copied over another, by mistake or malice, is none.
+fn bound(message: &[u8], key: &Digest, function: DigestFunction) -> Vec<u8> {
+    [MAGIC, &binding(message, key, function), message].concat()
+}
+
+fn binding(message: &[u8], key: &Digest, function: DigestFunction) -> [u8; 32] {
+    let mut hasher = function.hasher();
+    hasher.update(&key.hash);
+    hasher.update(message);
+    hasher.finish().hash
+}
+
+/// The message of the entry under a key.
+fn message_of<'a>(entry: &'a [u8], key: &Digest, function: DigestFunction) -> Option<&'a [u8]> {
+    let (hash, message) = entry.strip_prefix(MAGIC)?.split_at_checked(32)?;
+    (binding(message, key, function) == hash).then_some(message)
+}
+
+/// The entry under one key as one under another.
+pub(crate) fn rebind(entry: &[u8], known: &Digest, key: &Digest, function: DigestFunction) -> Option<Vec<u8>> {
+    message_of(entry, known, function).map(|message| bound(message, key, function))
 }
 
 fn add(
@@ -138,20 +161,18 @@ fn metadata(wall: Duration) -> proto::ExecutedActionMetadata {
     }
 }
 
-/// Reads an entry: what it says of the declared outputs. `read` gives blobs that are there, checked. `None` for one that
+/// Reads the entry under a key: what it says of the declared outputs. `read` gives blobs that are there, checked. `None` for one that
 /// is damaged, of another version, or not of these outputs.
 pub(crate) fn decode(
     entry: &[u8],
+    key: &Digest,
     declared: &[DeclaredOutput],
     depfile: Option<&WsPath>,
     function: DigestFunction,
     read: impl Fn(&Digest) -> Option<Vec<u8>>,
 ) -> Option<Recalled> {
-    let (hash, bytes) = entry.strip_prefix(MAGIC)?.split_at_checked(32)?;
-    if function.digest(bytes).hash != hash {
-        return None;
-    }
-    let message: proto::ActionResult = messages::read("ActionResult", bytes).ok()?;
+    let message = message_of(entry, key, function)?;
+    let message: proto::ActionResult = messages::read("ActionResult", message).ok()?;
     let wall = wall(&message);
     let result = decode::action_result_message(message, function).ok()?;
     if result.exit_code != 0 {
@@ -271,6 +292,16 @@ mod tests {
         }
     }
 
+    fn decode(
+        entry: &[u8],
+        declared: &[DeclaredOutput],
+        depfile: Option<&WsPath>,
+        function: DigestFunction,
+        read: impl Fn(&Digest) -> Option<Vec<u8>>,
+    ) -> Option<Recalled> {
+        super::decode(entry, &request().who.key, declared, depfile, function, read)
+    }
+
     fn declared(outputs: &[FoundOutput]) -> Vec<DeclaredOutput> {
         let kind = |content: &Content| match content {
             Content::File { .. } => ArtifactKind::File,
@@ -299,6 +330,11 @@ mod tests {
         assert_eq!(decode(&stored.entry, &outputs, None, F, none), None, "a tree is lost");
         assert!(decode(&stored.entry, &outputs[..2], None, F, none).is_some());
         assert_eq!(decode(&stored.entry, &outputs[..2], Some(&path("o/y.d")), F, none), None, "it has no such depfile");
+        let strange = F.digest(b"another action");
+        assert_eq!(super::decode(&stored.entry, &strange, &outputs[..2], None, F, none), None, "it is another's");
+        let entry = rebind(&stored.entry, &request.who.key, &strange, F).expect("is one");
+        assert!(super::decode(&entry, &strange, &outputs[..2], None, F, none).is_some());
+        assert_eq!(rebind(&stored.entry, &strange, &request.who.key, F), None);
         let other = DeclaredOutput { kind: ArtifactKind::Directory, ..outputs[0].clone() };
         assert_eq!(decode(&stored.entry, &[other], None, F, none), None, "it is a file");
     }
@@ -315,7 +351,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let entry = [MAGIC, &F.digest(&bytes).hash, &bytes].concat();
+            let entry = bound(&bytes, &request().who.key, F);
             let _ = decode(&entry, &declared(&request().outputs), None, F, |_| None);
         }
     }

@@ -294,3 +294,32 @@ fn many_builds_at_once_are_right_and_hold_the_limit() {
     }
     assert_eq!(fs::read_dir(cache.0.path().join("tmp")).expect("lists").count(), 0);
 }
+
+#[test]
+fn entry_that_was_copied_over_another_is_a_miss() {
+    let cache = Cache::new();
+    let worktree = |input: &str| with_targets(&genrule("a", &["in"], &["a"], "cat $SRC > $OUT")).file("in", input);
+    cache.build(&worktree("one\n"), &[]).ok();
+    let [one] = &cache.files("ac")[..] else { panic!("one entry") };
+    let (one, entry) = (one.clone(), fs::read(one).expect("reads"));
+    cache.build(&worktree("two\n"), &[]).ok();
+    let two = cache.files("ac").into_iter().find(|path| *path != one).expect("another entry");
+    fs::remove_file(&two).expect("removes");
+    fs::write(&two, entry).expect("writes");
+    let ws = worktree("two\n");
+    assert_eq!(cache.build(&ws, &[]).ok().counts().disk_cache, 0);
+    assert_eq!(ws.output("a"), "two\n");
+}
+
+#[test]
+fn lock_that_is_not_let_go_delays_no_build() {
+    let cache = Cache::new();
+    cache.build(&worktree(), &[]).ok();
+    let size = fs::File::open(cache.0.path().join("size")).expect("who may read may lock");
+    let lock = nix::fcntl::Flock::lock(size, nix::fcntl::FlockArg::LockExclusive).expect("locks");
+    let ws = worktree().file("in", "2\n");
+    let run = cache.build(&ws, &[]).ok().says(&["is locked by another process, and not everything is stored"]);
+    assert_eq!(run.messages("warning").len(), 1, "{}", run.stderr);
+    drop(lock);
+    took(cache.build(&worktree(), &[]), 4);
+}

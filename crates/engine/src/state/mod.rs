@@ -197,9 +197,11 @@ impl State {
             warnings.push("the records of the state are gone; everything is checked again".to_owned());
         }
         let last_boot = std::mem::take(&mut tables.boot_id);
+        if last_boot != boot_id {
+            tables.distrust_stamps();
+        }
         let mut state = Self::of((records, manifests), version, boot_id, tables);
         if last_boot != boot_id {
-            state.distrust_stamps();
             state.append(&Record::Boot(boot_id.to_owned()));
         }
         Ok((state, warnings))
@@ -216,11 +218,10 @@ impl State {
         let manifests = Log::look(&dir.join("manifests"), version, |_, _| {})?;
         let records = Log::look(&dir.join("records"), version, |_, bytes| tables.read(bytes))?;
         let last_boot = std::mem::take(&mut tables.boot_id);
-        let mut state = Self::of((records, manifests), version, boot_id, tables);
         if last_boot != boot_id {
-            state.distrust_stamps();
+            tables.distrust_stamps();
         }
-        Ok(state)
+        Ok(Self::of((records, manifests), version, boot_id, tables))
     }
 
     /// What was read from these logs, `records` first.
@@ -239,13 +240,6 @@ impl State {
             leases: tables.leases,
             histories: tables.histories,
         }
-    }
-
-    fn distrust_stamps(&mut self) {
-        for stamp in self.files.values_mut().flat_map(|file| &mut file.stamps) {
-            stamp.trusted = false;
-        }
-        self.tools.clear();
     }
 
     /// The action whose first output has this path.
@@ -629,9 +623,7 @@ impl Tables {
         match record {
             Record::Boot(id) => {
                 self.boot_id = id;
-                for stamp in self.files.values_mut().flat_map(|file| &mut file.stamps) {
-                    stamp.trusted = false;
-                }
+                self.distrust_stamps();
             }
             Record::Action(path, record) => drop(self.actions.insert(path, record)),
             Record::ForgetAction(path) => drop(self.actions.remove(&path)),
@@ -642,6 +634,15 @@ impl Tables {
             Record::Lease(store, unix) => drop(self.leases.insert(store, unix)),
             Record::History(store, history) => drop(self.histories.insert(store, history)),
         }
+    }
+
+    /// What was seen under another boot may never have reached the disk.
+    fn distrust_stamps(&mut self) {
+        for stamp in self.files.values_mut().flat_map(|file| &mut file.stamps) {
+            stamp.trusted = false;
+        }
+        // What it said of its version is still of interest, should the program be the same.
+        self.tools.values_mut().for_each(|tool| tool.fingerprint = Fingerprint::default());
     }
 }
 
@@ -783,6 +784,23 @@ mod tests {
             assert_eq!(record.content, file("a").content);
             assert!(!record.stamps[0].trusted);
             state.flush().expect("flushes");
+        }
+    }
+
+    #[test]
+    fn tool_of_another_boot_is_looked_at_again_however_late() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut state, _) = open(dir.path(), "one");
+        let fingerprint = Fingerprint { ino: 7, ..Default::default() };
+        let record = ToolRecord { fingerprint, digest: DigestFunction::Sha256.digest(b"cc"), version: "13".into() };
+        state.record_tool("cc", record.clone());
+        state.flush().expect("flushes");
+        for _ in 0..2 {
+            let (mut state, _) = open(dir.path(), "two");
+            let expected = ToolRecord { fingerprint: Fingerprint::default(), ..record.clone() };
+            assert_eq!(state.tool("cc"), Some(&expected));
+            state.flush().expect("flushes");
+            assert_eq!(state.index(0).expect("reads").common, [0_u64; 0], "a part of the state does not know it");
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Index {
     pub forgotten_files: Vec<String>,
     /// Whether another boot of the machine is recorded.
     pub has_boot: bool,
+    /// Those of `common` that are of tools: one that was seen under another boot is looked at again.
+    tools: FxHashSet<u64>,
     read: u64,
 }
 
@@ -76,6 +78,7 @@ impl Index {
             Named::Boot(_) => {
                 self.has_boot = true;
                 self.distrusted.extend(self.files.drain().map(|(path, _)| path));
+                self.common.retain(|offset| !self.tools.contains(offset));
             }
             Named::Action(path, package, begun) => {
                 self.actions.insert(path.to_owned(), offset);
@@ -100,7 +103,11 @@ impl Index {
                 self.distrusted.remove(path);
                 self.forgotten_files.push(path.to_owned());
             }
-            Named::Tool(_) | Named::Store(_) | Named::Lease(_) | Named::History(_) => self.common.push(offset),
+            Named::Tool(_) => {
+                self.tools.insert(offset);
+                self.common.push(offset);
+            }
+            Named::Store(_) | Named::Lease(_) | Named::History(_) => self.common.push(offset),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod digest;
 mod event;
+mod excerpt;
 mod exec;
 mod fs;
 mod ids;
@@ -20,6 +21,7 @@ mod visible;
 
 pub use digest::{Digest, DigestFunction, DigestParseError, Hasher};
 pub use event::*;
+pub use excerpt::{LONGEST_OUTPUT, excerpt, excerpt_of};
 pub use exec::*;
 pub use fs::*;
 pub use ids::*;

@@ -8,7 +8,6 @@
 mod bell;
 mod crew;
 mod desk;
-mod excerpt;
 mod executor;
 mod helper;
 mod inputs;

@@ -4,17 +4,17 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactKind, ExecutionReport, ExecutionRequest, ExecutionStatus, LONG_OUTPUT_ROOT, RunId, STATE_ROOT, StopReason,
-    WsPath,
+    ArtifactKind, ExecutionReport, ExecutionRequest, ExecutionStatus, LONG_OUTPUT_ROOT, LONGEST_OUTPUT, RunId,
+    STATE_ROOT, StopReason, WsPath, excerpt,
 };
 use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree};
 
-use crate::excerpt::{LONGEST_OUTPUT, excerpt};
 use crate::inputs::InputRecheck;
 use crate::protocol::{End, Outcome, Parcel, RunCommand};
 use crate::spawn::joined;
@@ -152,7 +152,11 @@ impl Place {
             let path = of_run(seat, name, seq);
             let failed = |error| DiskError::new("read", path.as_str(), error);
             let file = self.tree.open_file(&path)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-            let text = if is_long { excerpt(&file, length) } else { read_whole(file) }.map_err(failed)?;
+            let text = match is_long {
+                true => excerpt(length, |to, offset| file.read_exact_at(to, offset)),
+                false => read_whole(file),
+            };
+            let text = text.map_err(failed)?;
             if is_long {
                 let kept = format!("{LONG_OUTPUT_ROOT}/{}.{attempt}.{name}", action.index());
                 let kept = WsPath::new(&kept).expect("constant segments and numbers");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use minibuild_core::{
-    ActionId, ArtifactId, ArtifactKind, BIN_ROOT, BUILD_FILE, Model, OUT_ROOT, TEST_LOG_ROOT, WsPath,
+    ActionId, ArtifactId, ArtifactKind, BIN_ROOT, BUILD_FILE, Model, OUT_ROOT, TEST_LOG_ROOT, WsPath, visible,
 };
 use minibuild_download::{Mode, Wishes};
 use minibuild_engine::machine::{Foreseen, Goal, Goals, Maybe, Place, Verdict, Why};
@@ -55,7 +55,8 @@ fn answer(workspace: &Workspace, args: &ExplainArgs) -> Result<String, String> {
     let goals = goals(workspace, &loaded, targets, function)?;
     let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches) || goals.stores.disk_cache;
     let foreseen = preview::foresee(workspace, &loaded, goals, function).map_err(|e| format!("ERROR: {e}"))?;
-    Ok(Writer { loaded: &loaded, has_cache }.write(&foreseen, &actions))
+    // What tools say of their versions may be anything.
+    Ok(visible(&Writer { loaded: &loaded, has_cache }.write(&foreseen, &actions)).into_owned())
 }
 
 /// A label or a pattern, or else a path: one of the output tree, or one of a file that is there.

@@ -1,6 +1,6 @@
 //! `info`, `explain`, `schema` and `clean`: what needs no build.
 
-use minibuild_core::WsPath;
+use minibuild_core::{WsPath, visible_line};
 use minibuild_disk::{DiskError, DiskFs, FsInstant, OutTree};
 use minibuild_engine::lock::{LOCK, WorkspaceLock, prepare_out_root};
 use minibuild_rules::{Catalog, ConfigInput, LoadFailure, LoadRequest, Loaded, SchemaKind, load, load_catalog, render};
@@ -125,7 +125,11 @@ pub fn clean(workspace: &Workspace, args: &CleanArgs) -> u8 {
 fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
     prepare_out_root(&workspace.root)?;
     let waiting = |holder: &minibuild_engine::lock::Holder| {
-        eprintln!("INFO: waiting for process {} to finish with this workspace: {}", holder.pid, holder.command);
+        eprintln!(
+            "INFO: waiting for process {} to finish with this workspace: {}",
+            holder.pid,
+            visible_line(&holder.command)
+        );
     };
     // No handler is set: Ctrl-C ends the process while it waits.
     let interrupted = |time| {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ArtifactId, Branch, CommandLine, Content, DownloadReason, ExecutionReport, ExecutionStatus, Fingerprint,
-    FoundOutput, Level, OutputMeta, PublishedOutput, Runner, TestStatus, WsPath,
+    FoundOutput, LONG_OUTPUT_ROOT, LONGEST_OUTPUT, Level, OutputMeta, PublishedOutput, Runner, TestStatus, WsPath,
+    excerpt_of,
 };
 use minibuild_dynamic::policy::{Ended, RemoteTimes};
 use minibuild_dynamic::race::{FailureClass, Loser, Outcome, Winner};
@@ -457,18 +458,14 @@ impl Machine {
         action: ActionId,
         failure: Option<String>,
         command: CommandLine,
-        report: ExecutionReport,
+        mut report: ExecutionReport,
     ) {
         let test = self.is_test(action).then_some(match &failure {
             None => TestStatus::Passed,
             Some(_) if report.status == ExecutionStatus::TimedOut => TestStatus::Timeout,
             Some(_) => TestStatus::Failed,
         });
-        let whole_output = match report.whole_output.is_empty() || test.is_none() {
-            true => report.whole_output,
-            // They have become its log.
-            false => vec![self.model.test_log_path(action)],
-        };
+        let whole_output = self.cut_output(action, &mut report);
         let shown = Shown {
             label: self.model.label_of(action).to_string(),
             mnemonic: self.model.action(action).mnemonic.to_string(),
@@ -480,6 +477,27 @@ impl Machine {
             test,
         };
         self.steps.push(Step::Show(Box::new(shown)));
+    }
+
+    /// Leaves excerpts of output that is too long to be shown; where all of it lies.
+    fn cut_output(&mut self, action: ActionId, report: &mut ExecutionReport) -> Vec<WsPath> {
+        let is_long = report.stdout.len() as u64 + report.stderr.len() as u64 > LONGEST_OUTPUT;
+        let mut whole = std::mem::take(&mut report.whole_output);
+        if self.is_test(action) && (is_long || !whole.is_empty()) {
+            // It is its log.
+            whole = vec![self.model.test_log_path(action)];
+        } else if is_long
+            && let Ok(path) = WsPath::new(&format!("{LONG_OUTPUT_ROOT}/{}.{}", action.index(), report.run.attempt))
+        {
+            // It came from elsewhere, and is nowhere here.
+            let text = [&report.stdout[..], &report.stderr[..]].concat();
+            self.steps.push(Step::WriteLog(path.clone(), LogText::Bytes(text)));
+            whole = vec![path];
+        }
+        if is_long {
+            (report.stdout, report.stderr) = (excerpt_of(&report.stdout), excerpt_of(&report.stderr));
+        }
+        whole
     }
 }
 

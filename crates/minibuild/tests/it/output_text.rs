@@ -57,6 +57,11 @@ fn loud(stream: &str) -> String {
     format!("{{ echo first; head -c {PRINTED} /dev/zero | tr '\\0' '\\n'; echo last; }} {stream}")
 }
 
+fn place_of_all(stderr: &str) -> String {
+    let place = stderr.split("  the whole output: ").nth(1).expect("it is told");
+    place.lines().next().expect("a line").to_owned()
+}
+
 fn size(ws: &Workspace, path: &str) -> u64 {
     ws.path(path).metadata().map_or(0, |meta| meta.len())
 }
@@ -85,19 +90,30 @@ fn long_output_is_shown_in_part_with_the_place_of_all_of_it() {
     let targets = genrule("g", &[], &["g"], &failing) + &test("t", &[], &format!("{}; exit 1", loud("")));
     let ws = with_targets(&targets);
     let run = ws.test(&["//:t"]).code(3);
-    let at = |run: &minibuild_testkit::Run| {
-        let place = run.stderr.split("  the whole output: ").nth(1).expect("it is told");
-        place.lines().next().expect("a line").to_owned()
-    };
-    assert_eq!(at(&run), "minibuild-out/testlogs/t/test.log");
-    assert_eq!(size(&ws, &at(&run)), PRINTED + 11);
+    assert_eq!(place_of_all(&run.stderr), "minibuild-out/testlogs/t/test.log");
+    assert_eq!(size(&ws, &place_of_all(&run.stderr)), PRINTED + 11);
     let run = ws.build(&["//:g"]).code(1).says(&["\nfirst\n", "bytes of output are left out here)\n", "\nlast\n"]);
     assert!(run.stderr.len() < 2_000_000, "{} bytes are shown", run.stderr.len());
-    let whole = at(&run);
+    let whole = place_of_all(&run.stderr);
     let files: Vec<&str> = whole.split(", ").collect();
     assert_eq!(files.iter().map(|file| size(&ws, file)).collect::<Vec<_>>(), [PRINTED + 11; 2]);
     // They are the next build's to remove.
     ws.write("BUILD.toml", genrule("g", &[], &["g"], ": > $OUT"));
     ws.build(&["//..."]).ok();
     assert_eq!(size(&ws, files[0]), 0);
+}
+
+#[test]
+fn long_output_from_elsewhere_is_shown_in_part_too() {
+    let print = "echo first; head -c 20000000 /dev/zero | tr '\\0' '\\n'; echo last";
+    let ws = with_targets(&(genrule("g", &[], &["g"], &format!("{print}; : > $OUT")) + &test("t", &[], print)));
+    let remote = ["--remote-executor=embedded", "--strategy=remote"];
+    let run = ws.build(&[&remote[..], &["//:g"]].concat()).ok();
+    assert_eq!(run.counts().remote, 1);
+    assert!(run.stderr.len() < 1_000_000, "{} bytes are shown", run.stderr.len());
+    let run = run.says(&["\nfirst\n", "bytes of output are left out here)\n", "\nlast\n"]);
+    assert_eq!(size(&ws, &place_of_all(&run.stderr)), 20_000_011);
+    let run = ws.test(&[&remote[..], &["--test-output=all", "//:t"]].concat()).ok();
+    assert_eq!(place_of_all(&run.stderr), "minibuild-out/testlogs/t/test.log");
+    assert_eq!(size(&ws, "minibuild-out/testlogs/t/test.log"), 20_000_011);
 }

@@ -1,22 +1,28 @@
-//! Excerpts of output that is too long to be kept in memory.
+//! Excerpts of output that is too long to be shown, or to be kept in memory.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 
-/// Output of one command that is longer stays in its files.
-pub(crate) const LONGEST_OUTPUT: u64 = 10 << 20;
+/// Output of one command that is longer is shown in part, and its whole is a file.
+pub const LONGEST_OUTPUT: u64 = 10 << 20;
 /// Bytes of its beginning, and of its end, that are in an excerpt.
 const PART: usize = 256 << 10;
 
-/// The first and the last part of a file of `length` bytes, cut between lines where there are any; all of a short one.
-pub(crate) fn excerpt(file: &File, length: u64) -> io::Result<Vec<u8>> {
+/// The first and the last part of a text of `length` bytes, cut between lines where there are any; all of a short one. `read`
+/// fills a buffer from an offset on.
+///
+/// # Errors
+/// Those of `read`.
+pub fn excerpt(length: u64, read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<Vec<u8>> {
+    let read_at = |offset: u64, length: usize| {
+        let mut bytes = vec![0; length];
+        read(&mut bytes, offset).map(|()| bytes)
+    };
     let part = PART as u64;
     if length <= 2 * part {
-        return read_at(file, 0, usize::try_from(length).unwrap_or_default());
+        return read_at(0, usize::try_from(length).unwrap_or_default());
     }
-    let mut text = read_at(file, 0, PART)?;
-    let end = read_at(file, length - part, PART)?;
+    let mut text = read_at(0, PART)?;
+    let end = read_at(length - part, PART)?;
     if let Some(at) = text.iter().rposition(|&byte| byte == b'\n') {
         text.truncate(at + 1);
     }
@@ -30,23 +36,19 @@ pub(crate) fn excerpt(file: &File, length: u64) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, offset)?;
-    Ok(bytes)
+/// The same of a text in memory.
+pub fn excerpt_of(text: &[u8]) -> Vec<u8> {
+    let read = |buffer: &mut [u8], offset: u64| {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let part = text.get(from..).and_then(|rest| rest.get(..buffer.len()));
+        part.map(|part| buffer.copy_from_slice(part)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    };
+    excerpt(text.len() as u64, read).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
-
-    fn excerpt_of(text: &[u8]) -> Vec<u8> {
-        let mut file = tempfile::tempfile().expect("a file");
-        file.write_all(text).expect("written");
-        excerpt(&file, text.len() as u64).expect("reads")
-    }
 
     #[test]
     fn short_output_is_its_own_excerpt() {

@@ -23,6 +23,7 @@ mod race;
 mod rehash;
 mod remote;
 mod resources;
+mod show;
 mod start;
 mod store;
 mod targets;

@@ -29,6 +29,7 @@ use crate::state::State;
 use crate::streamed::{LOOK_EVERY, StreamedTest};
 use crate::sweep::Sweep;
 use crate::tool_version::VersionCommands;
+use crate::tools::AskVersion;
 use crate::undeclared::Undeclared;
 use crate::world::Look;
 
@@ -213,7 +214,9 @@ impl Build<'_> {
         let mut say = |text| reporter.event(&BuildEvent::Message { level: Level::Info, text });
         let mut versions = VersionCommands::new(&self.tree, self.env, self.lock, &self.stop, &mut say);
         let mut ask = |tool: &HostTool, path: &Path| versions.ask(tool, path);
-        parts.machine(state, Some(&mut ask)).map(|(machine, _)| machine)
+        // Who only fetches starts no program at all.
+        let ask = (!self.goals.runs_nothing).then_some(&mut ask as &mut AskVersion<'_>);
+        parts.machine(state, ask).map(|(machine, _)| machine)
     }
 
     /// That of a `make` above, or one of its own.

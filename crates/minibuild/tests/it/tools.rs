@@ -92,12 +92,13 @@ fn version_that_cannot_be_asked_is_not_taken_for_one() {
 }
 
 #[test]
-fn preview_starts_no_tool_and_takes_its_version_for_the_last_one() {
+fn preview_and_fetch_start_no_tool_and_take_its_version_for_the_last_one() {
     let (ws, _gate) = with_tool(|_| "echo asked >> asked; echo 1.0".to_owned());
     let asked = |ws: &Workspace| std::fs::read_to_string(ws.path("asked")).unwrap_or_default().lines().count();
     let preview = |ws: &Workspace, expected: &str| {
         ws.invoke(&["build", "-n", "//..."]).without_events().run().ok().says(&[expected]);
         ws.invoke(&["explain", "//:a"]).run().ok();
+        ws.run(&["fetch", "//:a"]).code(if expected == "would run" { 1 } else { 0 });
     };
     preview(&ws, "would run");
     assert_eq!(asked(&ws), 0);

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactKind, ExecutionReport, ExecutionRequest, ExecutionStatus, LONG_OUTPUT_ROOT, LONGEST_OUTPUT, RunId,
-    STATE_ROOT, StopReason, WsPath, excerpt,
+    ArtifactKind, ExecutionReport, ExecutionRequest, ExecutionStatus, LONG_OUTPUT_ROOT, LONGEST_OUTPUT, OutputProblem,
+    RunId, STATE_ROOT, StopReason, WsPath, excerpt,
 };
 use minibuild_disk::{CaptureError, DiskError, FileClock, OutTree};
 
@@ -41,6 +41,8 @@ pub(crate) enum Prepared {
     Over(Box<ExecutionReport>),
 }
 
+/// A larger depfile is none: it is read into memory. Those of large projects have some 100 KiB.
+const LARGEST_DEPFILE: u64 = 64 << 20;
 /// A command so short cannot have written much.
 const SHORT: Duration = Duration::from_millis(20);
 /// Bytes whose hashing takes no time worth mentioning.
@@ -195,7 +197,7 @@ impl Place {
     }
 
     fn capture(&self, request: &ExecutionRequest, report: &mut ExecutionReport) {
-        let captured = self.read_depfile(request).map_err(CaptureError::from).and_then(|depfile| {
+        let captured = self.read_depfile(request).and_then(|depfile| {
             report.depfile = depfile;
             self.remove_private_inputs(request)?;
             self.tree.capture(&request.outputs, &*self.clock)
@@ -220,9 +222,17 @@ impl Place {
     }
 
     /// The depfile's content. One that is no declared output is removed: it is in the report now.
-    fn read_depfile(&self, request: &ExecutionRequest) -> Result<Option<Vec<u8>>, DiskError> {
+    fn read_depfile(&self, request: &ExecutionRequest) -> Result<Option<Vec<u8>>, CaptureError> {
         let Some(path) = &request.depfile else { return Ok(None) };
-        let content = self.tree.read(path)?;
+        let mut content = None;
+        if let Some(file) = self.tree.open_file(path)? {
+            let failed = |error| DiskError::new("read", path.as_str(), error);
+            if file.metadata().map_err(failed)?.len() > LARGEST_DEPFILE {
+                let what = format!("is larger than {} MiB, too large for a depfile", LARGEST_DEPFILE >> 20);
+                return Err(CaptureError::Problems(vec![OutputProblem { path: path.to_string(), what }]));
+            }
+            content = Some(read_whole(file).map_err(failed)?);
+        }
         if content.is_some()
             && let Some(path) = private_depfile(request)
         {

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Workspace, out, shell};
+use common::{Workspace, out, path, shell};
 use minibuild_core::{ArtifactKind, Content, ExecutionStatus};
 
 #[test]
@@ -71,7 +71,7 @@ fn a_full_disk_is_an_error_of_the_infrastructure_and_the_slot_goes_on() {
     let mut ws = Workspace::at(root.clone(), None, 1, None);
     let mut asked = shell("true", vec![]);
     asked.command.files.push(minibuild_core::WrittenFile {
-        path: common::path("minibuild-out/bin/pkg/args"),
+        path: path("minibuild-out/bin/pkg/args"),
         content: vec![b'x'; 1 << 20],
         executable: false,
     });
@@ -87,4 +87,30 @@ fn a_full_disk_is_an_error_of_the_infrastructure_and_the_slot_goes_on() {
     ws.succeed(shell("true", vec![]));
     drop(ws);
     let _ = Command::new("umount").arg("--lazy").arg(&root).status();
+}
+
+#[test]
+fn depfile_that_is_too_large_is_a_bad_output() {
+    let mut ws = Workspace::new();
+    let mut asked = shell("truncate -s 100M minibuild-out/bin/pkg/f.d", vec![]);
+    asked.depfile = Some(path("minibuild-out/bin/pkg/f.d"));
+    let report = ws.run(asked);
+    let ExecutionStatus::BadOutputs(problems) = report.status else { panic!("{:?}", report.status) };
+    assert!(problems[0].what.starts_with("is larger than 64 MiB"), "{problems:?}");
+}
+
+#[test]
+fn output_beyond_memory_stays_in_files() {
+    let mut ws = Workspace::new();
+    let print = |length: usize| format!("head -c {length} /dev/zero; echo error >&2");
+    let report = ws.run(shell(&print(10 << 20), vec![]));
+    let whole: Vec<u64> = report
+        .whole_output
+        .iter()
+        .map(|path| std::fs::metadata(ws.root().join(path.as_path())).expect("it is there").len())
+        .collect();
+    assert_eq!(whole, [10 << 20, 6]);
+    assert!(report.stdout.len() < 1 << 20 && report.stderr == b"error\n");
+    let report = ws.run(shell(&print((10 << 20) - 6), vec![]));
+    assert!(report.whole_output.is_empty() && report.stdout.len() == (10 << 20) - 6);
 }

@@ -52,16 +52,18 @@ pub trait SourceFs: Send + Sync {
     /// Those of the operating system, except `NotFound` and `NotADirectory`.
     fn kind(&self, path: &str) -> io::Result<Option<EntryKind>>;
 
-    /// Whether `path`, symlinks followed, is a directory. A dangling link is not.
-    fn is_dir(&self, path: &str) -> bool;
+    /// What lies at a path, symlinks followed; `None` where there is nothing, as behind a dangling link.
+    fn kind_behind(&self, path: &str) -> Option<EntryKind>;
 
     /// All directories at or below `start` whose path `enter` accepts, sorted by path, each with those of its entries that are
-    /// directories or have one of `names`. Directories that cannot be read are given with their error. Symlinks to directories
-    /// are not entered.
+    /// directories or have one of `names`. A directory below `start` that holds a `barrier`, other than a directory of that
+    /// name, is left out with all below it. Directories that cannot be read are given with their error, and so are those
+    /// whose name is not UTF-8 if one of `names` lies below them. Symlinks to directories are not entered.
     fn walk(
         &self,
         start: &str,
         names: &[&str],
+        barrier: &str,
         enter: &(dyn Fn(&str) -> bool + Sync),
     ) -> Vec<(String, io::Result<std::sync::Arc<[DirEntry]>>)>;
 }

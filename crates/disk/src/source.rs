@@ -4,6 +4,7 @@
 //! again cheaply. It does not know packages, globs or TOML.
 
 use std::collections::hash_map::Entry;
+use std::ffi::OsString;
 use std::hash::Hasher;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,8 +43,8 @@ pub enum Answer {
     Kind(EntryKind),
     /// There is nothing.
     Absent,
-    /// Whether it is a directory, symlinks followed.
-    IsDir(bool),
+    /// There is something of this kind or nothing, symlinks followed.
+    Behind(Option<EntryKind>),
     /// The operating system refused; never up to date.
     Refused,
 }
@@ -100,7 +101,7 @@ struct Memory {
     contents: FxHashMap<String, Known<Arc<[u8]>>>,
     listings: FxHashMap<String, Listed>,
     kinds: FxHashMap<String, Result<Option<EntryKind>, Failure>>,
-    is_dir: FxHashMap<String, bool>,
+    behind: FxHashMap<String, Option<EntryKind>>,
 }
 
 /// A listing, and what of it was given out.
@@ -225,7 +226,7 @@ impl DiskFs {
                 },
             );
         }
-        memory.is_dir.iter().for_each(|(path, answer)| push(path, Answer::IsDir(*answer)));
+        memory.behind.iter().for_each(|(path, answer)| push(path, Answer::Behind(*answer)));
         looks.sort_by(|a, b| a.path.cmp(&b.path));
         looks
     }
@@ -258,7 +259,7 @@ impl DiskFs {
                 Ok(seen) => Answer::Kind(seen.kind),
                 Err(error) => answer_of(&error),
             },
-            Answer::IsDir(_) => Answer::IsDir(self.at(&look.path).is_dir()),
+            Answer::Behind(_) => Answer::Behind(kind_behind(&self.at(&look.path))),
             Answer::Refused => return None,
         };
         let is_read = matches!(answer, Answer::Content(..) | Answer::Listing(..) | Answer::Part(..));
@@ -383,27 +384,27 @@ impl SourceFs for DiskFs {
         (*memory.kinds.entry(path.to_owned()).or_insert(fresh)).map_err(io::Error::from)
     }
 
-    fn is_dir(&self, path: &str) -> bool {
+    fn kind_behind(&self, path: &str) -> Option<EntryKind> {
         let listed = self.memory().kind_in_listing(path);
         match listed {
-            Some(Some(EntryKind::Directory)) => return true,
             Some(Some(EntryKind::Symlink)) | None => {}
-            Some(_) => return false,
+            Some(kind) => return kind,
         }
-        if let Some(&known) = self.memory().is_dir.get(path) {
+        if let Some(&known) = self.memory().behind.get(path) {
             return known;
         }
-        let fresh = self.at(path).is_dir();
-        *self.memory().is_dir.entry(path.to_owned()).or_insert(fresh)
+        let fresh = kind_behind(&self.at(path));
+        *self.memory().behind.entry(path.to_owned()).or_insert(fresh)
     }
 
     fn walk(
         &self,
         start: &str,
         names: &[&str],
+        barrier: &str,
         enter: &(dyn Fn(&str) -> bool + Sync),
     ) -> Vec<(String, io::Result<Listing>)> {
-        let mut walk = Walk { fs: self, names, open: Vec::new(), done: Vec::new() };
+        let mut walk = Walk { fs: self, names, barrier, open: Vec::new(), done: Vec::new() };
         if enter(start) {
             walk.run(start, enter);
         }
@@ -423,6 +424,7 @@ struct Open {
 struct Walk<'a> {
     fs: &'a DiskFs,
     names: &'a [&'a str],
+    barrier: &'a str,
     /// From the start down to the directory being read.
     open: Vec<Open>,
     done: Vec<(String, io::Result<Listing>)>,
@@ -430,7 +432,13 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn run(&mut self, start: &str, enter: &(dyn Fn(&str) -> bool + Sync)) {
-        let mut met = WalkDir::new(self.fs.at(start)).follow_root_links(true).into_iter();
+        // The barrier is met before all else, so that nothing beside it is entered.
+        let barrier = OsString::from(self.barrier);
+        let barrier_first = move |a: &walkdir::DirEntry, b: &walkdir::DirEntry| {
+            (a.file_name() != barrier).cmp(&(b.file_name() != barrier))
+        };
+        let walk = WalkDir::new(self.fs.at(start)).follow_root_links(true).sort_by(barrier_first);
+        let mut met = walk.into_iter();
         while let Some(item) = met.next().filter(|_| !self.fs.stop.is_set()) {
             let entry = match item {
                 Ok(entry) => entry,
@@ -440,16 +448,24 @@ impl Walk<'_> {
                 }
             };
             self.close_to(entry.depth());
+            if entry.depth() > 1 && entry.file_name() == self.barrier && !entry.file_type().is_dir() {
+                self.leave_out(kind_of(entry.file_type()));
+                met.skip_current_dir();
+                continue;
+            }
             let path = match self.open.last_mut() {
                 None => start.to_owned(),
                 Some(parent) => {
                     let child = dir_entry(entry.file_name(), entry.file_type());
-                    let path = child.name.as_ref().ok().map(|name| join(&parent.path, name));
+                    let path = child.name.as_deref().map(|name| join(&parent.path, name));
+                    let path = path.map_err(|lossy| join(&parent.path, lossy));
                     parent.entries.push(child);
                     match path {
-                        Some(path) => path,
-                        // No package can lie there: its name is no label.
-                        None => {
+                        Ok(path) => path,
+                        Err(lossy) => {
+                            if entry.file_type().is_dir() && enter(&lossy) {
+                                self.refuse(lossy, entry.path());
+                            }
                             skip(&mut met, entry.file_type());
                             continue;
                         }
@@ -473,6 +489,26 @@ impl Walk<'_> {
             }
         }
         self.close_to(0);
+    }
+
+    /// Forgets the directory that holds the barrier, but not that the barrier is there.
+    fn leave_out(&mut self, barrier: EntryKind) {
+        let Some(left_out) = self.open.pop() else { return };
+        let path = join(&left_out.path, self.barrier);
+        self.fs.memory().kinds.entry(path).or_insert(Ok(Some(barrier)));
+    }
+
+    /// Meets a directory whose name is not UTF-8. No label can name it, and no look: what lies there cannot be asked again.
+    fn refuse(&mut self, lossy: String, path: &Path) {
+        let failure = Failure(io::ErrorKind::InvalidInput, None);
+        self.fs.memory().kinds.insert(lossy.clone(), Err(failure));
+        let is_asked = |entry: &walkdir::DirEntry| self.names.iter().any(|name| entry.file_name() == *name);
+        let mut below = WalkDir::new(path).into_iter().flatten();
+        if let Some(found) = below.find(is_asked) {
+            let name = found.file_name().to_string_lossy();
+            let error = format!("its name is not UTF-8, and there is a `{name}` at or below it");
+            self.done.push((lossy, Err(io::Error::new(io::ErrorKind::InvalidInput, error))));
+        }
     }
 
     /// Finishes the directories that are not above an entry at `depth`.
@@ -499,7 +535,7 @@ impl Walk<'_> {
     fn finish(&mut self, path: String, fresh: Known<Listing>) {
         let listing = self.fs.remember_listing(&path, fresh, |listed| {
             if !listed.is_whole {
-                listed.asked.extend(self.names.iter().map(|name| name_hash(name)));
+                listed.asked.extend(self.names.iter().chain([&self.barrier]).map(|name| name_hash(name)));
             }
             let is_asked = |name: &str| self.names.contains(&name);
             let counts = |e: &&DirEntry| e.kind == EntryKind::Directory || e.name.as_deref().is_ok_and(is_asked);
@@ -507,6 +543,10 @@ impl Walk<'_> {
         });
         self.done.push((path, listing));
     }
+}
+
+fn kind_behind(path: &Path) -> Option<EntryKind> {
+    std::fs::metadata(path).ok().map(|meta| kind_of(meta.file_type()))
 }
 
 fn skip(met: &mut walkdir::IntoIter, file_type: std::fs::FileType) {

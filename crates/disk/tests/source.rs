@@ -52,8 +52,8 @@ fn answers_are_those_of_the_disk() {
     let expected =
         [Some(Directory), Some(Directory), Some(File), Some(Symlink), Some(Symlink), None, None, None, Some(File)];
     assert_eq!(kinds(), expected);
-    let is_dir = || ["", "a", "link", "dangling", "BUILD.toml", "missing"].map(|path| source.is_dir(path));
-    assert_eq!(is_dir(), [true, true, true, false, false, false]);
+    let behind = ["", "a", "link", "dangling", "BUILD.toml", "missing"].map(|path| source.kind_behind(path));
+    assert_eq!(behind, [Some(Directory), Some(Directory), Some(Directory), None, Some(File), None]);
     let listed = names(&source.list_dir("").expect("listed"));
     let expected = [
         "BUILD.toml File",
@@ -77,8 +77,9 @@ fn answers_do_not_change_within_one_load() {
         let listed = source.list_dir("a").map(|entries| names(&entries)).map_err(|e| e.kind());
         let read = ["BUILD.toml", "missing"].map(|path| source.read(path).map_err(|e| e.kind()));
         let kinds = ["a/b", "missing", "a/new"].map(|path| source.kind(path).expect("no error"));
-        let walked: Vec<String> = source.walk("", &[], &|_| true).into_iter().map(|(path, _)| path).collect();
-        (listed, read, kinds, walked.len(), source.is_dir("a/b"))
+        let walked: Vec<String> =
+            source.walk("", &[], "barrier", &|_| true).into_iter().map(|(path, _)| path).collect();
+        (listed, read, kinds, walked.len(), source.kind_behind("a/b"))
     };
     let before = ask();
     fs::write(dir.path().join("BUILD.toml"), "other").expect("write");
@@ -90,7 +91,7 @@ fn answers_do_not_change_within_one_load() {
 #[test]
 fn a_walk_enters_what_it_may_and_gives_what_was_asked_for() {
     let (_dir, source) = fixture();
-    let walked = source.walk("", &["BUILD.toml", "f"], &|path| path != "skip");
+    let walked = source.walk("", &["BUILD.toml", "f"], "barrier", &|path| path != "skip");
     let shown: Vec<(&str, Vec<String>)> =
         walked.iter().map(|(path, listing)| (&**path, names(listing.as_ref().expect("readable")))).collect();
     let top = ["BUILD.toml File", "a Directory", "a-b Directory", "empty Directory", "skip Directory"];
@@ -112,13 +113,59 @@ fn a_walk_enters_what_it_may_and_gives_what_was_asked_for() {
             "{path}"
         );
     }
-    let below: Vec<String> = source.walk("a/b", &[], &|_| true).into_iter().map(|(path, _)| path).collect();
+    let below: Vec<String> = source.walk("a/b", &[], "barrier", &|_| true).into_iter().map(|(path, _)| path).collect();
     assert_eq!(below, ["a/b", "a/b/c"]);
-    assert!(source.walk("a", &[], &|_| false).is_empty());
-    let missing = source.walk("missing", &[], &|_| true);
+    assert!(source.walk("a", &[], "barrier", &|_| false).is_empty());
+    let missing = source.walk("missing", &[], "barrier", &|_| true);
     assert!(missing.len() == 1 && missing[0].1.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound), "{missing:?}");
-    let file = source.walk("BUILD.toml", &[], &|_| true);
+    let file = source.walk("BUILD.toml", &[], "barrier", &|_| true);
     assert!(file.len() == 1 && file[0].1.is_err(), "{file:?}");
+}
+
+#[test]
+fn a_walk_leaves_out_what_lies_behind_a_barrier() {
+    let (dir, _) = fixture();
+    let barrier = dir.path().join("a/b/stop");
+    let walk = |source: &DiskFs| -> Vec<String> {
+        source.walk("a", &["f"], "stop", &|_| true).into_iter().map(|(path, _)| path).collect()
+    };
+    let is_same = |before: &DiskFs| {
+        let again = DiskFs::new(dir.path(), NOW);
+        before.looks().iter().all(|look| again.ask_again(look).is_some())
+    };
+    let open = DiskFs::new(dir.path(), NOW);
+    assert_eq!(walk(&open), ["a", "a/b", "a/b/c"]);
+    assert!(is_same(&open));
+    symlink("nowhere", &barrier).expect("symlink");
+    assert!(!is_same(&open), "a barrier that comes is noticed");
+    let barred = DiskFs::new(dir.path(), NOW);
+    assert_eq!(walk(&barred), ["a"]);
+    fs::write(dir.path().join("a/b/c/new"), "").expect("write");
+    assert!(is_same(&barred), "what lies behind it counts for nothing");
+    fs::remove_file(&barrier).expect("rm");
+    assert!(!is_same(&barred), "a barrier that goes is noticed");
+    fs::create_dir(&barrier).expect("mkdir");
+    let start: Vec<String> =
+        DiskFs::new(dir.path(), NOW).walk("a/b", &[], "f", &|_| true).into_iter().map(|(path, _)| path).collect();
+    assert_eq!(start, ["a/b", "a/b/c", "a/b/stop"], "neither the start nor a directory of that name bars");
+}
+
+#[test]
+fn a_directory_whose_name_is_not_utf_8_is_given_only_if_what_is_asked_for_lies_below() {
+    let (dir, _) = fixture();
+    let bad = dir.path().join(std::ffi::OsStr::from_bytes(b"a/caf\xff"));
+    fs::create_dir_all(bad.join("deep")).expect("mkdir");
+    let walk = |accept: bool| {
+        let source = DiskFs::new(dir.path(), NOW);
+        let found = source.walk("a", &["f"], "stop", &|path| accept || !path.contains('\u{fffd}'));
+        let failed = found.into_iter().find_map(|(path, listing)| Some((path, listing.err()?.to_string())));
+        (failed, source.looks().iter().any(|look| look.answer == Answer::Refused))
+    };
+    assert_eq!(walk(true), (None, true), "it cannot be asked again");
+    fs::write(bad.join("deep/f"), "").expect("write");
+    let error = "its name is not UTF-8, and there is a `f` at or below it".to_owned();
+    assert_eq!(walk(true), (Some(("a/caf\u{fffd}".to_owned(), error)), true));
+    assert_eq!(walk(false), (None, false));
 }
 
 #[test]
@@ -128,9 +175,9 @@ fn of_a_listing_only_what_was_asked_for_has_to_stay() {
         let listed = DiskFs::new(dir.path(), NOW);
         let asked = DiskFs::new(dir.path(), NOW);
         for fs in [&walked, &asked] {
-            fs.walk("a", &["BUILD.toml"], &|_| true);
+            fs.walk("a", &["BUILD.toml"], "barrier", &|_| true);
         }
-        let _ = (asked.kind("a/f"), asked.kind("a/new.o/BUILD.toml"), asked.is_dir("a/dir"), listed.list_dir("a"));
+        let _ = (asked.kind("a/f"), asked.kind("a/new.o/BUILD.toml"), asked.kind_behind("a/dir"), listed.list_dir("a"));
         change(&dir.path().join("a"));
         for (fs, stays) in [walked, asked, listed].into_iter().zip(stays) {
             let look = fs.looks().into_iter().find(|look| look.path == "a").expect("walked");
@@ -157,7 +204,7 @@ fn of_a_listing_only_what_was_asked_for_has_to_stay() {
 fn every_look_is_remembered_absent_ones_too() {
     let (_dir, source) = fixture();
     let _ = (source.read("BUILD.toml"), source.read("no"), source.kind("a/BUILD.toml"), source.kind("gone/x"));
-    let _ = (source.is_dir("link"), source.list_dir("a/b"), source.kind("a/b/f"), source.list_dir("none"));
+    let _ = (source.kind_behind("link"), source.list_dir("a/b"), source.kind("a/b/f"), source.list_dir("none"));
     let looks = source.looks();
     let shown: Vec<String> = looks
         .iter()
@@ -183,7 +230,7 @@ fn every_look_is_remembered_absent_ones_too() {
         "a/BUILD.toml: Kind(File)",
         "a/b: listing",
         "gone/x: Absent",
-        "link: IsDir(true)",
+        "link: Behind(Some(Directory))",
         "no: Absent",
         "none: Absent",
     ];

@@ -51,18 +51,19 @@ impl SourceFs for Clocked {
         self.files.kind(path)
     }
 
-    fn is_dir(&self, path: &str) -> bool {
-        self.files.is_dir(path)
+    fn kind_behind(&self, path: &str) -> Option<EntryKind> {
+        self.files.kind_behind(path)
     }
 
     fn walk(
         &self,
         start: &str,
         names: &[&str],
+        barrier: &str,
         enter: &(dyn Fn(&str) -> bool + Sync),
     ) -> Vec<(String, io::Result<Arc<[DirEntry]>>)> {
         self.mark(|marks| marks.walk_begins = marks.walk_begins.or(Some(Instant::now())));
-        let found = self.files.walk(start, names, enter);
+        let found = self.files.walk(start, names, barrier, enter);
         self.mark(|marks| marks.walk_ends = Some(Instant::now()));
         found
     }

@@ -239,7 +239,7 @@ impl FieldReader<'_, '_> {
         let (include_texts, exclude_texts) = (texts(&patterns), texts(&exclude));
         let include: Vec<&str> = include_texts.iter().map(String::as_str).collect();
         let excluded: Vec<&str> = exclude_texts.iter().map(String::as_str).collect();
-        let (fs, dir) = (self.files.cx.fs, self.files.path.clone());
+        let (fs, dir) = (self.files.cx.tree.fs, self.files.path.clone());
         let files = &mut *self.files;
         let result = glob::expand(fs, &mut |dir| files.list(dir), dir.as_str(), &include, &excluded);
         let span = self.walk.span(glob);
@@ -253,7 +253,8 @@ impl FieldReader<'_, '_> {
             Err((index, error)) => {
                 let places = patterns.iter().chain(&exclude).map(|(_, span)| *span);
                 let at = places.clone().nth(index).unwrap_or(span);
-                self.walk.error_at(at, error.to_string());
+                let hint = error.hint();
+                self.walk.error_at(at, error.to_string()).hints.extend(hint);
                 None
             }
         }
@@ -293,7 +294,7 @@ impl FieldReader<'_, '_> {
     /// A source file of the package that exists.
     fn source(&mut self, text: &str, span: Span) -> Option<WsPath> {
         let path = self.package_path(text, span)?;
-        match self.files.cx.fs.kind(path.as_str()) {
+        match self.files.cx.tree.fs.kind(path.as_str()) {
             Ok(Some(EntryKind::File | EntryKind::Symlink)) => Some(path),
             Ok(Some(EntryKind::Directory)) => {
                 let error = self.walk.error_at(span, format!("`{text}` is a directory"));

@@ -30,6 +30,7 @@ mod resolve;
 mod rule_table;
 mod schema;
 mod settings;
+mod source_tree;
 mod std_files;
 mod suggest;
 #[cfg(test)]

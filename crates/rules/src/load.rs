@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use minibuild_core::{
-    ActionId, BUILD_FILE, CommandSource, Label, Model, SourceFs, TargetId, WORKSPACE_FILE, WsPath, map_parallel,
+    ActionId, BUILD_FILE, CommandSource, EntryKind, Label, Model, SourceFs, TargetId, WORKSPACE_FILE, WsPath,
+    map_parallel,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -12,13 +13,13 @@ use crate::command::{Commands, RecipeSlot};
 use crate::config::{self, Config, ConfigInput};
 use crate::diag::{Diagnostic, Diagnostics, FileId, Sources, Span};
 use crate::expand::{Expander, Setup};
-use crate::glob::{is_below, is_never_a_package, join};
 use crate::lang::{self, HostFacts, RuleSet, VarId, VarInputs, Vars};
 use crate::package::{self, PackageCx};
 use crate::pattern::{self, Pattern, PatternKind, Requested};
 use crate::resolve::TargetGraph;
 use crate::rule_table::{RuleKind, RuleTable};
 use crate::settings::Settings;
+use crate::source_tree::{SourceTree, has_build_file, join};
 use crate::std_files;
 use crate::suggest::did_you_mean;
 use crate::text;
@@ -102,7 +103,8 @@ pub struct LoadFailure {
 /// # Errors
 /// Every error of every file that was reached.
 pub fn load(fs: &dyn SourceFs, request: &LoadRequest) -> Result<Loaded, LoadFailure> {
-    let mut loader = Loader { fs, request, sources: Sources::default(), diags: Diagnostics::default() };
+    let (sources, diags) = (Sources::default(), Diagnostics::default());
+    let mut loader = Loader { fs, request, sources, diags, own: FxHashSet::default() };
     match loader.run() {
         Some(loaded) if !loader.diags.has_errors() => {
             Ok(Loaded { warnings: loader.diags, sources: Arc::new(loader.sources), ..loaded })
@@ -132,8 +134,7 @@ pub fn read_config(fs: &dyn SourceFs, input: &ConfigInput, sources: &mut Sources
     for path in [WORKSPACE_FILE, LOCAL_FILE] {
         match fs.read(path) {
             Ok(bytes) => files.push((path.to_owned(), bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => diags.push(Diagnostic::error(format!("cannot read `{path}`: {error}"))),
+            Err(error) => diags.list.extend(unreadable(fs, path, &error)),
         }
     }
     let files = config::register(files, sources, diags);
@@ -145,6 +146,8 @@ struct Loader<'a> {
     request: &'a LoadRequest,
     sources: Sources,
     diags: Diagnostics,
+    /// Directories that are known to lie in no nested workspace.
+    own: FxHashSet<String>,
 }
 
 impl Loader<'_> {
@@ -155,14 +158,14 @@ impl Loader<'_> {
         check_configs(&config, &set, &mut self.diags);
         let vars = set.resolve_vars(&var_inputs(&config, &self.request.host), &mut self.diags);
         let rules = RuleTable::new(&set);
-        let patterns = self.patterns();
+        let tree = SourceTree { fs: self.fs, ignored: &config.settings.ignore };
+        let patterns = self.patterns(tree);
         let tools = tool_labels(&vars, &mut self.diags);
         let names: Vec<Arc<str>> = set.vars().iter().map(|decl| decl.name.clone()).collect();
-        let cx =
-            PackageCx { fs: self.fs, rules: &rules, vars: &vars, var_names: &names, ignored: &config.settings.ignore };
+        let cx = PackageCx { tree, rules: &rules, vars: &vars, var_names: &names };
         let packages = self.packages(cx, &patterns, &|target| tools_of(target, &rules, &set, &tools));
         let (mut graph, order, tool_vars) = self.graph(&packages, &rules, &set, &tools);
-        let borders = |dir: &str| package::is_build_file(self.fs, dir) && !is_ignored(dir, &config.settings.ignore);
+        let borders = |dir: &str| tree.is_package(dir);
         let setup = Setup {
             rules: &rules,
             set: &set,
@@ -245,25 +248,15 @@ impl Loader<'_> {
         }
     }
 
-    fn patterns(&mut self) -> Vec<Pattern> {
+    fn patterns(&mut self, tree: SourceTree<'_>) -> Vec<Pattern> {
         let mut patterns = Vec::new();
         for text in &self.request.patterns {
             match pattern::parse(text, &self.request.cwd) {
-                Ok(pattern) => patterns.push(self.settled(pattern)),
+                Ok(pattern) => patterns.push(settled(pattern, tree)),
                 Err(message) => self.diags.push(Diagnostic::error(message)),
             }
         }
         patterns
-    }
-
-    /// A bare word is a package below the current directory or, where there is none, a target here.
-    fn settled(&self, mut pattern: Pattern) -> Pattern {
-        if let (PatternKind::Target(label, group), Some(target)) = (&pattern.kind, &pattern.or_target)
-            && !package::is_build_file(self.fs, label.package())
-        {
-            pattern.kind = PatternKind::Target(target.clone(), group.clone());
-        }
-        pattern
     }
 
     /// Reads the packages the patterns name, then those their targets name, and so on.
@@ -281,6 +274,7 @@ impl Loader<'_> {
             wanted.dedup();
             wanted.retain(|p| seen.insert(p.clone(), ()).is_none());
             let first = packages.len();
+            wanted.retain(|p| !self.is_nested(cx.tree, p, &mut packages));
             self.read_round(cx, &wanted, &mut packages);
             wanted = Vec::new();
             for target in packages[first..].iter().flat_map(|p| &p.targets) {
@@ -311,18 +305,44 @@ impl Loader<'_> {
         wanted
     }
 
+    /// Whether a package lies in a workspace below this one. Then it is an empty package here, and the error is told.
+    fn is_nested(&mut self, tree: SourceTree<'_>, package: &str, packages: &mut Vec<RawPackage>) -> bool {
+        let mut open: Vec<String> = Vec::new();
+        let mut dir = package.to_owned();
+        while !dir.is_empty() && !self.own.contains(&dir) {
+            if tree.is_workspace(&dir) {
+                let message = format!("`//{package}` is in the workspace `{dir}`, not in this one");
+                self.diags.push(Diagnostic::error(message).hint(format!("build it there, with `-C {dir}`")));
+                let path = WsPath::new(package).ok();
+                packages.extend(path.map(|path| RawPackage { path, targets: Vec::new(), broken: true }));
+                return true;
+            }
+            let parent = dir.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
+            open.push(std::mem::replace(&mut dir, parent));
+        }
+        self.own.extend(open);
+        false
+    }
+
     fn packages_below(&mut self, cx: PackageCx<'_>, top: &str) -> Vec<String> {
-        let enter = |dir: &str| !is_never_a_package(dir) && !cx.ignored.iter().any(|i| is_below(dir, i.as_str()));
+        if cx.tree.nested_workspace(top).is_some() {
+            return vec![top.to_owned()];
+        }
         let mut found = Vec::new();
-        for (dir, entries) in self.fs.walk(top, &[BUILD_FILE], &enter) {
+        for (dir, entries) in cx.tree.walk(top) {
             match entries {
-                Ok(entries) if !enter(&dir) => drop(entries),
-                Ok(entries) => {
-                    if crate::glob::is_package(&entries) && Label::is_package(&dir) {
-                        found.push(dir);
-                    }
+                Ok(entries) if !has_build_file(&entries) => {}
+                Ok(_) if Label::is_package(&dir) => {
+                    self.own.insert(dir.clone());
+                    found.push(dir);
                 }
-                Err(error) => self.diags.push(Diagnostic::error(format!("cannot list `{dir}`: {error}"))),
+                Ok(_) => self.diags.push(bad_package_name(&dir)),
+                // `no_package` says it.
+                Err(error) if dir == top && is_absent(&error) => {}
+                Err(error) => {
+                    let error = Diagnostic::error(format!("cannot list `{dir}`: {error}"));
+                    self.diags.push(error.hint(LEAVE_OUT));
+                }
             }
         }
         found
@@ -349,6 +369,16 @@ impl Loader<'_> {
             packages.extend(result.package);
         }
     }
+}
+
+/// A bare word is a package below the current directory or, where there is none, a target here.
+fn settled(mut pattern: Pattern, tree: SourceTree<'_>) -> Pattern {
+    if let (PatternKind::Target(label, group), Some(target)) = (&pattern.kind, &pattern.or_target)
+        && !tree.is_package(label.package())
+    {
+        pattern.kind = PatternKind::Target(target.clone(), group.clone());
+    }
+    pattern
 }
 
 /// Reads the rule files that the configuration names.
@@ -435,8 +465,14 @@ fn tools_of<'t>(target: &RawTarget, rules: &RuleTable, set: &RuleSet, tools: &'t
     tools.iter().filter(|(id, _)| used.contains(id)).map(|(_, label)| label).collect()
 }
 
-fn is_ignored(dir: &str, ignored: &[WsPath]) -> bool {
-    ignored.iter().any(|i| is_below(dir, i.as_str()))
+/// How to build what lies beside a directory that cannot be loaded.
+const LEAVE_OUT: &str = "to leave it out, add its path to `[workspace] ignore` in minibuild.toml";
+
+fn bad_package_name(dir: &str) -> Diagnostic {
+    let name = "letters, digits and `_.+=,@~-`";
+    Diagnostic::error(format!("`{dir}` has a BUILD.toml, but its path names no package: each part may hold {name}"))
+        .hint("rename the directory")
+        .hint(LEAVE_OUT)
 }
 
 struct ReadPackage {
@@ -450,10 +486,10 @@ fn read_package(cx: PackageCx<'_>, dir: &str, file: usize) -> ReadPackage {
     let path = join(dir, BUILD_FILE);
     let mut read = ReadPackage { path, text: Arc::from(""), package: None, diags: Diagnostics::default() };
     let Ok(dir) = WsPath::new(dir) else { return read };
-    if is_never_a_package(dir.as_str()) || cx.ignored.iter().any(|i| dir.is_at_or_below(i.as_str())) {
+    if !cx.tree.may_hold_packages(dir.as_str()) {
         return read;
     }
-    match cx.fs.read(&read.path) {
+    match cx.tree.fs.read(&read.path) {
         Ok(bytes) => match text::decode(&read.path, bytes) {
             Ok(text) => {
                 let file = FileId(u32::try_from(file).unwrap_or(u32::MAX));
@@ -465,8 +501,7 @@ fn read_package(cx: PackageCx<'_>, dir: &str, file: usize) -> ReadPackage {
                 read.package = Some(RawPackage { path: dir, targets: Vec::new(), broken: true });
             }
         },
-        Err(error) if is_absent(&error) => {}
-        Err(error) => read.diags.push(Diagnostic::error(format!("cannot read `{}`: {error}", read.path))),
+        Err(error) => read.diags.list.extend(unreadable(cx.tree.fs, &read.path, &error)),
     }
     read
 }
@@ -478,6 +513,17 @@ fn give_back(scraps: impl Send + 'static, targets: usize) {
         // Without a thread they are freed right now.
         drop(std::thread::Builder::new().spawn(move || drop(scraps)));
     }
+}
+
+/// Why a file cannot be read; `None` where there is none. A dangling symlink is something.
+fn unreadable(fs: &dyn SourceFs, path: &str, error: &std::io::Error) -> Option<Diagnostic> {
+    let reason = match fs.kind(path) {
+        Ok(None) if is_absent(error) => return None,
+        Ok(Some(EntryKind::Symlink)) if is_absent(error) => "the symlink leads nowhere".to_owned(),
+        Ok(Some(EntryKind::Other)) => "it is not a regular file".to_owned(),
+        _ => error.to_string(),
+    };
+    Some(Diagnostic::error(format!("cannot read `{path}`: {reason}")))
 }
 
 fn is_absent(error: &std::io::Error) -> bool {

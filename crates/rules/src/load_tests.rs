@@ -1,6 +1,6 @@
 //! Whole loads of small workspaces held in memory.
 
-use minibuild_core::Work;
+use minibuild_core::{EntryKind, Work};
 
 use crate::testing::MemoryFs;
 use crate::{ConfigInput, HostFacts, LoadRequest, Loaded, load, render};
@@ -307,13 +307,13 @@ fn files_that_are_not_utf8() {
         ("a/BUILD.toml", "[[filegroup]]\nname = \"f\"\nsrcs = [{ glob = [\"*.c\"] }]\n"),
         ("a/x.c", ""),
     ]);
-    fs.bad_name("a", "b\u{fffd}.h");
+    fs.bad_name("a", "b\u{fffd}.h", EntryKind::File);
     let outcome = |fs: &MemoryFs| match load(fs, &request(&["//a:f"])) {
         Ok(loaded) => format!("{} files", loaded.model.artifacts.len()),
         Err(failure) => render(&failure.diagnostics, &failure.sources, false),
     };
     assert_eq!(outcome(&fs), "1 files");
-    fs.bad_name("a", "b\u{fffd}.c");
+    fs.bad_name("a", "b\u{fffd}.c", EntryKind::File);
     assert!(outcome(&fs).contains("matches `b\u{fffd}.c`, whose name is not UTF-8"), "{}", outcome(&fs));
     fs.file("a/BUILD.toml", b"x = 1\n# \xff");
     assert!(outcome(&fs).contains("`a/BUILD.toml` is not UTF-8: line 2, column 3"), "{}", outcome(&fs));
@@ -338,11 +338,111 @@ fn globs_and_links() {
     ]);
     fs.link("a/link.c", "a/z.c");
     fs.link("a/dir.c", "other");
+    // As Emacs marks a file that is not saved.
+    fs.link("a/.#z.c", "somebody@host.1:2");
     let loaded =
         load(&fs, &request(&["//a:f"])).unwrap_or_else(|f| panic!("{}", render(&f.diagnostics, &f.sources, false)));
     let mut paths: Vec<&str> = loaded.model.artifacts.iter().map(|a| a.path.as_str()).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["a/link.c", "a/x/h.h", "a/x/y.c", "a/z.c"]);
+}
+
+#[test]
+fn a_directory_that_no_glob_can_enter_is_an_error_or_excluded() {
+    let outcome = |glob: &str| {
+        let build = format!("[[filegroup]]\nname = \"f\"\nsrcs = [{{ {glob} }}]\n");
+        let mut fs = MemoryFs::new(&[("a/BUILD.toml", &build), ("a/x.c", "")]);
+        fs.bad_name("a", "caf\u{fffd}", EntryKind::Directory);
+        match load(&fs, &request(&["//a:f"])) {
+            Ok(loaded) => format!("{} files", loaded.model.artifacts.len()),
+            Err(failure) => render(&failure.diagnostics, &failure.sources, false),
+        }
+    };
+    assert_eq!(outcome("glob = [\"*.c\"]"), "1 files");
+    let refused = outcome("glob = [\"**/*.c\"]");
+    assert!(refused.contains("glob `**/*.c` enters `caf\u{fffd}`, whose name is not UTF-8"), "{refused}");
+    assert!(refused.contains("hint: rename it, or leave it out by `exclude`"), "{refused}");
+    assert_eq!(outcome("glob = [\"**/*.c\"], exclude = [\"caf*\"]"), "1 files");
+    assert_eq!(outcome("glob = [\"**/*.c\"], exclude = [\"caf*/**\"]"), "1 files");
+}
+
+#[test]
+fn a_glob_that_is_too_large_is_an_error() {
+    for (glob, expected) in [
+        ("{".repeat(250) + "a" + &"}".repeat(250), "it has more than 50 alternatives"),
+        ("[!a]".repeat(300_000), "it is longer than 4096 bytes"),
+        ("[!a]".repeat(1000), "bad glob"),
+        ("{a,b}".repeat(50), "the glob matches nothing"),
+    ] {
+        for list in [format!("glob = [\"{glob}\"]"), format!("glob = [\"*.c\"], exclude = [\"{glob}\"]")] {
+            let build = format!("[[filegroup]]\nname = \"f\"\nsrcs = [{{ {list} }}]\n");
+            let printed = errors(&[("a/BUILD.toml", &build), ("a/x.c", "")], &["//a:f"]);
+            let is_fine = printed == "loaded" && (list.contains("exclude") || expected == "bad glob");
+            let cut: String = printed.chars().take(200).collect();
+            assert!(is_fine || printed.contains(expected) || printed.contains("matches nothing"), "{cut}");
+        }
+    }
+}
+
+#[test]
+fn a_package_that_no_label_can_name_is_an_error() {
+    let files = [("minibuild.toml", ""), ("BUILD.toml", ""), ("my tests/BUILD.toml", ""), ("b#/ok/BUILD.toml", "")];
+    let printed = errors(&files, &["//..."]);
+    let expected = "error: `my tests` has a BUILD.toml, but its path names no package: each part may hold letters, \
+                    digits and `_.+=,@~-`\n |\n = hint: rename the directory\n = hint: to leave it out, add its path to \
+                    `[workspace] ignore` in minibuild.toml\n";
+    assert!(printed.contains(expected) && printed.contains("`b#/ok` has a BUILD.toml"), "{printed}");
+    let ignored = [("minibuild.toml", "[workspace]\nignore = [\"my tests\", \"b#\"]\n"), files[1], files[2], files[3]];
+    assert_eq!(errors(&ignored, &["//..."]), "loaded");
+}
+
+#[test]
+fn a_file_of_minibuild_s_that_cannot_be_read_is_not_taken_for_absent() {
+    let mut fs = MemoryFs::new(&[("BUILD.toml", ""), ("dir/BUILD.toml/x", "")]);
+    for link in ["a/BUILD.toml", "minibuild.toml", "minibuild.local.toml"] {
+        fs.link(link, "gone");
+    }
+    let failure = load(&fs, &request(&["//..."])).err().expect("an error");
+    let printed = render(&failure.diagnostics, &failure.sources, false);
+    for path in ["a/BUILD.toml", "minibuild.toml", "minibuild.local.toml"] {
+        assert!(printed.contains(&format!("cannot read `{path}`: the symlink leads nowhere")), "{printed}");
+    }
+    assert!(printed.contains("cannot read `dir/BUILD.toml`"), "{printed}");
+}
+
+#[test]
+fn nested_workspaces_and_output_directories_are_not_entered() {
+    let build = "[[filegroup]]\nname = \"all\"\nsrcs = [{ glob = [\"**/*.txt\"] }, \"sub/named.txt\"]\n";
+    let mut files = vec![
+        ("minibuild.toml", ""),
+        ("BUILD.toml", build),
+        ("a.txt", ""),
+        ("sub/minibuild.toml", ""),
+        ("sub/BUILD.toml", "[[filegroup]]\nname = \"x\"\nsrcs = [\"named.txt\"]\n"),
+        ("sub/named.txt", ""),
+        ("sub/other.txt", ""),
+        ("sub/deep/BUILD.toml", "not TOML"),
+        ("d/minibuild-out/bin/gen.txt", ""),
+        ("d/minibuild-out/BUILD.toml", "not TOML"),
+        ("d/.git/index.txt", ""),
+        ("d/.git/BUILD.toml", "not TOML"),
+    ];
+    let found = loaded(&files, &["//..."]);
+    assert_eq!(requested(&found), ["//:all"]);
+    let mut paths: Vec<&str> = found.model.artifacts.iter().map(|a| a.path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["a.txt", "sub/named.txt"]);
+    for pattern in ["//sub:x", "//sub:all", "//sub/...", "//sub/deep:x"] {
+        let printed = errors(&files, &[pattern]);
+        assert!(printed.contains("is in the workspace `sub`, not in this one"), "{pattern}: {printed}");
+        assert!(printed.contains("hint: build it there, with `-C sub`"), "{pattern}: {printed}");
+        assert_eq!(printed.matches("error").count(), 1, "{pattern}: {printed}");
+    }
+    let globs = "[[filegroup]]\nname = \"all\"\nsrcs = [{ glob = [\"sub/*.txt\", \"d/minibuild-out/**\"] }, { glob = [\"d/.git/*\"] }]\n";
+    files[1].1 = globs;
+    let printed = errors(&files, &["//:all"]);
+    assert!(printed.contains("glob `sub/*.txt` enters `sub`, which is a workspace of its own"), "{printed}");
+    assert!(printed.contains("glob `d/.git/*` enters `d/.git`, which holds no sources"), "{printed}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use minibuild_core::{BUILD_FILE, DirEntry, EntryKind, Label, SourceFs, WsPath};
+use minibuild_core::{DirEntry, Label, WsPath};
 use rustc_hash::FxHashMap;
 use toml::de::{DeTable, DeValue};
 
@@ -11,6 +11,7 @@ use crate::diag::{Diagnostics, FileId, Span};
 use crate::fields::FieldReader;
 use crate::lang::Vars;
 use crate::rule_table::{RuleInfo, RuleTable};
+use crate::source_tree::SourceTree;
 use crate::suggest::did_you_mean;
 use crate::text;
 use crate::values::{RawPackage, RawTarget, RawValue};
@@ -20,15 +21,13 @@ use crate::walk::{Key, Value, Walk};
 #[derive(Clone, Copy)]
 pub struct PackageCx<'a> {
     /// The source tree.
-    pub fs: &'a dyn SourceFs,
+    pub tree: SourceTree<'a>,
     /// All rules.
     pub rules: &'a RuleTable,
     /// Values of variables, for `when`.
     pub vars: &'a Vars,
     /// Names of variables, for hints.
     pub var_names: &'a [Arc<str>],
-    /// Directories that are never packages.
-    pub ignored: &'a [WsPath],
 }
 
 /// Reads one package.
@@ -63,7 +62,7 @@ impl PackageFiles<'_> {
         if let Some(known) = self.listings.get(dir) {
             return Ok(known.clone());
         }
-        let entries = self.cx.fs.list_dir(dir)?;
+        let entries = self.cx.tree.fs.list_dir(dir)?;
         self.listings.insert(dir.to_owned(), entries.clone());
         Ok(entries)
     }
@@ -82,21 +81,15 @@ impl PackageFiles<'_> {
         None
     }
 
-    /// Whether a directory has a BUILD.toml.
+    /// Whether a directory is a package.
     pub fn is_package(&mut self, dir: &str) -> bool {
         if let Some(&known) = self.packages.get(dir) {
             return known;
         }
-        let ignored = self.cx.ignored.iter().any(|i| crate::glob::is_below(dir, i.as_str()));
-        let found = !ignored && is_build_file(self.cx.fs, dir);
+        let found = self.cx.tree.is_package(dir);
         self.packages.insert(dir.to_owned(), found);
         found
     }
-}
-
-/// Whether a directory has a BUILD.toml.
-pub fn is_build_file(fs: &dyn SourceFs, dir: &str) -> bool {
-    matches!(fs.kind(&crate::glob::join(dir, BUILD_FILE)), Ok(Some(EntryKind::File | EntryKind::Symlink)))
 }
 
 struct PackageReader<'a> {

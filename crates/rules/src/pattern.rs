@@ -64,7 +64,7 @@ pub fn parse(text: &str, cwd: &str) -> Result<Pattern, String> {
 /// `sub`, `sub:name`, `...` and the bare name of a target of the current package.
 fn relative(text: &str, cwd: &str) -> String {
     let text = text.strip_prefix("./").unwrap_or(text);
-    crate::glob::join(cwd, text)
+    crate::source_tree::join(cwd, text)
 }
 
 fn kind_of(below: &str, text: &str) -> Result<PatternKind, String> {
@@ -98,7 +98,7 @@ impl Pattern {
         match &self.kind {
             PatternKind::Target(..) => false,
             PatternKind::Package(wanted) => wanted == package,
-            PatternKind::Below(top) => crate::glob::is_below(package, top),
+            PatternKind::Below(top) => crate::source_tree::is_below(package, top),
         }
     }
 }

@@ -11,7 +11,7 @@ use minibuild_core::{DirEntry, EntryKind, SourceFs, WsPath};
 pub struct MemoryFs {
     files: BTreeMap<String, Vec<u8>>,
     links: BTreeMap<String, String>,
-    bad_names: Vec<(String, String)>,
+    bad_names: Vec<(String, String, EntryKind)>,
 }
 
 impl MemoryFs {
@@ -35,9 +35,9 @@ impl MemoryFs {
         self.links.insert(path.to_owned(), target.to_owned());
     }
 
-    /// Adds a file whose name is not UTF-8, given as it would be shown.
-    pub fn bad_name(&mut self, dir: &str, lossy: &str) {
-        self.bad_names.push((dir.to_owned(), lossy.to_owned()));
+    /// Adds a file or an empty directory whose name is not UTF-8, given as it would be shown.
+    pub fn bad_name(&mut self, dir: &str, lossy: &str, kind: EntryKind) {
+        self.bad_names.push((dir.to_owned(), lossy.to_owned(), kind));
     }
 
     fn all(&self) -> impl Iterator<Item = (&str, EntryKind)> {
@@ -64,8 +64,8 @@ impl SourceFs for MemoryFs {
                 None => None,
             };
         }
-        for (_, lossy) in self.bad_names.iter().filter(|(dir, _)| dir == path) {
-            entries.insert(Err(lossy.clone()), EntryKind::File);
+        for (_, lossy, kind) in self.bad_names.iter().filter(|(dir, ..)| dir == path) {
+            entries.insert(Err(lossy.clone()), *kind);
         }
         if entries.is_empty() && !path.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
@@ -81,15 +81,19 @@ impl SourceFs for MemoryFs {
         Ok(self.list_dir(path).is_ok().then_some(EntryKind::Directory))
     }
 
-    fn is_dir(&self, path: &str) -> bool {
+    fn kind_behind(&self, path: &str) -> Option<EntryKind> {
         let path = self.links.get(path).map_or(path, String::as_str);
-        !self.files.contains_key(path) && self.list_dir(path).is_ok()
+        if self.files.contains_key(path) {
+            return Some(EntryKind::File);
+        }
+        self.list_dir(path).is_ok().then_some(EntryKind::Directory)
     }
 
     fn walk(
         &self,
         start: &str,
         names: &[&str],
+        barrier: &str,
         enter: &(dyn Fn(&str) -> bool + Sync),
     ) -> Vec<(String, io::Result<Arc<[DirEntry]>>)> {
         let mut found = Vec::new();
@@ -99,9 +103,13 @@ impl SourceFs for MemoryFs {
                 continue;
             }
             let entries = self.list_dir(&dir);
+            let is_barrier = |e: &DirEntry| e.kind != EntryKind::Directory && e.name.as_deref() == Ok(barrier);
+            if dir != start && entries.iter().flat_map(|e| e.iter()).any(is_barrier) {
+                continue;
+            }
             for entry in entries.iter().flat_map(|e| e.iter()).filter(|e| e.kind == EntryKind::Directory) {
                 if let Ok(name) = &entry.name {
-                    pending.push(crate::glob::join(&dir, name));
+                    pending.push(crate::source_tree::join(&dir, name));
                 }
             }
             let is_asked = |e: &&DirEntry| {

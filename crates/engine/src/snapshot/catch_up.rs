@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use minibuild_core::{BIN_ROOT, BUILD_FILE, DigestFunction, TEST_LOG_ROOT};
+use minibuild_core::{BIN_ROOT, BUILD_FILE, DigestFunction, TEST_LOG_ROOT, WORKSPACE_FILE};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::report::test_log;
@@ -113,16 +113,20 @@ impl<'a> Packages<'a> {
     /// Whether a path is that of an output of a loaded package.
     fn is_of_loaded(&mut self, path: &'a str) -> bool {
         let Some(mut above) = path.strip_prefix(BIN_ROOT).and_then(|path| path.strip_prefix('/')) else { return false };
+        // The nearest package so far that was not loaded: none of this workspace if it lies in a nested one.
+        let mut other = None;
         while !above.is_empty() {
             above = above.rsplit_once('/').map_or("", |(parent, _)| parent);
-            if let Some(&is_loaded) = self.of.get(above) {
-                return is_loaded;
-            }
-            if self.root.join(above).join(BUILD_FILE).exists() {
-                self.of.insert(above, false);
-                return false;
+            let has = |name| self.root.join(above).join(name).exists();
+            if !above.is_empty() && has(WORKSPACE_FILE) {
+                other = None;
+            } else if let Some(&is_loaded) = self.of.get(above) {
+                return is_loaded && other.is_none();
+            } else if other.is_none() && has(BUILD_FILE) {
+                other = Some(above);
             }
         }
+        self.of.extend(other.map(|package| (package, false)));
         false
     }
 }
@@ -158,5 +162,9 @@ mod tests {
         check("minibuild-out/bin/x", &["a"], false);
         check("minibuild-out/binary/x", &[""], false);
         check("a/x", &["a", ""], false);
+        std::fs::write(dir.path().join("a/b").join(WORKSPACE_FILE), "").expect("writes");
+        let of = [("", true)].into_iter().collect();
+        let mut packages = Packages { root: dir.path(), of };
+        assert!(packages.is_of_loaded("minibuild-out/bin/a/b/c/x"), "`a/b` is a package of another workspace");
     }
 }

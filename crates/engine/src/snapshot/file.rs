@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 
 const MAGIC: &[u8; 8] = b"mbsnap1\n";
 /// Bumped whenever a section changes.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const HEADER: usize = 24;
 const ENTRY: usize = 24;
 /// Bytes before a [`sealed`] piece.

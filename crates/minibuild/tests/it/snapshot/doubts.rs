@@ -69,6 +69,33 @@ fn a_new_directory() {
 }
 
 #[test]
+fn a_workspace_where_there_was_none_and_none_where_there_was_one() {
+    let ws = sample().file("e/BUILD.toml", genrule("y", &[], &["y"], "echo y > $OUT"));
+    ws.build(&["//..."]).ok();
+    ws.build(&["//..."]).ok_without_running();
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+    ws.write("e/minibuild.toml", "");
+    let run = ws.build(&["//..."]).ok_without_running();
+    assert_eq!((run.why_no_snapshot() != "used", run.counts().total), (true, 5));
+    ws.write("e/BUILD.toml", genrule("y", &[], &["y"], "echo z > $OUT"));
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+    ws.remove("e/minibuild.toml");
+    let run = ws.build(&["//..."]).ok().started_only(&["//e:y"]);
+    assert_ne!(run.why_no_snapshot(), "used");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_and_then_to_a_file() {
+    let ws = settled();
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+    std::os::unix::fs::symlink("host.1:2", ws.path("g/linked.txt")).expect("links");
+    ws.build(&["//..."]).ok_without_running();
+    ws.build(&["//..."]).ok_without_running().from_snapshot();
+    ws.write("g/host.1:2", "not saved\n");
+    ws.build(&["//..."]).ok().started_only(&["//:all"]);
+}
+
+#[test]
 fn a_file_where_an_output_goes() {
     let ws = settled();
     let declared = ws.read("d/BUILD.toml").contains("outs = [\"x\"]");

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use minibuild_core::{
     ArtifactId, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
-    FetchOutcome, FetchRequest, HostTool, Kept, Level, Model, RemoteSide, RunId, StopFlag, StoreEvent, StoreSide,
+    FetchOutcome, FetchRequest, HostTool, Kept, Level, Model, RemoteEvent, RemoteSide, RunId, StopFlag, StoreEvent,
+    StoreSide,
     WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
@@ -574,12 +575,15 @@ impl Driver {
         }
         if let Some(store) = &mut self.store {
             store.shutdown(outcome.interrupted || self.stop.is_set());
-            // What it came upon last. Nothing else is of interest any more.
-            for event in events.try_iter() {
-                if let Event::Store(StoreEvent::Message { level, text }) = event {
-                    reporter.event(&BuildEvent::Message { level, text });
-                }
-            }
+        }
+        // What both sides came upon last. Nothing else is of interest any more.
+        for event in events.try_iter() {
+            let (Event::Store(StoreEvent::Message { level, text })
+            | Event::Remote(RemoteEvent::Message { level, text })) = event
+            else {
+                continue;
+            };
+            reporter.event(&BuildEvent::Message { level, text });
         }
         self.flush(reporter);
         // Whatever was cut short above counts as interrupted.

@@ -42,7 +42,9 @@ pub fn key(session: &Session<'_>, settings: &Settings, input: &ConfigInput, func
         texts.push(name.clone());
         texts.extend(name.starts_with("MINIBUILD_VAR_").then(|| value.clone()));
     }
-    let lists = [&session.patterns, &input.configs];
+    // That there are such actions is checked by each load.
+    let mnemonics: Vec<String> = settings.strategy_by_mnemonic.keys().cloned().collect();
+    let lists = [&session.patterns, &input.configs, &mnemonics];
     for list in lists {
         texts.push(list.len().to_string());
         texts.extend(list.iter().cloned());

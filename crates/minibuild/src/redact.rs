@@ -1,42 +1,40 @@
 //! Keeps secrets out of what is printed, logged or told to other processes.
 
-const HIDDEN: &str = "<redacted>";
-
-/// Flags whose values hold a secret behind their `=`.
-const SECRET_FLAGS: [&str; 1] = ["--remote-header"];
-
-/// A URL without user name and password.
-pub fn url(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    match authority.rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => text.to_owned(),
-    }
-}
+use minibuild_core::{HIDDEN, shown_url};
 
 /// A setting as it may be shown.
 pub fn setting(key: &str, value: &str) -> String {
-    match key {
-        "remote.headers" => format!("{key}={}", header(value)),
-        _ => format!("{key}={}", url(value)),
-    }
+    let shown = match key {
+        "remote.headers" => header(value),
+        "remote.cache" | "remote.executor" => shown_url(value),
+        _ => word(value),
+    };
+    format!("{key}={shown}")
 }
 
 /// A command line as it may be shown.
 pub fn command_line(args: impl Iterator<Item = String>) -> String {
     let mut shown: Vec<String> = Vec::new();
-    let mut is_secret = false;
+    let mut of_flag: Option<fn(&str) -> String> = None;
     for arg in args {
-        let flag = SECRET_FLAGS.iter().find_map(|flag| Some((*flag, arg.strip_prefix(flag)?.strip_prefix('=')?)));
-        shown.push(match flag {
-            _ if is_secret => header(&arg),
-            Some((flag, value)) => format!("{flag}={}", header(value)),
-            None => words_of(&arg),
+        let is_alone = of_flag.is_none();
+        shown.push(match (of_flag.take(), arg.split_once('=')) {
+            (Some(show), _) => show(&arg),
+            (None, Some((flag, value))) => format!("{flag}={}", shown_by(flag).unwrap_or(word)(value)),
+            (None, None) => word(&arg),
         });
-        is_secret = !is_secret && SECRET_FLAGS.contains(&arg.as_str());
+        of_flag = shown_by(&arg).filter(|_| is_alone);
     }
     shown.join(" ")
+}
+
+/// How the value of a flag that can hold a secret is shown.
+fn shown_by(flag: &str) -> Option<fn(&str) -> String> {
+    match flag {
+        "--remote-header" => Some(header),
+        "--remote-cache" | "--remote-executor" => Some(shown_url),
+        _ => None,
+    }
 }
 
 /// `NAME=VALUE` without the value; what has no `=` may be a value whose name was forgotten.
@@ -47,27 +45,14 @@ fn header(text: &str) -> String {
     }
 }
 
-/// An argument that may be `--flag=URL`.
-fn words_of(arg: &str) -> String {
-    match arg.split_once('=') {
-        Some((flag, value)) => format!("{flag}={}", url(value)),
-        None => url(arg),
-    }
+/// Any other text, in which only URLs can hold a secret: a label may have an `@`, too.
+fn word(text: &str) -> String {
+    if text.contains("://") { shown_url(text) } else { text.to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn passwords_leave_urls() {
-        let check = |text, expected| assert_eq!(url(text), expected);
-        check("https://me:secret@host:8080/cache", "https://host:8080/cache");
-        check("https://me:se@cret@host/x", "https://host/x");
-        check("grpc://host:1", "grpc://host:1");
-        check("http://host/a@b", "http://host/a@b");
-        check("embedded", "embedded");
-    }
 
     #[test]
     fn values_of_headers_are_never_shown() {
@@ -79,6 +64,13 @@ mod tests {
         check("mb build --remote-header s3cret", "mb build --remote-header <redacted>");
         check("mb --remote-cache=http://u:p@h/c", "mb --remote-cache=http://h/c");
         check("mb --remote-cache http://u:p@h/c", "mb --remote-cache http://h/c");
+        check("mb --remote-cache=u:p@h //a@1:x", "mb --remote-cache=h //a@1:x");
+        check("mb --remote-cache u:p@h //a@1:x", "mb --remote-cache h //a@1:x");
+        check(
+            "mb --remote-cache=https://h/c?sig=p --var=x=a@b",
+            "mb --remote-cache=https://h/c?<redacted> --var=x=a@b",
+        );
+        check("mb --var x=http://u:p@h", "mb --var x=http://h");
         assert_eq!(setting("remote.headers", "a=b=c"), "remote.headers=a=<redacted>");
         assert_eq!(setting("remote.cache", "http://u:p@h/c"), "remote.cache=http://h/c");
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use minibuild_core::{
     CacheLookup, DigestFunction, ExistenceCheck, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide,
-    RemoteSink, RunId, STATE_ROOT, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency,
+    RemoteSink, RunId, STATE_ROOT, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency, shown_url,
 };
 use minibuild_disk::{FileClock, Keep, OutTree};
 use minibuild_engine::machine::{Dynamic, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
@@ -15,7 +15,6 @@ use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
 use minibuild_rules::{DynamicPolicy, OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
 use minibuild_server::{Listen, Running, Server, ServerConfig};
 
-use crate::redact;
 use crate::workspace;
 
 /// The word for the server inside the build.
@@ -122,7 +121,7 @@ pub fn remember_function(remote: &RemoteSettings, state_dir: &Path, function: Di
 
 /// The endpoint of blobs, as it may be shown.
 pub fn endpoint(remote: &RemoteSettings) -> Option<String> {
-    remote.cache.as_ref().or(remote.executor.as_ref()).map(|endpoint| redact::url(endpoint))
+    remote.cache.as_ref().or(remote.executor.as_ref()).map(|endpoint| shown_url(endpoint))
 }
 
 fn function_name(function: DigestFunction) -> &'static str {

@@ -240,6 +240,7 @@ impl RemoteClient {
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(PATIENCE);
         }
+        self.shared.end();
     }
 }
 

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use minibuild_core::shown_url;
 use tonic::codegen::http::Uri;
 
 use crate::error::ConfigError;
@@ -46,7 +47,7 @@ impl Endpoint {
     /// # Errors
     /// [`ConfigError::Endpoint`] saying what is wrong, without the password.
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        parse(text).map_err(|why| ConfigError::Endpoint { url: without_password(text), why })
+        parse(text).map_err(|why| ConfigError::Endpoint { url: shown_url(text), why })
     }
 
     /// Whether it is gRPC, over whatever.
@@ -131,16 +132,6 @@ fn authority(text: &str) -> Result<(&str, Option<u16>), &'static str> {
         return Err("its host is no name or address");
     }
     Ok((host, port))
-}
-
-/// The text as it may be shown. Whatever stands before an `@` may be a secret.
-fn without_password(text: &str) -> String {
-    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
-    let separator = if scheme.is_empty() { "" } else { "://" };
-    match rest.rsplit_once('@') {
-        Some((_, place)) => format!("{scheme}{separator}***@{place}"),
-        None => text.to_owned(),
-    }
 }
 
 impl fmt::Display for Endpoint {

@@ -58,6 +58,11 @@ impl Executor {
         self.grpc.endpoint()
     }
 
+    /// The server it is.
+    pub(crate) fn grpc(&self) -> &Arc<Grpc> {
+        &self.grpc
+    }
+
     /// If it is given up, and its time has come, asks it for a sign of life.
     pub(crate) async fn probe(&self) {
         self.grpc.probe().await;

@@ -135,6 +135,11 @@ impl Grpc {
         self.capabilities.get_or_try_init(|| self.ask_capabilities()).await.cloned()
     }
 
+    /// Nothing will be asked any more.
+    pub(crate) fn end(&self) {
+        self.outage.end();
+    }
+
     /// If it is given up, and its time has come, asks it for a sign of life.
     pub(crate) async fn probe(&self) {
         if self.outage.is_open() {

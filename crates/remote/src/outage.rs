@@ -19,12 +19,15 @@ pub(crate) struct Outage {
     began: Instant,
     endpoint: String,
     tell: Tell,
+    /// Why the last attempt failed.
+    last_failure: Mutex<Option<String>>,
 }
 
 impl Outage {
     /// `timeout` is the longest a failing attempt takes.
     pub(crate) fn new(endpoint: String, timeout: Duration, tell: Tell) -> Self {
-        Self { breaker: Mutex::new(Breaker::new(timeout)), began: Instant::now(), endpoint, tell }
+        let (breaker, last_failure) = (Mutex::new(Breaker::new(timeout)), Mutex::default());
+        Self { breaker, began: Instant::now(), endpoint, tell, last_failure }
     }
 
     /// Whether to ask now.
@@ -40,6 +43,7 @@ impl Outage {
 
     /// An attempt failed for this reason.
     pub(crate) fn failed(&self, why: &str) {
+        *self.last_failure() = Some(why.to_owned());
         let change = self.breaker().record(false, self.began.elapsed());
         self.announce(change, why);
     }
@@ -48,6 +52,16 @@ impl Outage {
     pub(crate) fn gave_up(&self, why: &str) {
         let change = self.breaker().gave_up(self.began.elapsed());
         self.announce(change, why);
+    }
+
+    /// Nothing will be asked any more. A build that was over before the server could be given up says now that it was of no
+    /// use.
+    pub(crate) fn end(&self) {
+        let why = self.last_failure().take();
+        if let Some(why) = why.filter(|_| !self.has_answered() && !self.is_open()) {
+            let text = format!("`{}` never answered ({why}); nothing was done with it", self.endpoint);
+            (self.tell)(RemoteEvent::Message { level: Level::Warning, text });
+        }
     }
 
     /// Whether calls fail fast now.
@@ -64,6 +78,10 @@ impl Outage {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn last_failure(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn announce(&self, change: Option<Change>, why: &str) {
         let Some(change) = change else { return };
         let (level, text) = match change {
@@ -74,5 +92,39 @@ impl Outage {
         };
         (self.tell)(RemoteEvent::Message { level, text });
         (self.tell)(RemoteEvent::Outage { server: self.endpoint.clone(), is_open: change == Change::Opened });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_never_answered_is_told_of_once_at_the_end() {
+        let told = |steps: &[&str]| {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let to = Arc::clone(&told);
+            let tell: Tell = Arc::new(move |event| {
+                if let RemoteEvent::Message { text, .. } = event {
+                    to.lock().expect("no panic").push(text);
+                }
+            });
+            let outage = Outage::new("grpc://h:1".to_owned(), Duration::from_secs(1), tell);
+            for step in steps {
+                match *step {
+                    "ok" => outage.succeeded(),
+                    "gave up" => outage.gave_up("refused"),
+                    "end" => outage.end(),
+                    _ => outage.failed("refused"),
+                }
+            }
+            told.lock().expect("no panic").clone()
+        };
+        let never = ["`grpc://h:1` never answered (refused); nothing was done with it"];
+        assert_eq!(told(&["failed", "failed", "end", "end"]), never);
+        assert!(told(&["end"]).is_empty() && told(&["ok", "failed", "end"]).is_empty());
+        assert!(told(&["failed", "ok", "end"]).is_empty());
+        let once = told(&["failed", "gave up", "failed", "end"]);
+        assert!(once.len() == 1 && once[0].contains("cannot be used"), "{once:?}");
     }
 }

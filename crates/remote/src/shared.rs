@@ -99,6 +99,17 @@ impl Shared {
         }
     }
 
+    /// Nothing will be asked any more.
+    pub(crate) fn end(&self) {
+        match &self.cache {
+            Cache::Grpc(cache) => cache.grpc.end(),
+            Cache::Http(cache) => cache.end(),
+        }
+        if let Some(executor) = &self.executor {
+            executor.grpc().end();
+        }
+    }
+
     /// Sees, once, whether the executor has an action that was uploaded to the cache.
     ///
     /// # Errors

@@ -10,8 +10,9 @@ use toml::de::{DeTable, DeValue};
 use crate::diag::{Diagnostic, Diagnostics, FileId, Severity, Sources, Span};
 use crate::keys::{self, KEYS, KeySpec, KeyType, KeyValue};
 use crate::lang::{Setting, SettingValue};
+use crate::secrets;
 use crate::settings::Settings;
-use crate::suggest::did_you_mean;
+use crate::suggest::{did_you_mean, nearest};
 use crate::text;
 use crate::walk::{Key, Value, Walk, parse_duration, parse_size};
 
@@ -46,6 +47,9 @@ pub struct Config {
     pub config_names: Vec<String>,
     /// Where `rules` was written, for complaints about its entries.
     pub rules_span: Option<Span>,
+    /// Mnemonics that a strategy is set for, with their place in a file or the flag. Not those of the user's file, which is
+    /// for all workspaces.
+    pub strategy_mnemonics: Vec<(String, Result<Span, String>)>,
 }
 
 /// One table of settings.
@@ -61,14 +65,20 @@ struct ConfigFile {
     configs: BTreeMap<String, Layer>,
 }
 
+/// Of all variables of the environment that are minibuild's.
+const PREFIX: &str = "MINIBUILD_";
+
 const TABLES: [&str; 6] = ["workspace", "build", "remote", "dynamic", "env", "vars"];
 
 /// Reads all layers. `files` are the workspace's and the personal file, in this order.
 pub fn resolve(input: &ConfigInput, files: &[(FileId, Arc<str>)], diags: &mut Diagnostics) -> Config {
     let read: Vec<ConfigFile> = files.iter().map(|(file, text)| read_file(*file, text, diags)).collect();
     let mut config = Config::default();
-    for file in &read {
+    for (index, file) in read.iter().enumerate() {
         apply(&file.base, &mut config, diags);
+        if index == 0 && input.user_file.is_some() {
+            config.strategy_mnemonics.clear();
+        }
         config.base_vars.extend(file.base.vars.iter().cloned());
         config.config_names.extend(file.configs.keys().cloned());
         for layer in file.configs.values() {
@@ -99,7 +109,7 @@ pub fn register(
     let mut registered = Vec::new();
     for (path, bytes) in files {
         match text::decode(&path, bytes) {
-            Ok(text) => registered.push((sources.add(&path, text.clone()), text)),
+            Ok(text) => registered.push((sources.add(&path, secrets::masked(&text).into()), text)),
             Err(message) => diags.push(Diagnostic::error(message)),
         }
     }
@@ -259,10 +269,20 @@ fn apply(layer: &Layer, config: &mut Config, diags: &mut Diagnostics) {
         if spec.key == "workspace.rules" {
             config.rules_span = Some(*span);
         }
+        config.strategy_mnemonics.extend(mnemonics(spec, value).map(|name| (name, Ok(*span))));
         if let Err(message) = (spec.set)(&mut config.settings, value.clone()) {
             diags.push(Diagnostic::at(*span, message));
         }
     }
+}
+
+/// Mnemonics that a value of `build.strategy` is for.
+fn mnemonics(spec: &KeySpec, value: &KeyValue) -> impl Iterator<Item = String> {
+    let table = match value {
+        KeyValue::TextTable(table) if spec.ty == KeyType::Strategy => &table[..],
+        _ => &[],
+    };
+    table.iter().filter(|(name, _)| name != "default").map(|(name, _)| name.clone())
 }
 
 fn check(layer: &Layer, diags: &mut Diagnostics) {
@@ -274,6 +294,7 @@ fn value_of_text(spec: &KeySpec, text: &str, is_flag: bool) -> Result<KeyValue, 
     let number = || text.parse::<i64>().map_err(|_| format!("`{text}` is no number"));
     let pair = |text: &str| match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ if secrets::is_secret(spec.key) => Err("a header is not of the form NAME=VALUE".to_owned()),
         _ => Err(format!("`{text}` is not of the form NAME=VALUE")),
     };
     match spec.ty {
@@ -297,6 +318,11 @@ fn value_of_text(spec: &KeySpec, text: &str, is_flag: bool) -> Result<KeyValue, 
         KeyType::Texts if is_flag => Ok(KeyValue::Texts(vec![text.to_owned()])),
         KeyType::Texts => Ok(KeyValue::Texts(text.split_whitespace().map(str::to_owned).collect())),
         KeyType::TextTable if is_flag => Ok(KeyValue::TextTable(vec![pair(text)?])),
+        // A header has white space: `Bearer TOKEN`.
+        KeyType::TextTable if secrets::is_secret(spec.key) => {
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            Ok(KeyValue::TextTable(lines.map(pair).collect::<Result<_, _>>()?))
+        }
         KeyType::TextTable => Ok(KeyValue::TextTable(text.split_whitespace().map(pair).collect::<Result<_, _>>()?)),
         KeyType::CountTable => {
             let count = |text: &str| {
@@ -314,8 +340,8 @@ fn value_of_text(spec: &KeySpec, text: &str, is_flag: bool) -> Result<KeyValue, 
 
 fn apply_environment(input: &ConfigInput, config: &mut Config, diags: &mut Diagnostics) {
     let specs: BTreeMap<String, &KeySpec> = KEYS.iter().map(|k| (k.variable(), k)).collect();
-    for (name, text) in input.environment.range("MINIBUILD_".to_owned()..) {
-        if !name.starts_with("MINIBUILD_") {
+    for (name, text) in input.environment.range(PREFIX.to_owned()..) {
+        if !name.starts_with(PREFIX) {
             break;
         }
         if let Some(variable) = name.strip_prefix("MINIBUILD_VAR_") {
@@ -331,7 +357,9 @@ fn apply_environment(input: &ConfigInput, config: &mut Config, diags: &mut Diagn
         } else if name != "MINIBUILD_WORKSPACE" {
             let mut warning = Diagnostic::error(format!("unknown environment variable `{name}`"));
             warning.severity = Severity::Warning;
-            warning.hints.extend(did_you_mean(name, specs.keys().map(String::as_str)));
+            let known = specs.keys().filter_map(|known| known.strip_prefix(PREFIX));
+            let near = nearest(name.strip_prefix(PREFIX).unwrap_or(name), known);
+            warning.hints.extend(near.map(|near| format!("did you mean `{PREFIX}{near}`?")));
             diags.push(warning);
         }
     }
@@ -364,7 +392,10 @@ fn apply_flags(input: &ConfigInput, config: &mut Config, diags: &mut Diagnostics
 }
 
 fn set_from_text(spec: &KeySpec, text: &str, is_flag: bool, name: &str, config: &mut Config, diags: &mut Diagnostics) {
-    let result = value_of_text(spec, text, is_flag).and_then(|value| (spec.set)(&mut config.settings, value));
+    let result = value_of_text(spec, text, is_flag).and_then(|value| {
+        config.strategy_mnemonics.extend(mnemonics(spec, &value).map(|mnemonic| (mnemonic, Err(name.to_owned()))));
+        (spec.set)(&mut config.settings, value)
+    });
     if let Err(message) = result {
         diags.push(Diagnostic::error(format!("{name}: {message}")));
     }

@@ -323,7 +323,13 @@ impl FieldReader<'_, '_> {
             did_you_mean(name, names)
         });
         let package = self.files.path.clone();
-        let hint = near.unwrap_or_else(|| format!("a target of this package is written `:{text}`"));
+        let is_glob = text.contains(['*', '?', '[', '{']);
+        let hint = match near {
+            _ if is_glob => format!("a pattern is written `{{ glob = [\"{text}\"] }}`"),
+            Some(near) => near,
+            None if text.contains(['.', '/']) => "if a target makes it, name that target: `:NAME`".to_owned(),
+            None => format!("a target of this package is written `:{text}`"),
+        };
         self.walk.error_at(span, format!("no file `{text}` in package `//{package}`")).hints.push(hint);
     }
 

@@ -37,7 +37,7 @@ ignore = ["q"]
 [build]
 jobs = 3
 pools = { a = 1 }
-strategy = { default = "local", X = "remote" }
+strategy = { default = "local", Genrule = "remote" }
 [remote]
 timeout = "5s"
 headers = { a = "b" }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use minibuild_core::{DigestFunction, WsPath};
+use minibuild_core::{DigestFunction, WsPath, shown_url};
 
 use crate::settings::{
     ColorMode, DownloadMode, DynamicPolicy, ExternalLinks, OnRemoteFailure, ProgressMode, Settings, Strategy,
@@ -175,7 +175,7 @@ fn endpoint(text: String, schemes: &[&str]) -> Result<Option<String>, String> {
     if schemes.iter().any(fits) {
         return Ok(Some(text));
     }
-    Err(format!("`{text}` is no endpoint: expected {}, none", schemes.join(", ")))
+    Err(format!("`{}` is no endpoint: expected {}, none", shown_url(&text), schemes.join(", ")))
 }
 
 fn strategy(text: &str) -> Result<Strategy, String> {

@@ -29,6 +29,7 @@ mod render;
 mod resolve;
 mod rule_table;
 mod schema;
+mod secrets;
 mod settings;
 mod source_tree;
 mod std_files;

@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::command::{Commands, RecipeSlot};
 use crate::config::{self, Config, ConfigInput};
 use crate::diag::{Diagnostic, Diagnostics, FileId, Sources, Span};
-use crate::expand::{Expander, Setup};
+use crate::expand::{BUILTIN_MNEMONICS, Expander, Setup};
 use crate::lang::{self, HostFacts, RuleSet, VarId, VarInputs, Vars};
 use crate::package::{self, PackageCx};
 use crate::pattern::{self, Pattern, PatternKind, Requested};
@@ -156,6 +156,7 @@ impl Loader<'_> {
         let files = rule_files(self.fs, &config, &mut self.sources, &mut self.diags);
         let set = lang::compile(&files, &self.sources, &mut self.diags);
         check_configs(&config, &set, &mut self.diags);
+        check_mnemonics(&config, &set, &mut self.diags);
         let vars = set.resolve_vars(&var_inputs(&config, &self.request.host), &mut self.diags);
         let rules = RuleTable::new(&set);
         let tree = SourceTree { fs: self.fs, ignored: &config.settings.ignore };
@@ -440,6 +441,26 @@ fn check_configs(config: &Config, set: &RuleSet, diags: &mut Diagnostics) {
         let error =
             Diagnostic::error(format!("--config={name}: no `[config.{name}]` in minibuild.toml or a rule file"));
         diags.push(did_you_mean(name, known.iter().copied()).into_iter().fold(error, Diagnostic::hint));
+    }
+}
+
+fn check_mnemonics(config: &Config, set: &RuleSet, diags: &mut Diagnostics) {
+    if config.strategy_mnemonics.is_empty() || diags.has_errors() {
+        return;
+    }
+    let known: FxHashSet<&str> = set.mnemonics().chain(BUILTIN_MNEMONICS).collect();
+    for (mnemonic, place) in config.strategy_mnemonics.iter().filter(|(name, _)| !known.contains(name.as_str())) {
+        let message = format!("no rule has actions of the mnemonic `{mnemonic}`");
+        let error = match place {
+            Ok(span) => Diagnostic::at(*span, message),
+            Err(flag) => Diagnostic::error(format!("{flag}: {message}")),
+        };
+        let hint = did_you_mean(mnemonic, known.iter().copied()).unwrap_or_else(|| {
+            let mut all: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+            all.sort();
+            format!("there are {}", all.join(", "))
+        });
+        diags.push(error.hint(hint));
     }
 }
 

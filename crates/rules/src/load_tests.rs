@@ -231,6 +231,20 @@ fn settings_from_texts() {
     assert_eq!(set("build.strategy", "A=remote").map(|s| s.strategy_of("A")), Ok(crate::Strategy::Remote));
     assert_eq!(set("build.download_regex", "("), Err("error: --download-regex: `(` is no regular expression".into()));
     assert_eq!(set("build.disk_cache_size", "2GiB").map(|s| s.disk_cache_size), Ok(Some(2 << 30)));
+    assert_eq!(
+        set("remote.headers", "authorization: Bearer S3CRET"),
+        Err("error: --remote-header: a header is not of the form NAME=VALUE".into())
+    );
+    assert_eq!(
+        set("remote.cache", "u:S3CRET@h"),
+        Err("error: --remote-cache: `h` is no endpoint: expected grpc://, grpcs://, http://, https://, none".into())
+    );
+    let headers = settings_of(&[], |input| {
+        let lines = "authorization=Bearer secret=1\n x=2 \n\n";
+        input.environment.insert("MINIBUILD_REMOTE_HEADERS".into(), lines.into());
+    });
+    let headers = headers.expect("valid").remote.headers.0;
+    assert_eq!((&*headers["authorization"], &*headers["x"]), ("Bearer secret=1", "2"));
     let headers = set("remote.headers", "authorization=secret").expect("valid").remote.headers;
     assert_eq!(headers.0["authorization"], "secret");
     assert!(!format!("{headers:?}").contains("secret"));
@@ -240,6 +254,36 @@ fn settings_from_texts() {
         }
     });
     assert_eq!(both.map(|s| s.download_regex), Ok(vec!["a.*".to_owned(), "b".to_owned()]));
+}
+
+#[test]
+fn errors_in_a_configuration_do_not_show_secrets() {
+    for text in [
+        "[remote]\nheader = { authorization = \"S3CRET\" }\n",
+        "[remote]\nheaders = \"authorization=S3CRET\"\n",
+        "[remote]\nheaders = { a = \"S3CRET\", b = 5 }\n",
+        "[remote]\nheaders = { a = \"S3CRET }\n",
+        "[remote]\ncache = \"http:/u:S3CRET@h/\"\n",
+        "[remote]\nexecutor = [\"grpc://u:S3CRET@h\"]\n",
+        "[build]\nheaders = { a = \"S3CRET\" }\n",
+    ] {
+        for file in ["minibuild.toml", "minibuild.local.toml"] {
+            let printed = errors(&[("minibuild.toml", ""), (file, text), ("BUILD.toml", "")], &["//..."]);
+            assert!(printed.contains(&format!("{file}:2:")) && !printed.contains("S3CRET"), "{printed}");
+        }
+    }
+}
+
+#[test]
+fn unknown_variables_of_the_environment_are_compared_without_their_prefix() {
+    let warned = |name: &str| {
+        let mut request = request(&["//..."]);
+        request.config.environment.insert(name.into(), "x".into());
+        let loaded = load(&MemoryFs::new(&[("BUILD.toml", "")]), &request).ok().expect("a warning only");
+        render(&loaded.warnings, &loaded.sources, false)
+    };
+    assert!(warned("MINIBUILD_JBOS").contains("hint: did you mean `MINIBUILD_JOBS`?"));
+    assert!(!warned("MINIBUILD_FOO").contains("hint"), "{}", warned("MINIBUILD_FOO"));
 }
 
 #[test]

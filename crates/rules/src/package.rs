@@ -12,6 +12,7 @@ use crate::fields::FieldReader;
 use crate::lang::Vars;
 use crate::rule_table::{RuleInfo, RuleTable};
 use crate::source_tree::SourceTree;
+use crate::std_files;
 use crate::suggest::did_you_mean;
 use crate::text;
 use crate::values::{RawPackage, RawTarget, RawValue};
@@ -120,7 +121,10 @@ impl<'a> PackageReader<'a> {
     fn unknown_rule(&mut self, key: &Key<'_>) {
         let rules = self.files.cx.rules;
         let name = key.get_ref().to_string();
-        let hint = did_you_mean(&name, rules.rules.iter().map(|r| &*r.name)).unwrap_or_else(|| {
+        let declared = std_files::declaring(&name)
+            .map(|file| format!("it is declared in `{file}`: add that to `[workspace] rules` in minibuild.toml"));
+        let near = || did_you_mean(&name, rules.rules.iter().map(|r| &*r.name));
+        let hint = declared.or_else(near).unwrap_or_else(|| {
             "rules come from `[workspace] rules = [\"@std/c.toml\", ...]` in minibuild.toml; built in are `genrule`, `filegroup`, `alias` and `test`".into()
         });
         self.walk.error(key, format!("unknown rule `{name}`")).hints.push(hint);

@@ -12,6 +12,12 @@ pub fn find(name: &str) -> Option<&'static str> {
     FILES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
+/// The file that declares a rule.
+pub fn declaring(rule: &str) -> Option<&'static str> {
+    let header = format!("\n[rule.{rule}]\n");
+    FILES.iter().find(|(_, text)| text.contains(&header)).map(|(name, _)| *name)
+}
+
 /// All names.
 pub fn names<'a>() -> impl Iterator<Item = &'a str> {
     FILES.iter().map(|(name, _)| *name)

@@ -2,9 +2,10 @@
 
 /// The candidate nearest to `word`, if one is near enough to be a likely slip.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // A slip leaves more than half of a word as it was.
     let limit = match word.chars().count() {
-        0..=2 => 1,
-        3..=5 => 2,
+        0..=4 => 1,
+        5..=6 => 2,
         _ => 3,
     };
     candidates
@@ -51,7 +52,7 @@ mod tests {
     #[test]
     fn likely_slips_are_found_and_others_not() {
         let check = |word: &str, expected: Option<&str>| {
-            assert_eq!(nearest(word, ["srcs", "outs", "out_dirs", "cmd", "timeout"]), expected, "{word}");
+            assert_eq!(nearest(word, ["srcs", "outs", "out_dirs", "cmd", "timeout", "copts"]), expected, "{word}");
         };
         check("src", Some("srcs"));
         check("sources", Some("srcs"));
@@ -61,6 +62,7 @@ mod tests {
         check("cdm", Some("cmd"));
         check("timeuot", Some("timeout"));
         check("zzz", None);
+        check("inputs", None);
         check("", None);
     }
 

@@ -94,6 +94,30 @@ fn mistakes_in_settings_are_told_with_a_suggestion() {
     check(&["--jobs=0"], None, &["jobs"]);
     check(&["--download=some"], None, &["some", "toplevel"]);
     check(&[], Some(("MINIBUILD_VAR_GRETING", "x")), &["MINIBUILD_VAR_GRETING"]);
+    check(
+        &["--strategy=Genrul=local"],
+        None,
+        &["--strategy: no rule has actions of the mnemonic `Genrul`", "`Genrule`?"],
+    );
+    check(&[], Some(("MINIBUILD_STRATEGY", "Foo=local")), &["MINIBUILD_STRATEGY: no rule has actions", "there are"]);
+}
+
+#[test]
+fn a_strategy_of_an_unknown_mnemonic_is_an_error_also_where_nothing_is_to_be_done() {
+    let ws = greeting_workspace("");
+    ws.build(&["//:hello"]).ok();
+    ws.build(&["//:hello"]).ok_without_running().from_snapshot();
+    for _ in 0..2 {
+        ws.build(&["//:hello", "--strategy=Foo=local"]).code(2).says(&["`Foo`"]);
+        ws.build(&["//:hello", "--strategy=Genrule=local"]).ok_without_running();
+    }
+    ws.write("minibuild.local.toml", "[build.strategy]\nFoo = \"local\"\n");
+    ws.build(&["//:hello"]).code(2).says(&["`Foo`", "minibuild.local.toml:1:"]);
+    // The user's own file is for all workspaces.
+    let dir = ws.home().join(".config/minibuild");
+    std::fs::create_dir_all(&dir).expect("makes directories");
+    std::fs::rename(ws.path("minibuild.local.toml"), dir.join("config.toml")).expect("moves");
+    ws.build(&["//:hello"]).ok();
 }
 
 #[test]

@@ -93,6 +93,11 @@ impl Caller {
         self.outage.is_open()
     }
 
+    /// Nothing will be asked any more.
+    pub(super) fn end(&self) {
+        self.outage.end();
+    }
+
     pub(super) fn new(config: HttpConfig) -> Self {
         Self {
             outage: Outage::new(config.shown.clone(), config.timeout, Arc::clone(&config.sink)),

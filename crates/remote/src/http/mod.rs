@@ -73,6 +73,11 @@ impl HttpCache {
         result.map_err(|error| self.failed(&HttpError::Nonsense(error.to_string())))
     }
 
+    /// Nothing will be asked any more.
+    pub(crate) fn end(&self) {
+        self.caller.end();
+    }
+
     /// If it is given up, and its time has come, asks it for a sign of life.
     pub(crate) async fn probe(&self) {
         if self.caller.is_out() {

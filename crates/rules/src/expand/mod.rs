@@ -25,6 +25,9 @@ mod conflicts;
 mod inputs;
 mod loaded;
 
+/// Mnemonics of `genrule` and of tests.
+pub const BUILTIN_MNEMONICS: [&str; 2] = ["Genrule", "Test"];
+
 /// What expansion needs besides the targets.
 #[derive(Clone, Copy)]
 pub struct Setup<'a> {
@@ -104,8 +107,8 @@ impl<'a, 'd> Expander<'a, 'd> {
             setup,
             vars,
             borders: FxHashMap::default(),
-            shell: Arc::from("Genrule"),
-            test: Arc::from("Test"),
+            shell: Arc::from(BUILTIN_MNEMONICS[0]),
+            test: Arc::from(BUILTIN_MNEMONICS[1]),
             no_platform: Arc::from([]),
         }
     }

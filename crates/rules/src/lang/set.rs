@@ -90,6 +90,11 @@ impl RuleSet {
         &self.get(id).tool_vars
     }
 
+    /// Mnemonics of all actions that rule files declare.
+    pub fn mnemonics(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().flat_map(|rule| &rule.actions).map(|action| &*action.fixed.mnemonic)
+    }
+
     /// All variables, by `VarId`; `os` and `arch` come first.
     pub fn vars(&self) -> &[VarDecl] {
         &self.vars

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use minibuild_testkit::{Workspace, difference};
 
 use super::{Remote, chain, downloaded, runners};
-use crate::{genrule, with_targets};
+use crate::{genrule, with_targets, workspace};
 
 /// Files, an executable, a tree with a symlink and an empty directory, a symlink, a depfile, a test, a program.
 pub(super) fn of_all_kinds() -> Workspace {
@@ -239,6 +239,27 @@ fn endpoints_that_are_none() {
     check("--remote-executor=grpc://a b:1", "a b:1");
     let both = ws.build(&["//...", "--remote-executor=grpc://127.0.0.1:1", "--remote-cache=http://127.0.0.1:2"]);
     both.code(2).says(&["http"]);
+}
+
+#[test]
+fn a_server_that_never_answered_is_told_of_even_if_the_build_was_over_before_it_was_given_up() {
+    let ws = workspace();
+    let mut gate = ws.gate("g");
+    let ws = ws.file("BUILD.toml", genrule("a", &[], &["a"], &format!("{}; echo a > $OUT", gate.wait())));
+    for scheme in ["grpc", "http"] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let flag = if scheme == "grpc" { "executor" } else { "cache" };
+        let build = ws.start_build(&["//...", &format!("--remote-{flag}={scheme}://{address}/")]);
+        // With the second attempt the first has failed.
+        for _ in 0..2 {
+            drop(listener.accept().expect("an attempt"));
+        }
+        gate.open();
+        let run = build.wait().ok().says(&[&format!("`{scheme}://{address}` never answered (")]);
+        assert_eq!(run.stderr.matches("WARNING").count(), 1, "{}", run.stderr);
+        ws.remove("minibuild-out/bin/a");
+    }
 }
 
 #[test]

@@ -86,6 +86,17 @@ pub enum Level {
     Error,
 }
 
+impl Level {
+    /// The word that a message of this level begins with on a terminal.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Info => "INFO",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
 /// How a test ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

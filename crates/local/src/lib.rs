@@ -28,3 +28,4 @@ pub use jobserver::Jobserver;
 pub use procs::is_ancestor;
 pub use runner::{CommandEnd, CommandReport, CommandRunner, CommandSpec, RunnerConfig, Stopper};
 pub use slot::slot_main;
+pub use spawn::spawn_error;

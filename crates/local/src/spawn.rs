@@ -237,7 +237,7 @@ fn is_on_noexec_mount(path: &Path) -> bool {
 }
 
 /// Why starting failed, for people.
-pub(crate) fn spawn_error(program: &CStr, argv_bytes: usize, error: Errno) -> String {
+pub fn spawn_error(program: &CStr, argv_bytes: usize, error: Errno) -> String {
     let shown = program.to_string_lossy();
     let path = Path::new(std::ffi::OsStr::from_bytes(program.to_bytes()));
     match error {

@@ -10,7 +10,7 @@ use minibuild_rules::{LoadRequest, Loaded, load};
 use serde::Serialize;
 
 use crate::args::CompdbArgs;
-use crate::tell::{files_of, shown, tell, warn};
+use crate::tell::{Complaint, files_of, shown, tell, warn};
 use crate::workspace::{self, Workspace};
 
 /// What a source of C, C++, Objective-C, CUDA or assembler ends in.
@@ -33,8 +33,8 @@ pub fn compdb(workspace: &Workspace, args: &CompdbArgs) -> u8 {
     tell(answer(workspace, args))
 }
 
-fn answer(workspace: &Workspace, args: &CompdbArgs) -> Result<String, String> {
-    let config = workspace::config_input(&args.config, Vec::new()).map_err(|e| format!("ERROR: {e}"))?;
+fn answer(workspace: &Workspace, args: &CompdbArgs) -> Result<String, Complaint> {
+    let config = workspace::config_input(&args.config, Vec::new())?;
     let all = vec!["//...".to_owned()];
     let request = LoadRequest {
         config,
@@ -86,7 +86,7 @@ fn compiled(model: &Model, action: &Action, command: &CommandLine) -> Vec<String
         return Vec::new();
     }
     let mut named: HashMap<&str, bool> =
-        command.argv.iter().skip(1).filter(|arg| is_source(arg)).map(|arg| (arg.as_str(), false)).collect();
+        command.argv.iter().skip(1).filter(|arg| is_source(arg)).map(|arg| (path_of(arg), false)).collect();
     if named.is_empty() {
         return Vec::new();
     }
@@ -95,8 +95,13 @@ fn compiled(model: &Model, action: &Action, command: &CommandLine) -> Vec<String
             *is_input = true;
         }
     });
-    let in_order = command.argv.iter().skip(1).filter(|arg| named.remove(arg.as_str()) == Some(true));
+    let in_order = command.argv.iter().skip(1).filter(|arg| named.remove(path_of(arg)) == Some(true));
     in_order.cloned().collect()
+}
+
+/// The path that an argument stands for.
+fn path_of(argument: &str) -> &str {
+    argument.strip_prefix("./").unwrap_or(argument)
 }
 
 fn compiles(mnemonic: &str, command: &CommandLine) -> bool {

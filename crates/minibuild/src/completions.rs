@@ -4,16 +4,17 @@ use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::args::{Cli, CompletionsArgs, CompletionsFor};
-use crate::tell::tell;
+use crate::tell::{Complaint, tell};
 
 /// Answers on stdout.
 pub fn completions(args: &CompletionsArgs) -> u8 {
     let command = Cli::command();
-    tell(match (args.shell, &args.command) {
+    let answer = match (args.shell, &args.command) {
         (CompletionsFor::Man, name) => man(command, name.as_deref()),
-        (_, Some(_)) => Err("ERROR: only `minibuild completions man` takes the name of a command".to_owned()),
+        (_, Some(_)) => Err("only `minibuild completions man` takes the name of a command".to_owned()),
         (shell, None) => Ok(script(command, shell_of(shell))),
-    })
+    };
+    tell(answer.map_err(Complaint::from))
 }
 
 fn shell_of(what: CompletionsFor) -> Shell {
@@ -41,12 +42,12 @@ fn man(mut command: Command, name: Option<&str>) -> Result<String, String> {
         Some(name) => {
             let known: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
             let Some(sub) = command.find_subcommand(name) else {
-                return Err(format!("ERROR: there is no command `{name}`\nhint: there are {}", known.join(", ")));
+                return Err(format!("there is no command `{name}`\nhint: there are {}", known.join(", ")));
             };
             clap_mangen::Man::new(sub.clone())
         }
     };
     let mut bytes = Vec::new();
-    page.render(&mut bytes).map_err(|error| format!("ERROR: the page cannot be made: {error}"))?;
+    page.render(&mut bytes).map_err(|error| format!("the page cannot be made: {error}"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -15,6 +15,7 @@ use minibuild_engine::machine::{Outcome, Progress, RunningAction, Shown};
 use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
 
 use crate::background::BackgroundWriter;
+use crate::prefix::prefix;
 use crate::progress::{Rate, bar_text, line_text};
 use crate::quote;
 use crate::test_stream::TestStream;
@@ -22,6 +23,8 @@ use crate::tool_output::ToolOutput;
 
 /// How often the bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// Files of a target that are named after a build, unless more targets are.
+const SHOWN_FILES: usize = 20;
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
@@ -105,11 +108,7 @@ impl Console {
     }
 
     fn tag(&self, level: Level) -> String {
-        match level {
-            Level::Info => self.paint("32", "INFO:"),
-            Level::Warning => self.paint("33", "WARNING:"),
-            Level::Error => self.paint("31;1", "ERROR:"),
-        }
+        prefix(level, self.color)
     }
 
     /// Prints a message.
@@ -293,11 +292,19 @@ impl Console {
                 if self.tests.contains_key(label) && outputs.is_empty() {
                     continue;
                 }
+                if outputs.is_empty() {
+                    text.push_str(&format!("Target {label} up-to-date (nothing to build)\n"));
+                    continue;
+                }
                 text.push_str(&format!("Target {label} up-to-date:\n"));
-                for output in outputs {
+                let shown = outputs.len().min(self.show_result.max(SHOWN_FILES));
+                for output in &outputs[..shown] {
                     let absent = format!("{} (not downloaded, {})", output.path, output.digest);
                     let line = if output.present == Some(false) { &absent } else { &output.path };
                     text.push_str(&format!("  {}\n", visible_line(line)));
+                }
+                if shown < outputs.len() {
+                    text.push_str(&format!("  … and {} more\n", outputs.len() - shown));
                 }
             }
         } else {
@@ -506,6 +513,30 @@ mod tests {
     use minibuild_core::{ActionCounts, DownloadCounts, RaceCounts, UploadCounts};
 
     use super::*;
+
+    #[test]
+    fn of_many_files_the_first_are_named() {
+        let console = |files: usize, show_result: u32| {
+            let settings = Settings { show_result, ..Settings::default() };
+            let out = BackgroundWriter::stderr(|_| {}, minibuild_core::StopFlag::default());
+            let mut console = Console::new(&settings, "/ws", false, out);
+            let output = |index: usize| OutputEvent {
+                path: format!("f{index}"),
+                kind: minibuild_core::OutputKind::File,
+                digest: String::new(),
+                size: 0,
+                present: Some(true),
+            };
+            console.targets.push(("//:x".to_owned(), true, (0..files).map(output).collect()));
+            console.targets_text()
+        };
+        assert_eq!(console(1, 10), "Target //:x up-to-date:\n  f0\n");
+        assert_eq!(console(0, 10), "Target //:x up-to-date (nothing to build)\n");
+        let text = console(3000, 10);
+        assert!(text.ends_with("  f19\n  … and 2980 more\n") && text.lines().count() == 22, "{text}");
+        assert_eq!(console(20, 1).lines().count(), 21);
+        assert_eq!(console(3000, 100).lines().count(), 102);
+    }
 
     #[test]
     fn counts_name_only_what_there_is() {

@@ -14,7 +14,7 @@ use minibuild_rules::{LoadRequest, Loaded, load};
 
 use crate::args::ExplainArgs;
 use crate::console::reason_text;
-use crate::tell::{self, files_of, shown, tell, warn};
+use crate::tell::{self, Complaint, files_of, shown, tell, warn};
 use crate::workspace::{self, Workspace};
 use crate::{explain_race, preview, remote_side};
 
@@ -34,11 +34,11 @@ enum Subject {
     Path(WsPath, String),
 }
 
-fn answer(workspace: &Workspace, args: &ExplainArgs) -> Result<String, String> {
+fn answer(workspace: &Workspace, args: &ExplainArgs) -> Result<String, Complaint> {
     let subject = subject(workspace, &args.label)?;
     let (Subject::Pattern(pattern) | Subject::Path(_, pattern)) = &subject;
     let request = LoadRequest {
-        config: workspace::config_input(&args.config, Vec::new()).map_err(|e| format!("ERROR: {e}"))?,
+        config: workspace::config_input(&args.config, Vec::new())?,
         patterns: vec![pattern.clone()],
         cwd: workspace.cwd.clone(),
         host: workspace::host(),
@@ -50,11 +50,11 @@ fn answer(workspace: &Workspace, args: &ExplainArgs) -> Result<String, String> {
     let state_dir = workspace.root.join(minibuild_core::STATE_ROOT);
     let function = remote_side::choose_function(&loaded.settings.remote, &state_dir).function;
     if args.race {
-        return explain_race::answer(workspace, &loaded, &actions, function);
+        return Ok(explain_race::answer(workspace, &loaded, &actions, function)?);
     }
     let goals = goals(workspace, &loaded, targets, function)?;
     let has_cache = goals.remote.as_ref().is_some_and(|remote| remote.caches) || goals.stores.disk_cache;
-    let foreseen = preview::foresee(workspace, &loaded, goals, function).map_err(|e| format!("ERROR: {e}"))?;
+    let foreseen = preview::foresee(workspace, &loaded, goals, function).map_err(|e| e.to_string())?;
     // What tools say of their versions may be anything.
     Ok(visible(&Writer { loaded: &loaded, has_cache }.write(&foreseen, &actions)).into_owned())
 }
@@ -69,18 +69,18 @@ fn subject(workspace: &Workspace, text: &str) -> Result<Subject, String> {
         Some(_) => std::path::Path::new(text).strip_prefix(&workspace.root).ok().and_then(|path| path.to_str()),
         None => Some(text),
     };
-    let Some(below) = below else { return Err(format!("ERROR: `{text}` is outside of the workspace")) };
+    let Some(below) = below else { return Err(format!("`{text}` is outside of the workspace")) };
     let from_root = text.starts_with('/') || below.starts_with(OUT_ROOT);
     let joined =
         if from_root || workspace.cwd.is_empty() { below.to_owned() } else { format!("{}/{below}", workspace.cwd) };
     let Ok(path) = WsPath::new(joined.trim_end_matches('/')) else { return pattern() };
     if path.is_at_or_below(OUT_ROOT) {
-        let makers = makers(workspace, &path).ok_or_else(|| format!("ERROR: nobody makes `{path}`"))?;
+        let makers = makers(workspace, &path).ok_or_else(|| format!("nobody makes `{path}`"))?;
         return Ok(Subject::Path(path, makers));
     }
     if workspace.root.join(path.as_path()).is_file() {
         return Err(format!(
-            "ERROR: `{path}` is a source file: no action makes it\nhint: name a target, or a path below `{BIN_ROOT}`"
+            "`{path}` is a source file: no action makes it\nhint: name a target, or a path below `{BIN_ROOT}`"
         ));
     }
     pattern()
@@ -112,7 +112,7 @@ fn asked_for(loaded: &Loaded, subject: &Subject) -> Result<(Vec<ActionId>, Vec<G
             };
             let made = (0..model.artifacts.len()).map(ArtifactId::new).find(is_it);
             let found = made.and_then(|id| Some((id, model.artifact(id).producer?)));
-            let (id, action) = found.ok_or_else(|| format!("ERROR: nobody makes `{path}`"))?;
+            let (id, action) = found.ok_or_else(|| format!("nobody makes `{path}`"))?;
             let goal =
                 Goal { target: model.action(action).target, artifacts: vec![id], runfiles: Vec::new(), test: None };
             Ok((vec![action], vec![goal]))
@@ -127,7 +127,7 @@ fn asked_for(loaded: &Loaded, subject: &Subject) -> Result<(Vec<ActionId>, Vec<G
             let names: Vec<String> =
                 loaded.requested.iter().map(|r| model.target(r.target).label.to_string()).collect();
             match actions.is_empty() {
-                true => Err(format!("ERROR: `{}` has no actions", names.join("`, `"))),
+                true => Err(format!("`{}` has no actions", names.join("`, `"))),
                 false => Ok((actions, goals)),
             }
         }
@@ -175,7 +175,7 @@ fn goals(
         root: workspace.root.display().to_string(),
         is_absent: minibuild_disk::is_absent,
         targets,
-        wishes: Wishes::new(mode, &settings.download_regex).map_err(|e| format!("ERROR: {e}"))?,
+        wishes: Wishes::new(mode, &settings.download_regex).map_err(|e| e.to_string())?,
         runs_nothing: false,
         jobs: 1,
         ahead: 0,
@@ -187,7 +187,7 @@ fn goals(
         all_events: false,
         strategies: remote_side::strategies(settings),
         dynamic: remote_side::dynamic(settings),
-        remote: remote_side::goals(settings, function).map_err(|e| format!("ERROR: {e}"))?,
+        remote: remote_side::goals(settings, function)?,
         stores: crate::stores::goals(settings),
     })
 }

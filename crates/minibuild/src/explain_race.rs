@@ -23,8 +23,8 @@ pub fn answer(
 ) -> Result<String, String> {
     let state_dir = workspace.root.join(minibuild_core::STATE_ROOT);
     let mut state = State::look(&state_dir, &workspace::boot_id(), function)
-        .map_err(|why| format!("ERROR: cannot read the state in `{}`: {why}", state_dir.display()))?;
-    let remote = remote_side::goals(&loaded.settings, function).map_err(|why| format!("ERROR: {why}"))?;
+        .map_err(|why| format!("cannot read the state in `{}`: {why}", state_dir.display()))?;
+    let remote = remote_side::goals(&loaded.settings, function)?;
     let mut history = remote.map(|remote| state.store_id(&remote.store)).map(|store| match state.history(store) {
         Some(history) => history.clone(),
         None => History::default(),

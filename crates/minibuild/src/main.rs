@@ -11,6 +11,7 @@ mod exit;
 mod explain;
 mod explain_race;
 mod fast_path;
+mod prefix;
 mod preview;
 mod profile;
 mod progress;
@@ -34,6 +35,8 @@ use std::time::Instant;
 use clap::Parser as _;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use minibuild_core::Level;
+
 use args::{Cli, Command};
 use session::{Kind, Session};
 
@@ -54,7 +57,21 @@ fn main() -> ExitCode {
     // default. Without it, such a write ends the process as before.
     let _ =
         signal_hook::flag::register(Signal::SIGXFSZ as i32, std::sync::Arc::<std::sync::atomic::AtomicBool>::default());
-    ExitCode::from(run(&Cli::parse_from(args::escape_patterns(std::env::args_os())), began))
+    ExitCode::from(match Cli::try_parse_from(args::escape_patterns(std::env::args_os())) {
+        Ok(cli) => run(&cli, began),
+        Err(answer) => told_by_clap(&answer),
+    })
+}
+
+/// Prints help, the version, or what is wrong with the command line.
+fn told_by_clap(answer: &clap::Error) -> u8 {
+    if answer.use_stderr() {
+        let text = answer.render();
+        let text = if console::use_color(Default::default()) { text.ansi().to_string() } else { text.to_string() };
+        eprint!("{}", text.replacen("error:", &format!("{}:", Level::Error.word()), 1));
+        return exit::BAD_INPUT;
+    }
+    tell::written(answer.print())
 }
 
 fn run(cli: &Cli, began: Instant) -> u8 {
@@ -68,7 +85,7 @@ fn run(cli: &Cli, began: Instant) -> u8 {
         (Ok(workspace), _) => workspace,
         (Err(_), Command::Schema(args)) => return tell::schema(None, args),
         (Err(error), _) => {
-            eprintln!("ERROR: {error}");
+            eprintln!("{}", prefix::error(error));
             return exit::BAD_INPUT;
         }
     };

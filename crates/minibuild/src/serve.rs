@@ -12,6 +12,7 @@ use minibuild_server::{Inject, Running, Server, ServerConfig, StartError, TlsCon
 use crate::args::ServeArgs;
 use crate::background::BackgroundWriter;
 use crate::exit;
+use crate::prefix;
 use crate::signals;
 use crate::workspace;
 
@@ -29,7 +30,7 @@ pub fn serve(args: &ServeArgs) -> u8 {
             exit::SUCCESS
         }
         Err((code, text)) => {
-            eprintln!("ERROR: {text}");
+            eprintln!("{}", prefix::error(text));
             code
         }
     }

@@ -1,9 +1,10 @@
 //! `build`, `test` and `run` from the command line to the exit code.
 
 use std::borrow::Cow;
-use std::os::unix::process::CommandExt as _;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ use crate::profile::Profile;
 use crate::refusal::Refusal;
 use crate::remote_side::FunctionChoice;
 use crate::workspace::{self, Workspace};
-use crate::{exit, fast_path, preview, redact, remote_side, signals, stores, tell};
+use crate::{exit, fast_path, prefix, preview, redact, remote_side, signals, stores, tell};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +147,36 @@ struct Program {
     env: Vec<(String, String)>,
 }
 
+impl Program {
+    /// Becomes it. The search of `execvp` is of no use, and what the kernel does not know it hands to a shell.
+    ///
+    /// Gives why that cannot be.
+    fn start(self, root: &std::path::Path) -> String {
+        let mut env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        env.extend(self.env.into_iter().map(|(name, value)| (name.into(), value.into())));
+        env.insert("MINIBUILD_WORKSPACE".into(), root.into());
+        let env = env.into_iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+        let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| "an argument has a NUL character in it".to_owned());
+        let path = self.path.into_os_string().into_vec();
+        let args = std::iter::once(path.clone()).chain(self.args.into_iter().map(String::into_bytes));
+        let texts = || {
+            Ok((
+                text(path)?,
+                args.map(text).collect::<Result<Vec<_>, _>>()?,
+                env.map(text).collect::<Result<Vec<_>, _>>()?,
+            ))
+        };
+        match texts() {
+            Ok((path, args, env)) => {
+                let bytes = args.iter().chain(&env).map(|text| text.as_bytes_with_nul().len()).sum();
+                let Err(error) = nix::unistd::execve(&path, &args, &env);
+                minibuild_local::spawn_error(&path, bytes, error)
+            }
+            Err(error) => error,
+        }
+    }
+}
+
 impl Session<'_> {
     /// Does it; gives the exit code. `run` does not come back if its program can be started.
     pub fn run(mut self) -> u8 {
@@ -155,7 +186,7 @@ impl Session<'_> {
             let interrupt = line.sender.clone();
             let notify = move || drop(interrupt.send(Event::Interrupt));
             if let Err(error) = signals::listen(line.stop.clone(), notify) {
-                line.say(&format!("ERROR: signals cannot be caught: {error}"));
+                line.say(&prefix::error(format!("signals cannot be caught: {error}")));
                 return exit::INTERNAL;
             }
         }
@@ -230,9 +261,7 @@ impl Session<'_> {
     /// Says what a build would do, and does nothing: takes no lock, writes no state, asks nobody.
     fn dry_run(&self, line: &Line) -> Result<Done, Refusal> {
         if self.kind == Kind::Fetch {
-            return Err(Refusal::bad_input(
-                "ERROR: `fetch` runs nothing; `--dry-run` is for `build`, `test` and `run`",
-            ));
+            return Err(Refusal::bad_input("`fetch` runs nothing; `--dry-run` is for `build`, `test` and `run`"));
         }
         let input = workspace::config_input(&self.flags.config, self.flags.settings()).map_err(Refusal::bad_input)?;
         let request = self.load_request(input);
@@ -359,22 +388,20 @@ impl Session<'_> {
             return Refusal::interrupted();
         }
         let color = use_color(settings.map(|s| s.color).unwrap_or_default());
-        Refusal::bad_input(render(&failure.diagnostics, &failure.sources, color))
+        Refusal::diagnostics(render(&failure.diagnostics, &failure.sources, color))
     }
 
     pub(crate) fn requested(&self, loaded: &Loaded) -> Result<Vec<Goal>, Refusal> {
         let targets: Vec<Goal> = loaded.requested.iter().map(|requested| self.goal(&loaded.model, requested)).collect();
         if self.kind == Kind::Test && targets.iter().all(|goal| goal.test.is_none()) {
-            let text =
-                "ERROR: the patterns name no test\nhint: tests are targets of `test` and of rules such as `c_test`";
-            return Err(Refusal { code: exit::NO_TESTS, text: text.to_owned() });
+            let text = "the patterns name no test\nhint: tests are targets of `test` and of rules such as `c_test`";
+            return Err(Refusal::new(exit::NO_TESTS, text));
         }
         Ok(targets)
     }
 
     fn goals(&self, targets: Vec<Goal>, settings: &Settings, function: DigestFunction) -> Result<Goals, Refusal> {
-        let remote =
-            remote_side::goals(settings, function).map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))?;
+        let remote = remote_side::goals(settings, function).map_err(Refusal::bad_input)?;
         let jobs = settings.jobs.map_or_else(workspace::cores, |jobs| jobs as usize);
         Ok(Goals {
             root: self.workspace.root.display().to_string(),
@@ -405,7 +432,7 @@ impl Session<'_> {
             DownloadMode::Toplevel => Mode::Toplevel,
             DownloadMode::Minimal => Mode::Minimal,
         };
-        Wishes::new(mode, &settings.download_regex).map_err(|error| Refusal::bad_input(format!("ERROR: {error}")))
+        Wishes::new(mode, &settings.download_regex).map_err(Refusal::bad_input)
     }
 
     fn goal(&self, model: &Model, requested: &Requested) -> Goal {
@@ -436,14 +463,11 @@ impl Session<'_> {
         }
         let [requested] = &loaded.requested[..] else {
             let count = loaded.requested.len();
-            return Err(Refusal::bad_input(format!(
-                "ERROR: `run` takes one target; `{}` names {count}",
-                self.patterns[0]
-            )));
+            return Err(Refusal::bad_input(format!("`run` takes one target; `{}` names {count}", self.patterns[0])));
         };
         let target = loaded.model.target(requested.target);
         let Some(run) = &target.run else {
-            let text = format!("ERROR: `{}` is a `{}`, which cannot be run", target.label, target.rule);
+            let text = format!("`{}` is a `{}`, which cannot be run", target.label, target.rule);
             return Err(Refusal::bad_input(text));
         };
         let mut args = run.args.to_vec();
@@ -550,7 +574,7 @@ impl Session<'_> {
             // The loop outlives the client; an event after its end interests nobody.
             sink: Arc::new(move |event| drop(sender.send(Event::Remote(event)))),
         };
-        remote_side::open(settings, parts).map_err(|text| Refusal::bad_input(format!("ERROR: {text}")))
+        remote_side::open(settings, parts).map_err(Refusal::bad_input)
     }
 
     /// Replaces this process. The lock is released with it, since its descriptor closes on exec.
@@ -561,12 +585,7 @@ impl Session<'_> {
         if line.stop.is_set() {
             return exit::INTERRUPTED;
         }
-        let error = Command::new(&program.path)
-            .args(&program.args)
-            .envs(program.env)
-            .env("MINIBUILD_WORKSPACE", &self.workspace.root)
-            .exec();
-        line.say(&format!("ERROR: `{}` cannot be started: {error}", program.path.display()));
+        line.say(&prefix::error(program.start(&self.workspace.root)));
         exit::BUILD_FAILED
     }
 }
@@ -574,11 +593,11 @@ impl Session<'_> {
 /// The exit code once it is said that a file could not be written.
 fn told_of_file(line: &Line, code: u8, error: Option<&str>) -> u8 {
     let Some(error) = error else { return code };
-    let (tag, code) = match code {
-        exit::SUCCESS => ("ERROR", exit::EVENTS_NOT_WRITTEN),
-        code => ("WARNING", code),
+    let (level, code) = match code {
+        exit::SUCCESS => (Level::Error, exit::EVENTS_NOT_WRITTEN),
+        code => (Level::Warning, code),
     };
-    line.say(&format!("{tag}: {error}"));
+    line.say(&prefix::message(level, error));
     code
 }
 

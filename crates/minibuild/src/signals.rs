@@ -51,7 +51,8 @@ pub fn listen(stop: StopFlag, notify: impl Fn() + Send + 'static) -> std::io::Re
 
 /// Has these signals end the process at once, as before [`listen`]: for a process that becomes another program.
 pub fn let_go() {
-    for one in SIGNALS.into_iter().filter(|&one| !is_ignored(one)) {
+    // The runtime of the standard library ignores SIGPIPE, which a program would inherit.
+    for one in SIGNALS.into_iter().filter(|&one| !is_ignored(one)).chain([Signal::SIGPIPE]) {
         // SAFETY: the default action runs no code of this process.
         let _ = unsafe { signal(one, SigHandler::SigDfl) };
     }

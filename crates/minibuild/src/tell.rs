@@ -1,21 +1,27 @@
 //! `info`, `explain`, `schema` and `clean`: what needs no build.
 
-use minibuild_core::{WsPath, visible_line};
+use std::io::Write as _;
+
+use minibuild_core::{Level, WsPath, visible_line};
 use minibuild_disk::{DiskError, DiskFs, FsInstant, OutTree};
 use minibuild_engine::lock::{LOCK, WorkspaceLock, prepare_out_root};
-use minibuild_rules::{Catalog, ConfigInput, LoadFailure, LoadRequest, Loaded, SchemaKind, load, load_catalog, render};
+use minibuild_rules::{
+    Catalog, ConfigInput, Diagnostics, LoadFailure, LoadRequest, Loaded, SchemaKind, Sources, load, load_catalog,
+    render,
+};
 
 use crate::args::{CleanArgs, ExplainArgs, InfoArgs, SchemaArgs};
 use crate::console::use_color;
 use crate::exit;
+use crate::prefix;
 use crate::workspace::{self, Workspace};
 
 /// Answers on stdout.
 pub fn info(workspace: &Workspace, args: &InfoArgs) -> u8 {
-    let catalog = workspace::config_input(&args.config, Vec::new()).map_err(|e| format!("ERROR: {e}"));
+    let catalog = workspace::config_input(&args.config, Vec::new()).map_err(Complaint::from);
     let catalog = catalog.and_then(|input| catalog_of(workspace, &input));
     let answer = catalog.and_then(|catalog| match &args.what {
-        Some(what) => catalog.info(what).map_err(|e| format!("ERROR: {e}")),
+        Some(what) => catalog.info(what).map_err(Complaint::from),
         None => Ok(format!("{}{}", overview(workspace), catalog.overview())),
     });
     tell(answer)
@@ -29,14 +35,14 @@ pub fn schema(workspace: Option<&Workspace>, args: &SchemaArgs) -> u8 {
         _ => SchemaKind::Build,
     };
     let nowhere = Workspace { root: std::path::PathBuf::from("/nonexistent"), cwd: String::new() };
-    let input = workspace::config_input(&Default::default(), Vec::new()).map_err(|e| format!("ERROR: {e}"));
+    let input = workspace::config_input(&Default::default(), Vec::new()).map_err(Complaint::from);
     let catalog = input.and_then(|input| catalog_of(workspace.unwrap_or(&nowhere), &input));
     tell(catalog.map(|catalog| catalog.schema(kind)))
 }
 
 /// Shows where each argument of a target's actions comes from.
 pub fn explain_argv(workspace: &Workspace, args: &ExplainArgs) -> u8 {
-    let input = workspace::config_input(&args.config, Vec::new()).map_err(|e| format!("ERROR: {e}"));
+    let input = workspace::config_input(&args.config, Vec::new()).map_err(Complaint::from);
     tell(input.and_then(|config| {
         let request = LoadRequest {
             config,
@@ -55,7 +61,7 @@ pub fn explain_argv(workspace: &Workspace, args: &ExplainArgs) -> u8 {
             text.push_str(&loaded.explain_argv(id));
             text.push('\n');
         }
-        if text.is_empty() { Err(format!("ERROR: `{}` has no actions", args.label)) } else { Ok(text) }
+        if text.is_empty() { Err(format!("`{}` has no actions", args.label).into()) } else { Ok(text) }
     }))
 }
 
@@ -66,11 +72,11 @@ pub fn files_of(workspace: &Workspace) -> DiskFs {
 }
 
 /// What is wrong, as the user reads it.
-pub fn shown(failure: &LoadFailure) -> String {
-    render(&failure.diagnostics, &failure.sources, use_color(Default::default()))
+pub fn shown(failure: &LoadFailure) -> Complaint {
+    Complaint::diagnostics(&failure.diagnostics, &failure.sources)
 }
 
-fn catalog_of(workspace: &Workspace, input: &ConfigInput) -> Result<Catalog, String> {
+fn catalog_of(workspace: &Workspace, input: &ConfigInput) -> Result<Catalog, Complaint> {
     load_catalog(&files_of(workspace), input).map_err(|failure| shown(&failure))
 }
 
@@ -91,22 +97,47 @@ pub fn warn(loaded: &Loaded) {
     }
 }
 
+/// Why there is no answer, as it is told.
+#[derive(Debug)]
+pub struct Complaint(String);
+
+impl Complaint {
+    /// Diagnostics say themselves how bad they are.
+    pub fn diagnostics(diagnostics: &Diagnostics, sources: &Sources) -> Self {
+        Self(render(diagnostics, sources, use_color(Default::default())))
+    }
+}
+
+impl From<String> for Complaint {
+    fn from(text: String) -> Self {
+        Self(prefix::error(text))
+    }
+}
+
 /// Prints an answer on stdout, or what is wrong on stderr; gives the exit code.
-pub fn tell(answer: Result<String, String>) -> u8 {
-    use std::io::Write as _;
+pub fn tell(answer: Result<String, Complaint>) -> u8 {
     match answer {
-        Ok(text) => {
-            let mut stdout = std::io::stdout().lock();
-            // A reader that has seen enough closes the pipe. An empty answer is no empty line.
-            let _ = match text.trim_end() {
-                "" => Ok(()),
-                text => writeln!(stdout, "{text}"),
-            };
-            exit::SUCCESS
-        }
-        Err(text) => {
+        // An empty answer is no empty line.
+        Ok(text) => written(match text.trim_end() {
+            "" => Ok(()),
+            text => writeln!(std::io::stdout(), "{text}"),
+        }),
+        Err(Complaint(text)) => {
             eprintln!("{}", text.trim_end());
             exit::BAD_INPUT
+        }
+    }
+}
+
+/// The exit code of an answer that was written like this.
+pub fn written(result: std::io::Result<()>) -> u8 {
+    match result.and_then(|()| std::io::stdout().flush()) {
+        Ok(()) => exit::SUCCESS,
+        // A reader that has seen enough closes the pipe.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => exit::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", prefix::error(format!("cannot write the answer to stdout: {error}")));
+            exit::EVENTS_NOT_WRITTEN
         }
     }
 }
@@ -116,7 +147,7 @@ pub fn clean(workspace: &Workspace, args: &CleanArgs) -> u8 {
     match try_clean(workspace, args.all) {
         Ok(()) => exit::SUCCESS,
         Err(error) => {
-            eprintln!("{}", error.render());
+            eprintln!("{}", prefix::error(error.render()));
             exit::BUILD_FAILED
         }
     }
@@ -125,11 +156,8 @@ pub fn clean(workspace: &Workspace, args: &CleanArgs) -> u8 {
 fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
     prepare_out_root(&workspace.root)?;
     let waiting = |holder: &minibuild_engine::lock::Holder| {
-        eprintln!(
-            "INFO: waiting for process {} to finish with this workspace: {}",
-            holder.pid,
-            visible_line(&holder.command)
-        );
+        let text = format!("waiting for process {} to finish with this workspace: {}", holder.pid, visible_line(&holder.command));
+        eprintln!("{}", prefix::message(Level::Info, text));
     };
     // No handler is set: Ctrl-C ends the process while it waits.
     let interrupted = |time| {
@@ -154,4 +182,17 @@ fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
     tree.finish_trash();
     drop(lock);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_not_there_if_it_cannot_be_written() {
+        let code = |kind: std::io::ErrorKind| written(Err(kind.into()));
+        assert_eq!(written(Ok(())), exit::SUCCESS);
+        assert_eq!(code(std::io::ErrorKind::BrokenPipe), exit::SUCCESS);
+        assert_eq!(code(std::io::ErrorKind::StorageFull), exit::EVENTS_NOT_WRITTEN);
+    }
 }

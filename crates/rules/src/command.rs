@@ -1,6 +1,7 @@
 //! The commands of `genrule` and `test`, made when an action may have to run. Knows `$(location)`, `SRCS` and the
 //! environment; not where the texts came from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -112,7 +113,7 @@ pub fn render(model: &Model, text: &LocText, separator: &str) -> String {
             LocPart::Files(files) => {
                 for (index, file) in files.iter().enumerate() {
                     out.push_str(if index == 0 { "" } else { separator });
-                    out.push_str(model.artifact(*file).path.as_str());
+                    out.push_str(&as_argument(model.artifact(*file).path.as_str()));
                 }
             }
         }
@@ -154,9 +155,9 @@ impl CommandRecipe {
 
     fn environment(&self, model: &Model, base_env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut env = base_env.clone();
-        let path = |id: &ArtifactId| model.artifact(*id).path.to_string();
+        let path = |id: &ArtifactId| as_argument(model.artifact(*id).path.as_str()).into_owned();
         if self.names_srcs {
-            env.insert("SRCS".to_owned(), source_paths(model, &self.srcs).join(" "));
+            env.insert("SRCS".to_owned(), argument_list(&source_paths(model, &self.srcs)));
         }
         if let Some(first) = first_artifact(model, &self.srcs) {
             env.insert("SRC".to_owned(), path(&first));
@@ -172,6 +173,15 @@ impl CommandRecipe {
 }
 
 /// Something that is run from the workspace root needs a slash, or it is looked up in `PATH`.
+fn argument_list(paths: &[&str]) -> String {
+    paths.iter().map(|path| as_argument(path)).collect::<Vec<_>>().join(" ")
+}
+
+/// A path as a program takes it for one: `-x.c` could be an option, `@x.c` a response file.
+pub fn as_argument(path: &str) -> Cow<'_, str> {
+    if path.starts_with(['-', '@']) { Cow::Owned(format!("./{path}")) } else { Cow::Borrowed(path) }
+}
+
 fn local_program(path: &str) -> String {
     if path.contains('/') { path.to_owned() } else { format!("./{path}") }
 }

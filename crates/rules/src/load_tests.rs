@@ -212,10 +212,10 @@ fn settings_from_texts() {
     assert_eq!(set("remote.executor", "grpc://h:1").map(|s| s.strategy_of("X")), Ok(crate::Strategy::Dynamic));
     assert_eq!(
         set("remote.executor", "h:1"),
-        Err("error: --remote-executor: `h:1` is no endpoint: expected grpc://, grpcs://, embedded, none".into())
+        Err("ERROR: --remote-executor: `h:1` is no endpoint: expected grpc://, grpcs://, embedded, none".into())
     );
-    assert_eq!(set("build.jobs", "0"), Err("error: --jobs: 0 is out of range".into()));
-    assert_eq!(set("remote.timeout", "0"), Err("error: --remote-timeout: a time of more than zero is needed".into()));
+    assert_eq!(set("build.jobs", "0"), Err("ERROR: --jobs: 0 is out of range".into()));
+    assert_eq!(set("remote.timeout", "0"), Err("ERROR: --remote-timeout: a time of more than zero is needed".into()));
     assert_eq!(set("remote.lease", "0s").map(|s| s.remote.lease), Ok(std::time::Duration::ZERO));
     for key in ["build.jobs", "remote.jobs"] {
         assert!(set(key, "10000").is_ok());
@@ -223,21 +223,21 @@ fn settings_from_texts() {
             assert!(set(key, absurd).is_err_and(|e| e.contains(absurd) && e.contains("10000 at most")), "{key}");
         }
     }
-    assert_eq!(set("build.jobs", "x"), Err("error: --jobs: `x` is no number".into()));
+    assert_eq!(set("build.jobs", "x"), Err("ERROR: --jobs: `x` is no number".into()));
     assert_eq!(
         set("build.strategy", "sandboxed"),
-        Err("error: --strategy: `sandboxed` is reserved for a later version".into())
+        Err("ERROR: --strategy: `sandboxed` is reserved for a later version".into())
     );
     assert_eq!(set("build.strategy", "A=remote").map(|s| s.strategy_of("A")), Ok(crate::Strategy::Remote));
-    assert_eq!(set("build.download_regex", "("), Err("error: --download-regex: `(` is no regular expression".into()));
+    assert_eq!(set("build.download_regex", "("), Err("ERROR: --download-regex: `(` is no regular expression".into()));
     assert_eq!(set("build.disk_cache_size", "2GiB").map(|s| s.disk_cache_size), Ok(Some(2 << 30)));
     assert_eq!(
         set("remote.headers", "authorization: Bearer S3CRET"),
-        Err("error: --remote-header: a header is not of the form NAME=VALUE".into())
+        Err("ERROR: --remote-header: a header is not of the form NAME=VALUE".into())
     );
     assert_eq!(
         set("remote.cache", "u:S3CRET@h"),
-        Err("error: --remote-cache: `h` is no endpoint: expected grpc://, grpcs://, http://, https://, none".into())
+        Err("ERROR: --remote-cache: `h` is no endpoint: expected grpc://, grpcs://, http://, https://, none".into())
     );
     let headers = settings_of(&[], |input| {
         let lines = "authorization=Bearer secret=1\n x=2 \n\n";
@@ -432,7 +432,7 @@ fn a_glob_that_is_too_large_is_an_error() {
 fn a_package_that_no_label_can_name_is_an_error() {
     let files = [("minibuild.toml", ""), ("BUILD.toml", ""), ("my tests/BUILD.toml", ""), ("b#/ok/BUILD.toml", "")];
     let printed = errors(&files, &["//..."]);
-    let expected = "error: `my tests` has a BUILD.toml, but its path names no package: each part may hold letters, \
+    let expected = "ERROR: `my tests` has a BUILD.toml, but its path names no package: each part may hold letters, \
                     digits and `_.+=,@~-`\n |\n = hint: rename the directory\n = hint: to leave it out, add its path to \
                     `[workspace] ignore` in minibuild.toml\n";
     assert!(printed.contains(expected) && printed.contains("`b#/ok` has a BUILD.toml"), "{printed}");
@@ -480,7 +480,7 @@ fn nested_workspaces_and_output_directories_are_not_entered() {
         let printed = errors(&files, &[pattern]);
         assert!(printed.contains("is in the workspace `sub`, not in this one"), "{pattern}: {printed}");
         assert!(printed.contains("hint: build it there, with `-C sub`"), "{pattern}: {printed}");
-        assert_eq!(printed.matches("error").count(), 1, "{pattern}: {printed}");
+        assert_eq!(printed.matches("ERROR").count(), 1, "{pattern}: {printed}");
     }
     let globs = "[[filegroup]]\nname = \"all\"\nsrcs = [{ glob = [\"sub/*.txt\", \"d/minibuild-out/**\"] }, { glob = [\"d/.git/*\"] }]\n";
     files[1].1 = globs;

@@ -30,8 +30,8 @@ fn order<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> (Option<(&'a s
 
 fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
     let level = match diagnostic.severity {
-        Severity::Error => Level::ERROR,
-        Severity::Warning => Level::WARNING,
+        Severity::Error => Level::ERROR.with_name(minibuild_core::Level::Error.word()),
+        Severity::Warning => Level::WARNING.with_name(minibuild_core::Level::Warning.word()),
     };
     let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
     if let Some((span, label)) = &diagnostic.primary {
@@ -113,7 +113,7 @@ mod tests {
             let shown = shown(text, "bad");
             assert!(shown.contains(&format!("--> a/BUILD.toml:{place}\n")), "{shown}");
             assert!(shown.contains(underlined), "{shown}");
-            assert_eq!(shown.matches("error: wrong").count(), 1, "{shown}");
+            assert_eq!(shown.matches("ERROR: wrong").count(), 1, "{shown}");
             assert!(shown.contains("= hint: mend it"), "{shown}");
             assert!(!shown.contains('\r'), "{shown:?}");
         };
@@ -143,6 +143,6 @@ mod tests {
         for (start, end) in [(0, 9), (1, 1), (7, 9), (1, 2)] {
             diagnostics.push(Diagnostic::at(Span { file, start, end }, format!("{start} {end}")));
         }
-        assert_eq!(render(&diagnostics, &sources, true).matches("error").count(), 4);
+        assert_eq!(render(&diagnostics, &sources, true).matches("ERROR").count(), 4);
     }
 }

@@ -83,7 +83,10 @@ fn field_schema(field: &Field) -> Value {
 
 fn attr_schema(ty: &AttrType) -> Value {
     let text = |pattern: &Option<regex::Regex>| match pattern {
-        Some(pattern) => json!({ "type": "string", "pattern": format!("^(?:{})$", pattern.as_str()) }),
+        Some(pattern) => match ecmascript(pattern) {
+            Some(pattern) => json!({ "type": "string", "pattern": pattern }),
+            None => json!({ "type": "string" }),
+        },
         None => json!({ "type": "string" }),
     };
     match ty {
@@ -358,4 +361,46 @@ fn action_properties() -> Value {
         "timeout": duration(),
         "host_tools": { "type": "array", "items": { "anyOf": [{ "type": "string" }, host_tool()] } },
     })
+}
+
+/// A pattern of a rule file, which has to match the whole text, as JSON Schema has it; `None` where it uses what ECMAScript
+/// does not have.
+fn ecmascript(whole: &regex::Regex) -> Option<String> {
+    const ESCAPED: &str = r"dDwWsSbnrtfv.*+?()[]{}|^$/\-";
+    let own = whole.as_str().strip_prefix(r"\A(?:")?.strip_suffix(r")\z")?;
+    let mut rest = own;
+    while let Some(at) = rest.find(['\\', '(', '[', '&', '~']) {
+        let (found, after) = rest[at..].split_at(1);
+        let next = after.chars().next();
+        let is_foreign = match found {
+            "\\" => !next.is_some_and(|next| ESCAPED.contains(next)),
+            "(" => next == Some('?') && !after.starts_with("?:"),
+            "[" => next == Some(':') || after.contains('['),
+            _ => next == found.chars().next(),
+        };
+        if is_foreign {
+            return None;
+        }
+        rest = if found == "\\" { &after[next.map_or(0, char::len_utf8)..] } else { after };
+    }
+    Some(format!("^(?:{own})$"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_those_of_ecmascript_or_left_out() {
+        let check = |own: &str, is_kept: bool| {
+            let whole = regex::Regex::new(&format!(r"\A(?:{own})\z")).expect("a pattern");
+            assert_eq!(ecmascript(&whole), is_kept.then(|| format!("^(?:{own})$")), "{own}");
+        };
+        check("[a-z_][a-z0-9_]*", true);
+        check(r"(?:a|b)+\.\d{2}", true);
+        check(r"a\\b", true);
+        for own in [r"\Aa", r"a\z", "(?i)a", "(?P<x>a)", "[[:alpha:]]", r"\x{41}", "[a-z&&[^b]]", r"\pL"] {
+            check(own, false);
+        }
+    }
 }

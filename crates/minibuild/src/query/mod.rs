@@ -7,13 +7,12 @@ mod show;
 
 use std::sync::Arc;
 
-use minibuild_rules::{Diagnostic, Diagnostics, LoadRequest, Sources, Span, load, parse_pattern, render};
+use minibuild_rules::{Diagnostic, Diagnostics, LoadRequest, Sources, Span, load, parse_pattern};
 
 use self::eval::Evaluator;
 use self::lex::Flaw;
 use crate::args::QueryArgs;
-use crate::console::use_color;
-use crate::tell::{files_of, shown, tell, warn};
+use crate::tell::{Complaint, files_of, shown, tell, warn};
 use crate::workspace::{self, Workspace};
 
 /// Answers on stdout.
@@ -21,14 +20,14 @@ pub fn query(workspace: &Workspace, args: &QueryArgs) -> u8 {
     tell(answer(workspace, args))
 }
 
-fn answer(workspace: &Workspace, args: &QueryArgs) -> Result<String, String> {
+fn answer(workspace: &Workspace, args: &QueryArgs) -> Result<String, Complaint> {
     let text = args.text();
     let point = |flaw: Flaw| at_its_place(&text, flaw);
     let query = parse::parse(&text).map_err(point)?;
     for (pattern, at) in &query.patterns {
         check_pattern(pattern, &workspace.cwd).map_err(|why| point(Flaw { at: at.clone(), ..why }))?;
     }
-    let config = workspace::config_input(&args.config, Vec::new()).map_err(|e| format!("ERROR: {e}"))?;
+    let config = workspace::config_input(&args.config, Vec::new())?;
     let request = LoadRequest {
         config,
         patterns: query.patterns.iter().map(|(pattern, _)| pattern.clone()).collect(),
@@ -56,10 +55,10 @@ fn check_pattern(text: &str, cwd: &str) -> Result<(), Flaw> {
 }
 
 /// A flaw with the expression and a line under the place.
-fn at_its_place(text: &str, flaw: Flaw) -> String {
+fn at_its_place(text: &str, flaw: Flaw) -> Complaint {
     let mut sources = Sources::default();
     let file = sources.add("query", Arc::from(text));
     let mut diagnostic = Diagnostic::at(Span::new(file, flaw.at), flaw.message);
     diagnostic.hints.extend(flaw.hint);
-    render(&Diagnostics { list: vec![diagnostic] }, &sources, use_color(Default::default()))
+    Complaint::diagnostics(&Diagnostics { list: vec![diagnostic] }, &sources)
 }

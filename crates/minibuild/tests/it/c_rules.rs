@@ -165,3 +165,32 @@ fn a_shipped_configuration_changes_flags() {
     assert_eq!(compiled(&ws.build(&["--config=debug", "//:lib"]).ok()).len(), 2);
     ws.build(&["--config=debug", "//:lib"]).ok_without_running();
 }
+
+#[test]
+fn sources_that_look_like_options_are_files_all_the_same() {
+    let ws = workspace()
+        .file("minibuild.toml", "[workspace]\nrules = [\"@std/c.toml\"]\n")
+        .file(
+            "BUILD.toml",
+            "[[c_binary]]\nname = \"app\"\nsrcs = [\"-dash.c\", \"@at.c\", \"plain.c\", \"-dash.h\"]\n\
+             [[genrule]]\nname = \"g\"\nsrcs = [\"-dash.h\"]\nouts = [\"g\"]\ncmd = \"cat $SRC $SRCS $(location -dash.h) > $OUT\"\n",
+        )
+        .file("-dash.h", "#define DASH 1\n")
+        .file("-dash.c", "#include \"-dash.h\"\nint dash(void) { return DASH; }\n")
+        .file("@at.c", "int at(void) { return 1; }\n")
+        .file(
+            "plain.c",
+            "#include <stdio.h>\nint dash(void); int at(void);\nint main(void) { printf(\"%d\\n\", dash() + at()); return 0; }\n",
+        );
+    ws.build(&["//..."]).ok();
+    says(&ws, "2");
+    assert_eq!(ws.output("g"), "#define DASH 1\n".repeat(3));
+    ws.build(&["//..."]).ok_without_running();
+    // The depfile names the header as the workspace does.
+    ws.write("-dash.h", "#define DASH 2\n");
+    let run = ws.build(&["//:app"]).ok();
+    assert_eq!(compiled(&run), ["-dash.c.o"]);
+    says(&ws, "3");
+    let files = ws.run(&["compdb"]).ok().stdout;
+    assert!(files.contains("\"file\":\"./-dash.c\""), "{files}");
+}

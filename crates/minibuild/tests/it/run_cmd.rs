@@ -121,3 +121,32 @@ fn a_program_that_cannot_be_executed_is_an_error() {
     ws.write("tools/prog.sh", "#!/no/such/interpreter\n");
     ws.invoke(&["run", "//tools:prog"]).without_events().run().code(1).says(&["tools/prog.bin", "cannot be started"]);
 }
+
+#[test]
+fn what_the_kernel_cannot_run_is_said_as_in_a_test() {
+    let target = "[[test]]\nname = \"t\"\nexecutable = \"r\"\n";
+    // For a machine that nobody has.
+    let mut foreign = b"\x7fELF\x02\x01\x01".to_vec();
+    foreign.resize(64, 0);
+    foreign[18] = 0xfe;
+    for (content, why) in [
+        (&b""[..], "it is no program of this machine (exec format error)"),
+        (&foreign, "it is no program of this machine (exec format error)"),
+        (b"echo ran\n", "it is no program of this machine (exec format error)"),
+        (b"#!/no/such/interpreter\n", "the interpreter its first line names does not exist"),
+    ] {
+        let ws = workspace().file("BUILD.toml", target);
+        std::fs::write(ws.path("r"), content).expect("writes");
+        std::fs::set_permissions(ws.path("r"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        let run = ws.run(&["run", "//:t"]).code(1).says(&["ERROR: cannot run `", why]);
+        assert_eq!(run.stdout, "");
+        ws.test(&["//:t"]).code(3).says(&[why]);
+    }
+}
+
+#[test]
+fn a_program_dies_of_a_closed_pipe_as_any_other() {
+    let ws = program("kill -PIPE $$; echo lives", "");
+    let run = ws.invoke(&["run", "//tools:prog"]).without_events().run();
+    assert_eq!(run.ending, Ending::Signalled(Signal::SIGPIPE as i32));
+}

@@ -72,3 +72,66 @@ fn bad_command_lines_are_exit_code_2() {
     ws.invoke(&["--help"]).without_events().run().ok();
     assert!(ws.invoke(&["--version"]).without_events().run().ok().stdout.starts_with("minibuild "));
 }
+
+#[test]
+fn an_answer_that_cannot_be_written_is_an_error() {
+    let ws = with_targets(&genrule("a", &[], &["a"], ": > $OUT"));
+    ws.build(&["//:a"]).ok();
+    for command in [
+        "query //...",
+        "explain //:a",
+        "explain --race //:a",
+        "explain --argv //:a",
+        "compdb",
+        "info",
+        "info genrule",
+        "schema",
+        "completions bash",
+        "completions man",
+        "--help",
+        "help",
+        "help build",
+        "build --help",
+        "--version",
+    ] {
+        let args: Vec<&str> = command.split(' ').collect();
+        let full = ws.invoke(&args).without_events().through(&["/bin/sh", "-c", "exec \"$@\" > /dev/full", "sh"]).run();
+        full.code(38).says(&["ERROR: cannot write the answer to stdout: "]);
+        ws.run(&args).ok();
+    }
+}
+
+#[test]
+fn every_error_begins_with_the_same_word() {
+    let ws = with_targets(&genrule("a", &[], &["a"], ": > $OUT"));
+    let check = |args: &[&str]| {
+        let run = ws.run(args);
+        assert!(run.stderr.starts_with("ERROR: "), "{args:?}: {}", run.stderr);
+    };
+    check(&["build", "//:a", "--var=x"]);
+    check(&["build", "//:a", "--no-such-flag"]);
+    check(&["build", "//:a", "--jobs=0"]);
+    check(&["build", "//:nope"]);
+    check(&["build", "//:a", "--download-regex=("]);
+    check(&["build", "//:a", "--strategy=remote"]);
+    check(&["test", "//:a"]);
+    check(&["run", "//:a"]);
+    check(&["fetch", "-n", "//:a"]);
+    for command in ["query", "explain", "compdb", "info"] {
+        check(&[command, "--var=x", "//:a"]);
+    }
+    check(&["query", "//:a +"]);
+    check(&["explain", "//:nope"]);
+    check(&["info", "nope"]);
+    check(&["completions", "man", "nope"]);
+    check(&["serve", "--listen=nowhere"]);
+    ws.write("BUILD.toml", "[[nope]]\n");
+    for command in ["build", "test", "query", "explain", "compdb"] {
+        check(&[command, "//:a"]);
+    }
+    // The lock, the state, the place of outputs.
+    ws.remove("minibuild-out");
+    ws.write("minibuild-out", "a file");
+    check(&["build", "//:a"]);
+    check(&["clean"]);
+}

@@ -11,6 +11,7 @@ use super::rule::{Condition, Entry, Piece, Source, TableEntry, Template, Test};
 use super::values::{ActionRun, Item, TargetValues, path_text};
 use super::vars::{ToolVar, VarValue};
 use crate::attr::{AttrValue, LocPart, LocText};
+use crate::command::as_argument;
 use crate::diag::Span;
 
 /// Looks at values, inside one run of an action or outside of any.
@@ -285,7 +286,8 @@ impl<'a> Eval<'a> {
             match part {
                 LocPart::Text(plain) => all.push_str(plain),
                 LocPart::Files(files) => {
-                    let paths: Vec<Cow<'_, str>> = files.iter().map(|id| self.path(*id)).collect();
+                    let paths = files.iter().map(|id| as_argument(path_text(&self.model.artifact(*id).path)));
+                    let paths: Vec<Cow<'_, str>> = paths.collect();
                     all.push_str(&paths.join(" "));
                 }
             }
@@ -323,12 +325,13 @@ struct Render {
 
 impl Render {
     fn push(&mut self, eval: Eval<'_>, template: &Template, over: Option<Source>, item: &str) {
-        let whole = template.whole();
+        let is_path = template.whole().is_some_and(|r| r.ty.kind == super::rule::Kind::File);
+        let text = eval.fill(template, over, item);
         self.lines.push(Line {
-            text: eval.fill(template, over, item),
+            text: if is_path { as_argument(&text).into_owned() } else { text },
             template: template.span,
             source: over.or_else(|| template.refs().next().map(|reference| reference.source)),
-            is_path: whole.is_some_and(|r| r.ty.kind == super::rule::Kind::File),
+            is_path,
         });
     }
 }

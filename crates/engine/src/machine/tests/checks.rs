@@ -99,18 +99,17 @@ impl Session<'_> {
     /// What a start is held for is in its way still, and somebody will tell when it is not.
     fn check_cause(&self, rank: Rank, cause: &Cause, is_reserved: bool) {
         let (machine, (_, action, branch)) = (&self.machine, rank);
+        // What waits for places is not looked at behind something more urgent that does, nor while there is none at all.
+        let may_start = |rank: Rank| machine.fit(rank.1, &machine.usage) != Some(Cause::Room);
+        let is_next_stuck = machine.chooser.is_none() && !machine.next_here().is_some_and(may_start);
+        let is_passed_over = is_next_stuck || is_reserved || machine.held_starts.is_blocked(rank);
         let lasts = match cause {
-            Cause::Unknown => {
-                let blocks = |rank: Rank| machine.fit(rank.1, &machine.usage) == Some(Cause::Room);
-                machine.chooser.is_none() && machine.next_here().is_none_or(blocks)
-            }
+            Cause::Unknown => is_next_stuck,
             Cause::InUse(user) => self.is_user(*user) && machine.use_waiters.has_start(*user, action, branch),
-            // Behind something more urgent nothing is looked at.
-            Cause::Pool(_) if machine.held_starts.is_blocked(rank) => true,
-            Cause::Pool(pool) => is_reserved || !machine.has_place_in(pool, &machine.usage),
-            Cause::Exclusive => is_reserved || machine.running_here > 0,
-            Cause::Room => is_reserved || machine.fit(action, &machine.usage) == Some(Cause::Room),
-            Cause::Behind => is_reserved || machine.held_starts.is_blocked(rank),
+            Cause::Pool(pool) => is_passed_over || !machine.has_place_in(pool, &machine.usage),
+            Cause::Exclusive => is_passed_over || machine.running_here > 0,
+            Cause::Room => is_passed_over || machine.fit(action, &machine.usage) == Some(Cause::Room),
+            Cause::Behind => is_passed_over,
             Cause::Inputs(inputs) => inputs.last().is_some_and(|&input| machine.is_missing(input, branch)),
         };
         assert!(lasts, "{action:?} is held on {branch:?} for what is over: {cause:?}");

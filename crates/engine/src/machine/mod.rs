@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, Branch, BuildEvent, CommandSource, Content, Digest, ExecutorEvent, Level, Model,
-    Resources, RunId, Runner, WsPath,
+    Resources, RunId, Runner,
 };
 use minibuild_download::Planner;
 use minibuild_graph::{ActionGraph, HostFacts, Node, NodeKind, RootCache, critical_path};
@@ -185,7 +185,7 @@ pub struct Machine {
     /// Why, as it was told.
     fallbacks_told: FxHashSet<String>,
     /// Sources that are read again, with the actions that wait for that.
-    rehashing: FxHashMap<WsPath, Vec<ActionId>>,
+    rehashing: rehash::Rehashes,
     /// Actions for which that was done.
     rekeyed: FxHashSet<ActionId>,
     /// What failed remotely of actions that are looked at again since they could not go on here at once.
@@ -226,7 +226,7 @@ pub struct Machine {
     held_starts: HeldStarts,
     /// What local runs take; not counted where no action takes more than a place.
     usage: resources::Usage,
-    /// How often it was asked whether an action may start, or be looked at again.
+    /// How often it was asked whether an action may start, or has to be looked at again.
     #[cfg(test)]
     looks: std::cell::Cell<u64>,
     /// What decides where and when actions run, where there is one.
@@ -304,7 +304,7 @@ impl Machine {
             lost: FxHashSet::default(),
             local_only: FxHashSet::default(),
             fallbacks_told: FxHashSet::default(),
-            rehashing: FxHashMap::default(),
+            rehashing: rehash::Rehashes::default(),
             rekeyed: FxHashSet::default(),
             earlier_failures: FxHashMap::default(),
             littered: FxHashSet::default(),

@@ -1,11 +1,41 @@
 //! Sources that changed between the look at them and their upload: read again, after which whoever reads them has another
 //! key. A local run cannot come here: what changes while it runs is in its report.
 
+use std::sync::Arc;
+
 use minibuild_core::{ActionId, ArtifactId, Branch, Content, ExecutionReport, Fingerprint, Level, WsPath};
+
+use rustc_hash::FxHashMap;
 
 use super::fetch::fingerprint_of;
 use super::{Machine, Running, Status, Step};
 use crate::state::FileRecord;
+
+/// Sources that are being read again.
+#[derive(Debug, Default)]
+pub(super) struct Rehashes {
+    /// The actions that wait for each.
+    waiting: FxHashMap<WsPath, Vec<ActionId>>,
+    /// For how many each action waits.
+    awaited: FxHashMap<ActionId, usize>,
+    /// Made for the first of them: a checkout during a build changes thousands.
+    index: Option<SourceIndex>,
+}
+
+impl Rehashes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// What belongs to a source.
+#[derive(Debug, Default)]
+struct SourceIndex {
+    /// Sources that are the file, or lead to it.
+    at: FxHashMap<WsPath, Vec<ArtifactId>>,
+    /// Wanted actions that read the source.
+    readers: FxHashMap<ArtifactId, Vec<ActionId>>,
+}
 
 impl Machine {
     /// A remote run came to nothing since its inputs were not what its key says. Once for each action they are read
@@ -23,46 +53,67 @@ impl Machine {
         self.message(Level::Warning, text);
         self.set_status(action, Status::Rehashing);
         for path in report.changed_inputs {
-            let waiting = self.rehashing.entry(path.clone()).or_default();
+            let waiting = self.rehashing.waiting.entry(path.clone()).or_default();
             if waiting.is_empty() {
                 self.steps.push(Step::Rehash(path));
             }
             waiting.push(action);
+            *self.rehashing.awaited.entry(action).or_default() += 1;
         }
     }
 
     /// A source was read again.
     pub(super) fn take_rehashed(&mut self, path: &WsPath, found: Result<FileRecord, String>) {
-        let Some(waiting) = self.rehashing.remove(path) else { return };
+        let Some(waiting) = self.rehashing.waiting.remove(path) else { return };
         let found = found.map(|record| {
             let fingerprint = fingerprint_of(&record.content, &record.stamps);
             self.state.record_file(path, record.clone());
             (record.content, fingerprint)
         });
-        for id in self.sources_at(path) {
+        let index = match self.rehashing.index.take() {
+            Some(index) => index,
+            None => self.index_sources(),
+        };
+        for &id in index.at.get(path).into_iter().flatten() {
             if self.learn_source(id, path, &found) {
-                self.outdate_readers(id);
+                self.outdate_readers(index.readers.get(&id).map(|readers| &readers[..]).unwrap_or_default());
             }
         }
+        self.rehashing.index = Some(index);
         for action in waiting {
-            let waits_on = self.rehashing.values().any(|others| others.contains(&action));
+            let waits_on = self.rehashing.awaited.get_mut(&action).is_some_and(|awaited| {
+                *awaited = awaited.saturating_sub(1);
+                *awaited > 0
+            });
             if !waits_on && self.status_of(action) == Status::Rehashing {
                 self.reopen(action);
             }
         }
     }
 
-    /// Sources that are this file, or lead to it.
-    fn sources_at(&self, path: &WsPath) -> Vec<ArtifactId> {
-        let leads_there = |id: ArtifactId| match self.world.sources.get(&id) {
-            Some(Ok(source)) => source.behind.iter().any(|(behind, ..)| behind == path),
-            _ => false,
-        };
-        let sources = self.world.sources.keys().copied();
-        let mut found: Vec<ArtifactId> =
-            sources.filter(|&id| self.model.artifact(id).path == *path || leads_there(id)).collect();
-        found.sort_unstable();
-        found
+    fn index_sources(&mut self) -> SourceIndex {
+        let mut index = SourceIndex::default();
+        for (&id, source) in &self.world.sources {
+            index.at.entry(self.model.artifact(id).path.clone()).or_default().push(id);
+            for (path, ..) in source.iter().flat_map(|source| &source.behind) {
+                index.at.entry(path.clone()).or_default().push(id);
+            }
+        }
+        for ids in index.at.values_mut() {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        let model = Arc::clone(&self.model);
+        let is_wanted = |&action: &ActionId| self.status_of(action) != Status::Unwanted;
+        let wanted: Vec<ActionId> = (0..model.actions.len()).map(ActionId::new).filter(is_wanted).collect();
+        for action in wanted {
+            for id in self.flat_inputs(action).artifacts {
+                if model.artifact(id).producer.is_none() {
+                    index.readers.entry(id).or_default().push(action);
+                }
+            }
+        }
+        index
     }
 
     /// Takes over what a source holds now; true if that is something else.
@@ -96,17 +147,14 @@ impl Machine {
     }
 
     /// Whoever used what the source held before is looked at anew; what runs, when it is done.
-    fn outdate_readers(&mut self, id: ArtifactId) {
-        for index in 0..self.model.actions.len() {
-            let action = ActionId::new(index);
-            let status = self.status_of(action);
-            let has_used = matches!(status, Status::Done | Status::Running);
-            if has_used && self.flat_inputs(action).artifacts.contains(&id) {
-                if status == Status::Done {
-                    self.reopen(action);
-                } else {
-                    self.outdated.insert(action);
-                }
+    fn outdate_readers(&mut self, readers: &[ActionId]) {
+        for &action in readers {
+            #[cfg(test)]
+            self.looks.set(self.looks.get() + 1);
+            match self.status_of(action) {
+                Status::Done => self.reopen(action),
+                Status::Running => drop(self.outdated.insert(action)),
+                _ => {}
             }
         }
     }

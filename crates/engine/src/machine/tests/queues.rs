@@ -6,7 +6,7 @@ use super::bench::Bench;
 use super::fake::{End, outputs_of};
 use super::plan::{
     In::{Out, Source},
-    Spec, action,
+    Spec, action, source_path,
 };
 use super::session::{Ask, Session, ask, cache, remote};
 use crate::machine::Strategy;
@@ -94,4 +94,18 @@ fn what_has_to_be_looked_at_again_waits_for_the_one_who_reads_it() {
     session.finish(|_| 0);
     let made_twice = session.started.iter().filter(|&&number| (1..=MANY).contains(&number)).count();
     assert_eq!(made_twice, MANY, "their input is another");
+}
+
+#[test]
+fn of_many_sources_that_are_read_again_only_the_readers_are_looked_at() {
+    let actions = (0..MANY).map(|number| action(&[Source(number)])).collect();
+    let mut bench = Bench::new(MANY, actions);
+    let mut session = bench.begin(&ask(&(0..MANY).collect::<Vec<_>>()).remotely());
+    for source in 0..MANY {
+        session.fake.write(&source_path(source), "1".to_owned());
+    }
+    session.finish(|_| 0);
+    assert_eq!(session.warnings().len(), MANY, "each changed before it was sent");
+    assert_eq!(session.outcome().counts.remote, MANY as u64);
+    assert!(looks(&session) <= LOOKS * MANY as u64, "{} looks", looks(&session));
 }

@@ -59,7 +59,11 @@ fn a_make_above_is_asked() {
     let ws = makes(&["x", "y"]);
     let build = format!("all:\n\t+{} build -j4 //...\n", env!("CARGO_BIN_EXE_minibuild"));
     ws.write("above.mk", build);
-    let run = Command::new("make").args(["-j2", "-f", "above.mk"]).current_dir(ws.root()).output().expect("it runs");
+    let mut make = Command::new("make");
+    make.args(["-j2", "-f", "above.mk"]).current_dir(ws.root());
+    // What the user has set is not of this test.
+    make.env("HOME", ws.home()).env_remove("XDG_CONFIG_HOME").env_remove("XDG_STATE_HOME");
+    let run = make.output().expect("it runs");
     let stderr = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{stderr}");
     assert!(most(&ws) <= 2, "{} at once", most(&ws));

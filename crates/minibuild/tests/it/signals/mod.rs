@@ -197,6 +197,7 @@ fn answer_that_nothing_reads_does_not_keep_a_signal_from_query() {
     let ws = with_targets(&targets);
     let (reader, writer): (PipeReader, PipeWriter) = std::io::pipe().expect("a pipe");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_minibuild"));
+    command.env("HOME", ws.home()).env_remove("XDG_CONFIG_HOME").env_remove("XDG_STATE_HOME");
     let mut query = command.args(["query", "//..."]).current_dir(ws.root()).stdout(writer).spawn().expect("starts");
     drop(command);
     let pid = query.id().cast_signed();

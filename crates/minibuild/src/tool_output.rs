@@ -14,13 +14,14 @@ pub struct ToolOutput {
 }
 
 /// Ends whatever colours were begun.
-pub const RESET: &[u8] = b"\x1b[0m";
+const RESET: &[u8] = b"\x1b[0m";
+/// Colours in force are not longer; of whoever never ends one the last is kept.
+const LONGEST_COLOURS: usize = 256;
 const ESCAPE: u8 = 0x1b;
 
 impl ToolOutput {
-    /// Appends the text as it is shown. Says whether it leaves a colour on.
-    pub fn append(self, text: &[u8], to: &mut Vec<u8>) -> bool {
-        let mut is_coloured = false;
+    /// Appends the text as it is shown. `colours` has the sequences in force, before and after.
+    pub fn append(self, text: &[u8], colours: &mut Vec<u8>, to: &mut Vec<u8>) {
         let mut rest = text;
         while let Some(at) = rest.iter().position(|&byte| !is_plain(byte)) {
             to.extend_from_slice(&rest[..at]);
@@ -32,7 +33,12 @@ impl ToolOutput {
             let (taken, after) = rest.split_at(length);
             if is_colour && self.colour {
                 to.extend_from_slice(taken);
-                is_coloured = !is_reset(taken);
+                if is_reset(taken) || colours.len() + taken.len() > LONGEST_COLOURS {
+                    colours.clear();
+                }
+                if !is_reset(taken) {
+                    colours.extend_from_slice(taken);
+                }
             } else if rest[0] == ESCAPE && length > 1 && (is_colour || !self.is_terminal) {
                 // Somebody reads this as text.
             } else if self.is_terminal && taken != b"\r\n" {
@@ -43,18 +49,27 @@ impl ToolOutput {
             rest = after;
         }
         to.extend_from_slice(rest);
-        is_coloured
     }
 
     /// Appends whole output: it ends with a line end, and with the colours as they were.
     pub fn append_block(self, text: &[u8], to: &mut Vec<u8>) {
-        if self.append(text, to) {
-            to.extend_from_slice(RESET);
-        }
-        if !text.is_empty() && !to.ends_with(b"\n") {
-            to.push(b'\n');
+        let mut colours = Vec::new();
+        self.append(text, &mut colours, to);
+        if !text.is_empty() {
+            end_lines(&colours, to);
         }
     }
+}
+
+/// Ends the last line, and before that the colours: what is shown next has its own.
+pub fn end_lines(colours: &[u8], to: &mut Vec<u8>) {
+    if to.ends_with(b"\n") {
+        to.pop();
+    }
+    if !colours.is_empty() {
+        to.extend_from_slice(RESET);
+    }
+    to.push(b'\n');
 }
 
 /// Not to be looked at. `0xC2` begins the control characters above U+007F.
@@ -151,7 +166,7 @@ mod tests {
         for how in [TERMINAL, PAGER] {
             assert_eq!(shown(how, text), [text, &b"\x1b[0m\n"[..]].concat());
             assert_eq!(shown(how, b"\x1b[31mred\x1b[0m\n"), b"\x1b[31mred\x1b[0m\n");
-            assert_eq!(shown(how, b"\x1b[31mred\x1b[0;1m\n"), b"\x1b[31mred\x1b[0;1m\n\x1b[0m\n");
+            assert_eq!(shown(how, b"\x1b[31mred\x1b[0;1m\n"), b"\x1b[31mred\x1b[0;1m\x1b[0m\n");
         }
     }
 

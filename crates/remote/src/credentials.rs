@@ -24,7 +24,9 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(30 * 60);
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// A credential helper and its last answer.
-pub(crate) struct Credentials {
+pub(crate) struct Credentials(Arc<Helper>);
+
+struct Helper {
     program: String,
     uri: String,
     tell: Tell,
@@ -57,7 +59,7 @@ struct Answer {
 impl Credentials {
     /// Credentials for calls to `uri`.
     pub(crate) fn new(program: &str, uri: String, tell: Tell) -> Self {
-        Self { program: program.to_owned(), uri, tell, last: Mutex::default() }
+        Self(Arc::new(Helper { program: program.to_owned(), uri, tell, last: Mutex::default() }))
     }
 
     /// Headers that are good now, and the version of the answer they are from.
@@ -65,17 +67,36 @@ impl Credentials {
     /// # Errors
     /// What went wrong, without anything the helper printed on its standard output.
     pub(crate) async fn headers(&self, refused: Option<u64>) -> Result<(Arc<Headers>, u64), String> {
-        let mut last = self.last.lock().await;
-        let now = SystemTime::now();
-        let good = last.known.as_ref().filter(|known| known.expires > now + MARGIN && Some(known.version) != refused);
-        if let Some(known) = good {
-            return Ok((Arc::clone(&known.headers), known.version));
+        if let Some(known) = self.0.last.lock().await.usable(refused) {
+            return known;
         }
-        if let Some((_, why)) = last.failure.as_ref().filter(|(at, _)| at.elapsed() < PAUSE) {
-            return Err(why.clone());
+        // A task of its own: the call that asks first may lose its race and end, and others wait for the same answer.
+        let helper = Arc::clone(&self.0);
+        let asked = tokio::spawn(async move { helper.headers(refused).await }).await;
+        asked.unwrap_or_else(|_| Err(format!("the credential helper `{}` was not waited for", self.0.program)))
+    }
+}
+
+impl Last {
+    /// What need not be asked for again.
+    fn usable(&self, refused: Option<u64>) -> Option<Result<(Arc<Headers>, u64), String>> {
+        let is_good = |known: &&Known| known.expires > SystemTime::now() + MARGIN && Some(known.version) != refused;
+        if let Some(known) = self.known.as_ref().filter(is_good) {
+            return Some(Ok((Arc::clone(&known.headers), known.version)));
+        }
+        let failed = self.failure.as_ref().filter(|(at, _)| at.elapsed() < PAUSE);
+        failed.map(|(_, why)| Err(why.clone()))
+    }
+}
+
+impl Helper {
+    async fn headers(&self, refused: Option<u64>) -> Result<(Arc<Headers>, u64), String> {
+        let mut last = self.last.lock().await;
+        if let Some(known) = last.usable(refused) {
+            return known;
         }
         let version = last.known.as_ref().map_or(0, |known| known.version + 1);
-        match self.ask(now).await {
+        match self.ask(SystemTime::now()).await {
             Ok((headers, expires)) => {
                 let fresh = Known { headers: Arc::new(headers), expires, version };
                 *last = Last { known: Some(fresh.clone()), failure: None };

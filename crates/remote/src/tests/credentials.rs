@@ -155,11 +155,8 @@ fn helper_that_failed_is_not_asked_by_each_call() {
     );
 }
 
-#[test]
-fn slow_helper_is_told_of_and_ends_with_the_call() {
-    let fake = Fake::new(false);
-    let dir = tempfile::tempdir().expect("temp dir");
-    let fixture = with_helper(&fake, dir.path(), &format!("echo $$ > '{}/pid'; sleep 1000", dir.path().display()));
+/// A call that is dropped once it was told that the helper is slow.
+fn begin_to_ask(fixture: &Fixture) {
     let waits = async {
         while fixture.told().is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -172,8 +169,30 @@ fn slow_helper_is_told_of_and_ends_with_the_call() {
             () = waits => {}
         }
     });
+}
+
+#[test]
+fn slow_helper_is_told_of_and_ends_with_the_client() {
+    let fake = Fake::new(false);
+    let dir = tempfile::tempdir().expect("temp dir");
+    let fixture = with_helper(&fake, dir.path(), &format!("echo $$ > '{}/pid'; sleep 1000", dir.path().display()));
+    begin_to_ask(&fixture);
     let told = fixture.told();
     assert!(matches!(&told[..], [one] if one.starts_with("waiting for the credential helper `")), "{told:?}");
+    drop(fixture);
     let pid = std::fs::read_to_string(dir.path().join("pid")).expect("written").trim().parse().expect("a number");
     assert!(minibuild_testkit::wait_until_dead(pid, std::time::Duration::from_secs(60)), "it lives on");
+}
+
+#[test]
+fn answer_that_the_first_call_did_not_wait_for_is_the_next_ones() {
+    let fake = Fake::new(false);
+    let dir = tempfile::tempdir().expect("temp dir");
+    let go = dir.path().join("go");
+    let fixture = with_helper(&fake, dir.path(), &format!("mkfifo '{0}'; read -r x < '{0}'; {ANSWER}", go.display()));
+    begin_to_ask(&fixture);
+    std::fs::write(&go, "\n").expect("it waits");
+    then(&fake.script.missing, |_| Ok(Default::default()));
+    ask(&fixture).expect("with headers");
+    assert_eq!(runs(dir.path()).len(), 1);
 }

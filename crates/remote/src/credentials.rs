@@ -72,6 +72,10 @@ impl Credentials {
         }
         // A task of its own: the call that asks first may lose its race and end, and others wait for the same answer.
         let helper = Arc::clone(&self.0);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it is to outlive this call, and ends within 10 s or with the runtime"
+        )]
         let asked = tokio::spawn(async move { helper.headers(refused).await }).await;
         asked.unwrap_or_else(|_| Err(format!("the credential helper `{}` was not waited for", self.0.program)))
     }

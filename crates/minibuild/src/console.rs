@@ -523,7 +523,7 @@ mod tests {
             let output = |index: usize| OutputEvent {
                 path: format!("f{index}"),
                 kind: minibuild_core::OutputKind::File,
-                digest: String::new(),
+                digest: minibuild_core::DigestFunction::Sha256.empty(),
                 size: 0,
                 present: Some(true),
             };

@@ -368,20 +368,28 @@ fn action_properties() -> Value {
 fn ecmascript(whole: &regex::Regex) -> Option<String> {
     const ESCAPED: &str = r"dDwWsSbnrtfv.*+?()[]{}|^$/\-";
     let own = whole.as_str().strip_prefix(r"\A(?:")?.strip_suffix(r")\z")?;
-    let mut rest = own;
-    while let Some(at) = rest.find(['\\', '(', '[', '&', '~']) {
-        let (found, after) = rest[at..].split_at(1);
-        let next = after.chars().next();
+    let mut is_in_class = false;
+    let mut chars = own.chars().peekable();
+    while let Some(found) = chars.next() {
+        let next = chars.peek().copied();
         let is_foreign = match found {
-            "\\" => !next.is_some_and(|next| ESCAPED.contains(next)),
-            "(" => next == Some('?') && !after.starts_with("?:"),
-            "[" => next == Some(':') || after.contains('['),
-            _ => next == found.chars().next(),
+            '\\' => !chars.next().is_some_and(|escaped| ESCAPED.contains(escaped)),
+            // A class within a class, `[:alpha:]` among them.
+            '[' => std::mem::replace(&mut is_in_class, true),
+            ']' => {
+                is_in_class = false;
+                false
+            }
+            '&' | '~' | '-' if is_in_class => next == Some(found),
+            '(' if next == Some('?') && !is_in_class => {
+                chars.next();
+                chars.next() != Some(':')
+            }
+            _ => false,
         };
         if is_foreign {
             return None;
         }
-        rest = if found == "\\" { &after[next.map_or(0, char::len_utf8)..] } else { after };
     }
     Some(format!("^(?:{own})$"))
 }

@@ -119,7 +119,7 @@ fn an_alias_of_a_program_is_run() {
 fn a_program_that_cannot_be_executed_is_an_error() {
     let ws = program("", "");
     ws.write("tools/prog.sh", "#!/no/such/interpreter\n");
-    ws.invoke(&["run", "//tools:prog"]).without_events().run().code(1).says(&["tools/prog.bin", "cannot be started"]);
+    ws.invoke(&["run", "//tools:prog"]).without_events().run().code(1).says(&["cannot run `", "tools/prog.bin`"]);
 }
 
 #[test]

@@ -89,8 +89,6 @@ fn an_answer_that_cannot_be_written_is_an_error() {
         "completions bash",
         "completions man",
         "--help",
-        "help",
-        "help build",
         "build --help",
         "--version",
     ] {

@@ -19,7 +19,7 @@ pub fn map_parallel<P: Send, R: Send>(parts: Vec<P>, threads: usize, work: impl 
         done
     };
     let mut done = std::thread::scope(|scope| {
-        let start = |_| Builder::new().spawn_scoped(scope, &run).ok();
+        let start = |_| Builder::new().spawn_scoped(scope, run).ok();
         let others: Vec<_> = (0..further).map_while(start).collect();
         let mut done = run();
         for other in others {

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use minibuild_core::{
     ArtifactId, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
     FetchOutcome, FetchRequest, HostTool, Kept, Level, Model, RemoteEvent, RemoteSide, RunId, StopFlag, StoreEvent,
-    StoreSide,
-    WrittenFile, WsPath,
+    StoreSide, WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
 use minibuild_graph::{CycleError, HostFacts};

@@ -156,7 +156,11 @@ pub fn clean(workspace: &Workspace, args: &CleanArgs) -> u8 {
 fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
     prepare_out_root(&workspace.root)?;
     let waiting = |holder: &minibuild_engine::lock::Holder| {
-        let text = format!("waiting for process {} to finish with this workspace: {}", holder.pid, visible_line(&holder.command));
+        let text = format!(
+            "waiting for process {} to finish with this workspace: {}",
+            holder.pid,
+            visible_line(&holder.command)
+        );
         eprintln!("{}", prefix::message(Level::Info, text));
     };
     // No handler is set: Ctrl-C ends the process while it waits.

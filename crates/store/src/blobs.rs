@@ -173,8 +173,8 @@ pub(crate) fn since_epoch(time: SystemTime) -> Duration {
 
 /// Returns when a file was used last, since the epoch.
 pub(crate) fn mtime(stat: &rustix::fs::Stat) -> Duration {
-    let nanoseconds = u64::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0)) + Duration::from_nanos(nanoseconds)
+    let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(stat.st_mtime).unwrap_or(0), nanoseconds)
 }
 
 /// Where in its directory a blob is or would be.

@@ -147,10 +147,10 @@ fn execute(shared: &Shared, workers: &Workers, request: &proto::ExecuteRequest) 
         Joined::Run => shared.counters.of_actions(|count| count.merged += 1),
         Joined::Result => shared.counters.of_actions(|count| count.cached += 1),
     }
-    if let Some(number) = submitted.start_worker {
-        if let Err(error) = workers.start(number) {
-            shared.board.lose_worker(number, failed(14, &format!("cannot start a worker: {error}")));
-        }
+    if let Some(number) = submitted.start_worker
+        && let Err(error) = workers.start(number)
+    {
+        shared.board.lose_worker(number, failed(14, &format!("cannot start a worker: {error}")));
     }
     Ok(submitted.watch)
 }

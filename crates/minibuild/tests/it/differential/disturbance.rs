@@ -89,7 +89,7 @@ impl Disturbance {
             Self::RemoveAllOutputs => remove(&ws.path("minibuild-out/bin")),
             Self::RemovePackageOutputs => remove(&ws.path(&format!("minibuild-out/bin/p{}", target.package))),
             Self::CutState => change_state_file(&state, random, cut),
-            Self::DamageState => change_state_file(&state, random, damage),
+            Self::DamageState => change_state_file(&state, random, |bytes, place| damage(bytes, place)),
             Self::RemoveState => remove_state(&state),
             Self::RemoveSnapshots => snapshots(&state).iter().for_each(|path| remove(path)),
             Self::ThinLocalStore => thin(&state.join("store"), random),
@@ -179,7 +179,7 @@ fn cut(bytes: &mut Vec<u8>, place: usize) {
     bytes.truncate(place % bytes.len().max(1));
 }
 
-fn damage(bytes: &mut Vec<u8>, place: usize) {
+fn damage(bytes: &mut [u8], place: usize) {
     let length = bytes.len().max(1);
     if let Some(byte) = bytes.get_mut(place % length) {
         *byte ^= 0x55;

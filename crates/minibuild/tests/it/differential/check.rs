@@ -37,10 +37,10 @@ type AnnouncedOutputs = BTreeMap<String, Output>;
 impl BuildCheck<'_> {
     /// What is wrong with the outputs that the build announced.
     pub fn content_problems(&self, run: &Run) -> Vec<String> {
-        let succeeded = self.succeeded(run);
+        let succeeded = self.ended(run, true);
         let announced = announced_outputs(run);
         let mut problems = self.announcement_problems(run, &succeeded);
-        problems.extend(self.wrong_contents(&announced, &succeeded));
+        problems.extend(self.wrong_contents(&announced, (&succeeded, &self.ended(run, false))));
         problems.extend(self.presence_problems(run, &announced));
         problems
     }
@@ -102,9 +102,9 @@ impl BuildCheck<'_> {
         self.inputs.targets.iter().position(|target| target.label() == label)
     }
 
-    /// Numbers of the requested targets that were announced as successes.
-    fn succeeded(&self, run: &Run) -> Vec<usize> {
-        let targets = run.targets().into_iter().filter(|(_, success)| *success);
+    /// Numbers of the requested targets that were announced as successes, or as failures.
+    fn ended(&self, run: &Run, is_success: bool) -> Vec<usize> {
+        let targets = run.targets().into_iter().filter(|(_, success)| *success == is_success);
         targets.filter_map(|(label, _)| self.number(label)).collect()
     }
 
@@ -131,12 +131,12 @@ impl BuildCheck<'_> {
     }
 
     /// Each output of what was announced, and all that it was made of, says what it has to.
-    fn wrong_contents(&self, announced: &AnnouncedOutputs, succeeded: &[usize]) -> Vec<String> {
+    fn wrong_contents(&self, announced: &AnnouncedOutputs, (succeeded, failed): (&[usize], &[usize])) -> Vec<String> {
         let mut facts = FactTable::of_sources(self.inputs.sources);
         let mut problems = Vec::new();
         for number in self.closure(succeeded) {
             if self.inputs.targets[number].is_made() {
-                problems.extend(self.target_problems(number, announced, succeeded, &mut facts));
+                problems.extend(self.target_problems(number, announced, (succeeded, failed), &mut facts));
             }
         }
         problems
@@ -146,7 +146,7 @@ impl BuildCheck<'_> {
         &self,
         number: usize,
         announced: &AnnouncedOutputs,
-        succeeded: &[usize],
+        (succeeded, failed): (&[usize], &[usize]),
         facts: &mut FactTable,
     ) -> Vec<String> {
         let mut problems = Vec::new();
@@ -159,7 +159,8 @@ impl BuildCheck<'_> {
         }
         // Of a tree that nothing asked for a part may lie there.
         let is_required = match self.request.download {
-            DownloadMode::All => true,
+            // Where bytes had to be made again and could not, what read them before is right all the same.
+            DownloadMode::All => !failed.contains(&number),
             DownloadMode::Toplevel => succeeded.contains(&number),
             DownloadMode::Minimal => false,
         };

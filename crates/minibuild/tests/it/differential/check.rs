@@ -268,6 +268,20 @@ impl BuildCheck<'_> {
         if run.ending != Ending::Exited(0) || !self.request.loads_all() {
             return Vec::new();
         }
+        self.stray_outputs()
+    }
+
+    /// What a build that ended by itself left in the directories for what is on its way to a place, or out of it.
+    pub fn stray_files(&self, run: &Run) -> Vec<String> {
+        if run.ending != Ending::Exited(0) {
+            return Vec::new();
+        }
+        let dirs = ["staging", "trash"].map(|name| format!("minibuild-out/.state/{name}"));
+        let names = |dir: &String| self.ws.snapshot(dir).into_keys().map(|name| format!("{dir}/{name} is left")).collect();
+        dirs.iter().flat_map::<Vec<String>, _>(names).collect()
+    }
+
+    fn stray_outputs(&self) -> Vec<String> {
         let edits = &self.inputs.sources.targets;
         let is_declared = |target: &TargetDefinition, path: &str| {
             !edits[target.number].is_dropped

@@ -24,7 +24,7 @@ pub enum CourseKind {
     /// A disk cache.
     Local,
     /// A disk cache and a faulty server.
-    Remote,
+    Faults,
     /// Small disks that are full at times.
     Disk,
 }
@@ -98,11 +98,11 @@ impl<'a> Course<'a> {
     /// The workspaces of a course before their first build; `None` where a small disk is not to be had.
     pub fn new(kind: CourseKind, seed: u64, shared: &'a Workspace, binary: &str) -> Option<Self> {
         let mut random = stream(seed, 0, 0);
-        let traits = CourseTraits::random(&mut random, kind == CourseKind::Remote, kind == CourseKind::Disk);
+        let traits = CourseTraits::random(&mut random, kind == CourseKind::Faults, kind == CourseKind::Disk);
         let targets = random_targets(&mut random, &traits);
         let store_size = [None, None, Some("0"), Some("1MiB")][random.below(4)];
         let sources = SourceState::new(&mut random, &targets, store_size, traits.has_links);
-        let server = (kind == CourseKind::Remote).then(|| FaultyServer::start(shared));
+        let server = (kind == CourseKind::Faults).then(|| FaultyServer::start(shared));
         let mut workspaces = Vec::new();
         for _ in 0..2 {
             let ws = Workspace::new(binary);
@@ -396,6 +396,7 @@ impl<'a> Course<'a> {
         let inputs = BuildInputs { targets: &self.targets, sources: &workspace.sources, is_other: request.is_other };
         let check = BuildCheck { inputs, ws: &workspace.ws, request, excuses };
         let mut problems = check.code_problems(run);
+        problems.extend(check.stray_files(run));
         if kinds.contains(&ProblemKind::Content) && !excuses.has_edits {
             problems.extend(check.content_problems(run));
             if workspace.is_state_whole {

@@ -2,7 +2,7 @@
 //!
 //! The model is `expected`: each output of a course says what its command read, so that an output made of stale inputs, of two
 //! results of one producer, or of bytes under another's name is seen wherever it ends up. `scripts/differential` is the long
-//! form; the design note on testing says how a course is repeated and made short.
+//! form, and says how a course is repeated and made short.
 
 mod check;
 mod course;
@@ -43,21 +43,26 @@ fn fresh_seed() -> u64 {
     (now.as_nanos() % 1_000_000_000_000) as u64
 }
 
-/// Runs these rounds of one course; how many builds that took.
-fn run_course(kind: CourseKind, seed: u64, rounds: &[usize]) -> usize {
+/// Runs these rounds of one course; how many builds that took. `reached` is the round that began last.
+fn run_course(kind: CourseKind, seed: u64, rounds: &[usize], reached: &AtomicUsize) -> usize {
     let binary = binary();
     let shared = Workspace::new(&binary);
     let Some(mut course) = Course::new(kind, seed, &shared, &binary) else { return 0 };
-    rounds.iter().for_each(|&round| course.round(round));
+    for &round in rounds {
+        reached.store(round, Ordering::Relaxed);
+        course.round(round);
+    }
     course.builds()
 }
 
 /// Runs a course, and says how to repeat it if it fails.
 fn run_told(kind: CourseKind, seed: u64, rounds: &[usize]) -> usize {
-    let builds = catch_unwind(AssertUnwindSafe(|| run_course(kind, seed, rounds)));
+    let reached = AtomicUsize::new(0);
+    let builds = catch_unwind(AssertUnwindSafe(|| run_course(kind, seed, rounds, &reached)));
     builds.unwrap_or_else(|problem| {
-        let last = rounds.last().copied().unwrap_or_default();
-        eprintln!("again: scripts/differential {} {last} {seed}", kind.flag());
+        let round = reached.into_inner();
+        eprintln!("seed {seed} failed in round {round}");
+        eprintln!("again: scripts/differential --rounds {round} --seed {seed} --kind {}", kind.name());
         if setting("SHRINK").is_some() {
             let rounds = shrink(kind, seed, rounds);
             eprintln!("the fewest rounds: MINIBUILD_DIFFERENTIAL_ONLY={rounds:?} with seed {seed}");
@@ -68,7 +73,8 @@ fn run_told(kind: CourseKind, seed: u64, rounds: &[usize]) -> usize {
 
 /// Leaves out rounds as long as the course still fails at least once in three times.
 fn shrink(kind: CourseKind, seed: u64, rounds: &[usize]) -> Vec<usize> {
-    let fails = |rounds: &[usize]| (0..3).any(|_| catch_unwind(|| run_course(kind, seed, rounds)).is_err());
+    let fails_once = |rounds: &[usize]| catch_unwind(|| run_course(kind, seed, rounds, &AtomicUsize::new(0))).is_err();
+    let fails = |rounds: &[usize]| (0..3).any(|_| fails_once(rounds));
     let mut kept = rounds.to_vec();
     let mut size = kept.len() / 2;
     while size > 0 {
@@ -131,7 +137,7 @@ fn run(kind: CourseKind) {
     }
     if let Some(rounds) = setting("ROUNDS") {
         let seed = seed.unwrap_or_else(fresh_seed);
-        eprintln!("seed {seed}: again with `scripts/differential {} {rounds} {seed}`", kind.flag());
+        eprintln!("seed {seed}: again with `scripts/differential --rounds {rounds} --seed {seed} --kind {}`", kind.name());
         return run_long(kind, rounds, seed);
     }
     let rounds: Vec<usize> = (1..=SHORT_ROUNDS).collect();
@@ -143,11 +149,11 @@ fn run(kind: CourseKind) {
 
 impl CourseKind {
     /// How `scripts/differential` names it.
-    fn flag(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
-            Self::Local => "--local",
-            Self::Remote => "--remote",
-            Self::Disk => "--disk",
+            Self::Local => "local",
+            Self::Faults => "faults",
+            Self::Disk => "disk",
         }
     }
 }
@@ -159,7 +165,7 @@ fn local_builds_agree_with_the_model() {
 
 #[test]
 fn builds_with_a_faulty_server_agree_with_the_model() {
-    run(CourseKind::Remote);
+    run(CourseKind::Faults);
 }
 
 #[test]

@@ -37,10 +37,10 @@ type AnnouncedOutputs = BTreeMap<String, Output>;
 impl BuildCheck<'_> {
     /// What is wrong with the outputs that the build announced.
     pub fn content_problems(&self, run: &Run) -> Vec<String> {
-        let succeeded = self.ended(run, true);
+        let succeeded = self.succeeded(run);
         let announced = announced_outputs(run);
         let mut problems = self.announcement_problems(run, &succeeded);
-        problems.extend(self.wrong_contents(&announced, (&succeeded, &self.ended(run, false))));
+        problems.extend(self.wrong_contents(run, &announced, &succeeded));
         problems.extend(self.presence_problems(run, &announced));
         problems
     }
@@ -102,9 +102,9 @@ impl BuildCheck<'_> {
         self.inputs.targets.iter().position(|target| target.label() == label)
     }
 
-    /// Numbers of the requested targets that were announced as successes, or as failures.
-    fn ended(&self, run: &Run, is_success: bool) -> Vec<usize> {
-        let targets = run.targets().into_iter().filter(|(_, success)| *success == is_success);
+    /// Numbers of the requested targets that were announced as successes.
+    fn succeeded(&self, run: &Run) -> Vec<usize> {
+        let targets = run.targets().into_iter().filter(|(_, success)| *success);
         targets.filter_map(|(label, _)| self.number(label)).collect()
     }
 
@@ -131,22 +131,37 @@ impl BuildCheck<'_> {
     }
 
     /// Each output of what was announced, and all that it was made of, says what it has to.
-    fn wrong_contents(&self, announced: &AnnouncedOutputs, (succeeded, failed): (&[usize], &[usize])) -> Vec<String> {
+    fn wrong_contents(&self, run: &Run, announced: &AnnouncedOutputs, succeeded: &[usize]) -> Vec<String> {
         let mut facts = FactTable::of_sources(self.inputs.sources);
         let mut problems = Vec::new();
+        let failed = failed_actions(run);
         for number in self.closure(succeeded) {
-            if self.inputs.targets[number].is_made() {
-                problems.extend(self.target_problems(number, announced, (succeeded, failed), &mut facts));
+            let target = &self.inputs.targets[number];
+            // A run that made lost bytes again, and failed, leaves what it wrote to be looked at.
+            if target.is_made() && !failed.contains(&target.label()) {
+                let is_required = self.is_required(run, succeeded.contains(&number));
+                problems.extend(self.target_problems(number, announced, is_required, &mut facts));
             }
         }
         problems
+    }
+
+    /// Whether a target's outputs have to be on disk; `is_root` says that it was asked for.
+    fn is_required(&self, run: &Run, is_root: bool) -> bool {
+        // Such a build says what could not be brought to the disk, and fails.
+        let lacks_room = self.excuses.may_be_full && run.ending != Ending::Exited(0);
+        match self.request.download {
+            DownloadMode::All => is_root || !lacks_room,
+            DownloadMode::Toplevel => is_root,
+            DownloadMode::Minimal => false,
+        }
     }
 
     fn target_problems(
         &self,
         number: usize,
         announced: &AnnouncedOutputs,
-        (succeeded, failed): (&[usize], &[usize]),
+        is_required: bool,
         facts: &mut FactTable,
     ) -> Vec<String> {
         let mut problems = Vec::new();
@@ -158,12 +173,6 @@ impl BuildCheck<'_> {
             let _ = facts.learn_digest(&path, hash);
         }
         // Of a tree that nothing asked for a part may lie there.
-        let is_required = match self.request.download {
-            // Where bytes had to be made again and could not, what read them before is right all the same.
-            DownloadMode::All => !failed.contains(&number),
-            DownloadMode::Toplevel => succeeded.contains(&number),
-            DownloadMode::Minimal => false,
-        };
         for entry in self.inputs.entries(number, facts) {
             if let Err(problem) = self.check_entry(&entry, is_required, facts) {
                 problems.push(format!("{}: {problem}", target.label()));
@@ -305,6 +314,19 @@ fn entry_path(entry: &ExpectedEntry) -> String {
         ExpectedEntry::File(file) => file.path.clone(),
         ExpectedEntry::Symlink(path, _) | ExpectedEntry::Directory(path) => path.clone(),
     }
+}
+
+/// Labels of the actions that failed in the end.
+fn failed_actions(run: &Run) -> BTreeSet<String> {
+    let mut failed = BTreeSet::new();
+    for event in &run.events {
+        match event {
+            Event::ActionCompleted { label, success: true, .. } => drop(failed.remove(label)),
+            Event::ActionCompleted { label, success: false, .. } => drop(failed.insert(label.clone())),
+            _ => {}
+        }
+    }
+    failed
 }
 
 /// The last that the build said of each output.

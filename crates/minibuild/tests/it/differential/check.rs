@@ -282,7 +282,8 @@ impl BuildCheck<'_> {
 
     /// What a build that ended by itself left in the directories for what is on its way to a place, or out of it.
     pub fn stray_files(&self, run: &Run) -> Vec<String> {
-        if run.ending != Ending::Exited(0) {
+        // Where a signal came at the end, the next build deletes it.
+        if run.ending != Ending::Exited(0) || self.excuses.is_interrupted {
             return Vec::new();
         }
         let dirs = ["staging", "trash"].map(|name| format!("minibuild-out/.state/{name}"));

@@ -106,9 +106,10 @@ impl<'a> Course<'a> {
         let mut workspaces = Vec::new();
         for _ in 0..2 {
             let ws = Workspace::new(binary);
-            let kib = 1500 + random.below(4000);
+            let kib = 2000 + random.below(4000);
             let disk = if kind == CourseKind::Disk { Some(SmallDisk::mount(ws.root(), kib)?) } else { None };
             sources.apply(&ws);
+            disk.iter().for_each(SmallDisk::keep_reserve);
             let usual = Duration::from_millis(100);
             let (sources, saved) = (sources.clone(), sources.clone());
             workspaces.push(CourseWorkspace { ws, disk, sources, saved, usual, is_state_whole: true });
@@ -127,10 +128,15 @@ impl<'a> Course<'a> {
         let mut random = stream(self.seed, round, 1);
         let which = random.below(2);
         self.change_server(round, &mut random);
+        self.disks().for_each(|disk| {
+            disk.free();
+            disk.free_reserve();
+        });
         self.edit(round, which, &mut random);
         for step in 0..[0, 0, 1, 1, 2][random.below(5)] {
             self.disturb(round, 40 + step, which, &mut random);
         }
+        self.disks().for_each(SmallDisk::keep_reserve);
         for step in 0..[0, 0, 0, 1, 2][random.below(5)] {
             self.interrupt(which, &mut stream(self.seed, round, 50 + step));
         }
@@ -139,6 +145,10 @@ impl<'a> Course<'a> {
         } else {
             self.build_one(which, &mut stream(self.seed, round, 60));
         }
+    }
+
+    fn disks(&self) -> impl Iterator<Item = &SmallDisk> {
+        self.workspaces.iter().filter_map(|workspace| workspace.disk.as_ref())
     }
 
     fn change_server(&mut self, round: usize, random: &mut Random) {
@@ -162,7 +172,6 @@ impl<'a> Course<'a> {
 
     /// Changes sources: here or in both workspaces alike, back to what they were, or to what the other's are.
     fn edit(&mut self, round: usize, which: usize, random: &mut Random) {
-        self.workspaces.iter().filter_map(|workspace| workspace.disk.as_ref()).for_each(SmallDisk::free);
         let manner = random.below(12);
         let count = random.below(4);
         match manner {
@@ -383,7 +392,7 @@ impl<'a> Course<'a> {
 
     /// After a full disk and with room again a build is right.
     fn build_with_room(&mut self, which: usize, request: &BuildRequest) {
-        self.workspaces.iter().filter_map(|workspace| workspace.disk.as_ref()).for_each(SmallDisk::free);
+        self.disks().for_each(SmallDisk::free);
         self.log.push(format!("  {which}: the disk has room again"));
         let run = self.start(which, request).wait_within(LIMIT);
         let excuses = BuildExcuses { may_be_full: true, ..BuildExcuses::default() };

@@ -12,6 +12,9 @@ pub struct SmallDisk {
     root: PathBuf,
 }
 
+/// Room for edits, which builds do not get.
+const RESERVE: usize = 512 << 10;
+
 impl SmallDisk {
     /// Mounts one on an empty directory; `None`, loudly, where that is not allowed.
     pub fn mount(root: &Path, kib: usize) -> Option<Self> {
@@ -47,6 +50,21 @@ impl SmallDisk {
     /// Gives the room back.
     pub fn free(&self) {
         let _ = fs::remove_file(self.filler());
+    }
+
+    fn reserve(&self) -> PathBuf {
+        self.root.join("minibuild-reserve")
+    }
+
+    /// Keeps room for the edits to come.
+    pub fn keep_reserve(&self) {
+        // As much as there is, should it be less.
+        let _ = fs::write(self.reserve(), vec![1; RESERVE]);
+    }
+
+    /// Makes room for edits.
+    pub fn free_reserve(&self) {
+        let _ = fs::remove_file(self.reserve());
     }
 }
 

@@ -16,9 +16,10 @@ use minibuild_engine::snapshot::{
 };
 use minibuild_rules::{ConfigInput, Loaded, Settings};
 
+use crate::event_sinks::EventSinks;
 use crate::refusal::Refusal;
 use crate::remote_side::{self, FunctionChoice};
-use crate::session::{BuildParts, Kind, Place, Session, Told};
+use crate::session::{BuildParts, Kind, Place, Session};
 use crate::{stores, workspace};
 
 /// What would be downloaded may lie here under another path, of which a part does not know.
@@ -107,7 +108,7 @@ pub fn take(
     choice: FunctionChoice,
     files: &DiskFs,
     place: &Place<'_>,
-    told: &mut Told<'_>,
+    told: &mut EventSinks<'_>,
 ) -> Result<Result<Outcome, Doubt>, Refusal> {
     let has_remote = match refused(session, settings, choice) {
         Ok(has_remote) => has_remote,
@@ -167,7 +168,7 @@ pub fn take_loaded(
     choice: FunctionChoice,
     files: &DiskFs,
     place: &Place<'_>,
-    told: &mut Told<'_>,
+    told: &mut EventSinks<'_>,
 ) -> Result<Result<Outcome, Doubt>, Refusal> {
     let goals = session.requested(loaded)?;
     match renew(session, key, loaded, &goals, choice, files, place) {
@@ -237,7 +238,7 @@ fn build_part(
     settings: &Settings,
     choice: FunctionChoice,
     place: &Place<'_>,
-    told: &mut Told<'_>,
+    told: &mut EventSinks<'_>,
 ) -> Result<Outcome, Refusal> {
     let rows = part.rows();
     let parts = BuildParts {
@@ -266,7 +267,12 @@ struct Tale {
 }
 
 impl Tale {
-    fn new(snapshot: &Snapshot, part: Option<&Part>, session: &Session<'_>, told: &Told<'_>) -> Result<Self, Doubt> {
+    fn new(
+        snapshot: &Snapshot,
+        part: Option<&Part>,
+        session: &Session<'_>,
+        told: &EventSinks<'_>,
+    ) -> Result<Self, Doubt> {
         let outside = snapshot.outside(part);
         let counts = outside.counts();
         let all = snapshot.goal_count()?;
@@ -279,7 +285,7 @@ impl Tale {
         Ok(Self { events, unnamed: 0, counts })
     }
 
-    fn tell(self, mut outcome: Outcome, told: &mut Told<'_>) -> Outcome {
+    fn tell(self, mut outcome: Outcome, told: &mut EventSinks<'_>) -> Outcome {
         for event in &self.events {
             told.event(event);
         }

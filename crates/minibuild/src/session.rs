@@ -1,24 +1,18 @@
 //! `build`, `test` and `run` from the command line to the exit code.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, BuildEvent, CommandLine, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StopFlag,
-    StoreSide, TestStatus, WsPath,
+    ArtifactId, BuildEvent, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StopFlag, StoreSide, WsPath,
 };
 use minibuild_disk::{DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
-use minibuild_engine::build::{AtEnd, Build, Reporter};
+use minibuild_engine::build::{AtEnd, Build};
 use minibuild_engine::lock::{WorkspaceLock, prepare_out_root};
-use minibuild_engine::machine::{Event, Goal, Goals, Outcome, Progress, RunningAction, Shown, SourceFact};
-use minibuild_engine::moment::Moment;
+use minibuild_engine::machine::{Event, Goal, Goals, Outcome, SourceFact};
 use minibuild_engine::snapshot::Key;
 use minibuild_engine::state::State;
 use minibuild_graph::HostFacts;
@@ -34,9 +28,11 @@ use crate::args::BuildFlags;
 use crate::background::BackgroundWriter;
 use crate::console::{Console, use_color};
 use crate::event_log::EventLog;
+use crate::event_sinks::EventSinks;
 use crate::profile::Profile;
 use crate::refusal::Refusal;
 use crate::remote_side::FunctionChoice;
+use crate::run_program::RunProgram;
 use crate::workspace::{self, Workspace};
 use crate::{exit, fast_path, prefix, preview, redact, remote_side, signals, stores, tell};
 
@@ -84,7 +80,7 @@ pub fn build_id(root: &std::path::Path) -> String {
 /// What a finished build leaves to be done.
 struct Done {
     outcome: Outcome,
-    program: Option<Program>,
+    program: Option<RunProgram>,
 }
 
 /// How interrupts and reports come to the loop.
@@ -138,43 +134,6 @@ pub(crate) struct BuildParts<'a> {
     pub known: FxHashMap<ArtifactId, SourceFact>,
     pub state: Option<State>,
     pub at_end: Option<AtEnd<'a>>,
-}
-
-/// What `run` becomes.
-struct Program {
-    path: PathBuf,
-    args: Vec<String>,
-    env: Vec<(String, String)>,
-}
-
-impl Program {
-    /// Becomes it. The search of `execvp` is of no use, and what the kernel does not know it hands to a shell.
-    ///
-    /// Gives why that cannot be.
-    fn start(self, root: &std::path::Path) -> String {
-        let mut env: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-        env.extend(self.env.into_iter().map(|(name, value)| (name.into(), value.into())));
-        env.insert("MINIBUILD_WORKSPACE".into(), root.into());
-        let env = env.into_iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
-        let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| "an argument has a NUL character in it".to_owned());
-        let path = self.path.into_os_string().into_vec();
-        let args = std::iter::once(path.clone()).chain(self.args.into_iter().map(String::into_bytes));
-        let texts = || {
-            Ok((
-                text(path)?,
-                args.map(text).collect::<Result<Vec<_>, _>>()?,
-                env.map(text).collect::<Result<Vec<_>, _>>()?,
-            ))
-        };
-        match texts() {
-            Ok((path, args, env)) => {
-                let bytes = args.iter().chain(&env).map(|text| text.as_bytes_with_nul().len()).sum();
-                let Err(error) = nix::unistd::execve(&path, &args, &env);
-                minibuild_local::spawn_error(&path, bytes, error)
-            }
-            Err(error) => error,
-        }
-    }
 }
 
 impl Session<'_> {
@@ -319,7 +278,7 @@ impl Session<'_> {
         let mut function = remote_side::choose_function(&settings.remote, &state_dir);
         let key = fast_path::key(self, &settings, &input, function.function);
         let place = Place { lock: &lock, line, clock: &clock };
-        let mut told = Told { console: &mut console, events, profile, root: &root };
+        let mut told = EventSinks { console: &mut console, events, profile, root: &root };
         let doubt = match fast_path::take(self, key, &settings, function, &files, &place, &mut told)? {
             Ok(outcome) => return Ok(self.done_from_snapshot(outcome, "used", &mut console)),
             Err(doubt) => doubt,
@@ -336,7 +295,7 @@ impl Session<'_> {
         }
         profile.phase("load", self.began.elapsed());
         profile.loaded(&loaded.model);
-        let mut told = Told { console: &mut console, events, profile, root: &root };
+        let mut told = EventSinks { console: &mut console, events, profile, root: &root };
         if doubt.is_of_loading() {
             match fast_path::take_loaded(self, key, loaded, function, &files, &place, &mut told)? {
                 Ok(outcome) => {
@@ -457,7 +416,7 @@ impl Session<'_> {
     }
 
     /// What `run` becomes if all goes well.
-    fn program(&self, loaded: &Loaded) -> Result<Option<Program>, Refusal> {
+    fn program(&self, loaded: &Loaded) -> Result<Option<RunProgram>, Refusal> {
         if self.kind != Kind::Run {
             return Ok(None);
         }
@@ -473,7 +432,7 @@ impl Session<'_> {
         let mut args = run.args.to_vec();
         args.extend(self.program_args.iter().cloned());
         let path = self.workspace.root.join(loaded.model.artifact(run.executable).path.as_path());
-        Ok(Some(Program { path, args, env: run.env.clone().into_iter().collect() }))
+        Ok(Some(RunProgram { path, args, env: run.env.clone().into_iter().collect() }))
     }
 
     /// Builds what was loaded. A snapshot is written under the key given, if there is one, of what `files` were asked.
@@ -482,7 +441,7 @@ impl Session<'_> {
         loaded: &Loaded,
         choice: FunctionChoice,
         place: &Place<'_>,
-        told: &mut Told<'_>,
+        told: &mut EventSinks<'_>,
         snapshot: Option<(Key, &DiskFs)>,
     ) -> Result<Outcome, Refusal> {
         let is_silent = loaded.warnings.list.is_empty();
@@ -508,7 +467,7 @@ impl Session<'_> {
         settings: &Settings,
         choice: FunctionChoice,
         place: &Place<'_>,
-        told: &mut Told<'_>,
+        told: &mut EventSinks<'_>,
     ) -> Result<Outcome, Refusal> {
         let facts = workspace::host();
         let function = choice.function;
@@ -578,7 +537,7 @@ impl Session<'_> {
     }
 
     /// Replaces this process. The lock is released with it, since its descriptor closes on exec.
-    fn become_program(&self, program: Program, line: &Line) -> u8 {
+    fn become_program(&self, program: RunProgram, line: &Line) -> u8 {
         // The program would not see a signal that was caught for it.
         line.out.finish();
         signals::let_go();
@@ -605,69 +564,4 @@ fn flatten(model: &Model, inputs: &[Input]) -> Vec<ArtifactId> {
     let mut found = Vec::new();
     model.for_each_artifact(inputs, |id| found.push(id));
     found
-}
-
-/// Everybody who is told of events.
-pub(crate) struct Told<'a> {
-    pub console: &'a mut Console,
-    pub events: &'a mut EventLog,
-    pub profile: &'a mut Profile,
-    /// The workspace root.
-    pub root: &'a std::path::Path,
-}
-
-impl Told<'_> {
-    /// A test that did not run has a log all the same.
-    fn restore_log(&mut self, path: &str) {
-        if self.root.join(path).symlink_metadata().is_ok() {
-            return;
-        }
-        let Ok(path) = WsPath::new(path) else { return };
-        if let Err(error) = OutTree::open(self.root).and_then(|tree| tree.restore_log(&path)) {
-            self.console.message(Level::Warning, &error.render());
-        }
-    }
-}
-
-impl Reporter for Told<'_> {
-    fn event(&mut self, event: &BuildEvent) {
-        if let BuildEvent::TestCompleted { status: TestStatus::Cached, log, .. } = event {
-            self.restore_log(log);
-        }
-        self.events.write(event);
-        self.profile.event(event);
-        self.console.event(event);
-    }
-
-    fn starting(&mut self, label: &str, command: &CommandLine) {
-        self.console.starting(label, command);
-    }
-
-    fn show(&mut self, shown: &Shown) {
-        self.console.show(shown);
-    }
-
-    fn test_output(&mut self, label: &str, mnemonic: &str, stream: usize, text: &[u8]) {
-        self.console.test_output(label, mnemonic, stream, text);
-    }
-
-    fn test_output_ended(&mut self, label: &str) {
-        self.console.test_output_ended(label);
-    }
-
-    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>) {
-        self.console.progress(now, progress, running);
-    }
-
-    fn tick(&self) -> Option<Duration> {
-        self.console.tick()
-    }
-
-    fn wants_moments(&self) -> bool {
-        self.profile.is_wanted()
-    }
-
-    fn moment(&mut self, now: Duration, moment: &Moment) {
-        self.profile.moment(now, moment);
-    }
 }

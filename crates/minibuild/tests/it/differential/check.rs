@@ -287,7 +287,8 @@ impl BuildCheck<'_> {
             return Vec::new();
         }
         let dirs = ["staging", "trash"].map(|name| format!("minibuild-out/.state/{name}"));
-        let names = |dir: &String| self.ws.snapshot(dir).into_keys().map(|name| format!("{dir}/{name} is left")).collect();
+        let names =
+            |dir: &String| self.ws.snapshot(dir).into_keys().map(|name| format!("{dir}/{name} is left")).collect();
         dirs.iter().flat_map::<Vec<String>, _>(names).collect()
     }
 

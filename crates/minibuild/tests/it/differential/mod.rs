@@ -137,7 +137,10 @@ fn run(kind: CourseKind) {
     }
     if let Some(rounds) = setting("ROUNDS") {
         let seed = seed.unwrap_or_else(fresh_seed);
-        eprintln!("seed {seed}: again with `scripts/differential --rounds {rounds} --seed {seed} --kind {}`", kind.name());
+        eprintln!(
+            "seed {seed}: again with `scripts/differential --rounds {rounds} --seed {seed} --kind {}`",
+            kind.name()
+        );
         return run_long(kind, rounds, seed);
     }
     let rounds: Vec<usize> = (1..=SHORT_ROUNDS).collect();

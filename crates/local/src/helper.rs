@@ -233,7 +233,7 @@ impl ForeignChildren {
 }
 
 /// Ends all helpers of this process with everything that their commands started, and all its other children but the foreign ones,
-/// within [`LAST_KILLS`].
+/// within less than a second.
 ///
 /// For the thread that handles signals, when the process is about to exit: no thread can keep it from its work. Helpers kill
 /// their commands when their line ends; those that do not, since a command stopped them, are killed, and then what they leave.

@@ -118,8 +118,7 @@ impl Execution<'_> {
                 self.upload_again(&missing).await
             }
             Step::UploadAfresh => {
-                let all: Vec<Digest> = self.request.blobs.iter().map(|blob| blob.digest).collect();
-                self.shared.cache.forget(&all);
+                self.forget_inputs();
                 self.upload(&self.request.blobs).await
             }
             Step::Wait(_) | Step::Execute(_) | Step::AskCache | Step::ExecuteBypassingCache => None,
@@ -170,9 +169,10 @@ impl Execution<'_> {
         }
     }
 
-    /// Uploads blobs of which the server says that it lacks them, whatever was believed.
+    /// Uploads blobs of which the server says that it lacks them, whatever was believed, and with them all others that it lacks:
+    /// it does not see what lies below a directory that is missing.
     async fn upload_again(&self, missing: &[Digest]) -> Option<Box<ExecutionReport>> {
-        self.shared.cache.forget(missing);
+        self.forget_inputs();
         let blobs: Vec<Blob> =
             self.request.blobs.iter().filter(|blob| missing.contains(&blob.digest)).cloned().collect();
         let is_foreign = |digest: &&Digest| digest.size > 0 && !blobs.iter().any(|blob| blob.digest == **digest);
@@ -180,7 +180,16 @@ impl Execution<'_> {
             return Some(self.failed(format!("the server misses {digest}, which is no input of the action")));
         }
         let sent = Box::pin(self.shared.cache.send(&self.request.who, &blobs)).await;
-        self.unless_sent(sent)
+        match self.unless_sent(sent) {
+            None => self.upload(&self.request.blobs).await,
+            report => report,
+        }
+    }
+
+    /// No longer believes that the server has any of the action's blobs.
+    fn forget_inputs(&self) {
+        let all: Vec<Digest> = self.request.blobs.iter().map(|blob| blob.digest).collect();
+        self.shared.cache.forget(&all);
     }
 
     /// Once for each client: the executor has what went to the cache.

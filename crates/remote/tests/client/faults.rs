@@ -163,6 +163,26 @@ fn blobs_lost_before_the_run_are_uploaded_again() {
     assert_eq!(exit_code(&report), 0);
 }
 
+/// A server does not see what lies below a directory that is missing.
+#[test]
+fn after_an_eviction_all_inputs_are_uploaded_at_once() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client();
+    let deep = |salt: &str| {
+        Task::new("mkdir -p minibuild-out/bin; cat a/b/c/d/e/f/g/h/in > minibuild-out/bin/out")
+            .input("a/b/c/d/e/f/g/h/in", "text\n")
+            .output("minibuild-out/bin/out", ArtifactKind::File)
+            .salt(salt)
+    };
+    client.run(&deep("first"));
+    for salt in ["second", "third"] {
+        fixture.server().evict_all();
+        let before = fixture.calls("Execute");
+        assert_eq!(exit_code(&client.run(&deep(salt))), 0);
+        assert_eq!(fixture.calls("Execute"), before + 2, "one that is refused, and one that runs");
+    }
+}
+
 #[test]
 fn an_input_that_only_the_server_had_is_lost_after_an_eviction() {
     let fixture = Fixture::new();

@@ -7,9 +7,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use minibuild_testkit::{Ending, Entry, Event, Output, Run, Workspace};
 
 use super::definition::{TargetDefinition, TargetShape};
+use super::disturbance::FOREIGN_LINK;
 use super::expected::{BuildInputs, ExpectedEntry, ExpectedFile, FactTable, hex_digest};
 use super::faults::FaultExcuses;
 use super::request::{BuildRequest, DownloadMode};
+
+const STAGING: &str = "minibuild-out/.state/staging";
+const TRASH: &str = "minibuild-out/.state/trash";
 
 /// What else may have happened to a build.
 #[derive(Clone, Copy, Debug, Default)]
@@ -148,10 +152,10 @@ impl BuildCheck<'_> {
 
     /// Whether a target's outputs have to be on disk; `is_root` says that it was asked for.
     fn is_required(&self, run: &Run, is_root: bool) -> bool {
-        // Such a build says what could not be brought to the disk, and fails.
-        let lacks_room = self.excuses.may_be_full && run.ending != Ending::Exited(0);
+        // Such a build says what could not be brought to the disk, or ends at the first failure.
+        let is_cut_short = run.ending != Ending::Exited(0) && (self.excuses.may_be_full || !self.request.keeps_going);
         match self.request.download {
-            DownloadMode::All => is_root || !lacks_room,
+            DownloadMode::All => is_root || !is_cut_short,
             DownloadMode::Toplevel => is_root,
             DownloadMode::Minimal => false,
         }
@@ -253,16 +257,18 @@ impl BuildCheck<'_> {
     fn output_problem(&self, output: &Output, announced: &AnnouncedOutputs) -> Option<String> {
         let path = &output.path;
         let is_present = output.present == Some(true);
-        // What was announced as absent may have come later, as an input of another action.
-        if is_present && !self.is_there(path) {
-            return Some(format!("{path} is announced as present, and is not there"));
-        }
         // What an announced target is made of may be made again for another one, and a random command makes something else
         // then: whoever read it runs again.
         let last = announced.get(path).map_or(&output.digest, |last| &last.digest);
         let is_random = self.inputs.targets.iter().any(|target| target.is_random);
         if *last != output.digest && !is_random {
             return Some(format!("{path} is announced with {} and was made with {last}", output.digest));
+        }
+        // What was announced as absent may have come later, as an input of another action; what was present and nobody asked
+        // for is not brought back where it is made again.
+        let is_elsewhere_now = *last != output.digest && self.request.download == DownloadMode::Minimal;
+        if is_present && !is_elsewhere_now && !self.is_there(path) {
+            return Some(format!("{path} is announced as present, and is not there"));
         }
         if !is_present || output.kind != "file" {
             return None;
@@ -280,16 +286,13 @@ impl BuildCheck<'_> {
         self.stray_outputs()
     }
 
-    /// What a build that ended by itself left in the directories for what is on its way to a place, or out of it.
+    /// What a build that ended by itself left in the directory for what is on its way to a place.
     pub fn stray_files(&self, run: &Run) -> Vec<String> {
         // Where a signal came at the end, the next build deletes it.
         if run.ending != Ending::Exited(0) || self.excuses.is_interrupted {
             return Vec::new();
         }
-        let dirs = ["staging", "trash"].map(|name| format!("minibuild-out/.state/{name}"));
-        let names =
-            |dir: &String| self.ws.snapshot(dir).into_keys().map(|name| format!("{dir}/{name} is left")).collect();
-        dirs.iter().flat_map::<Vec<String>, _>(names).collect()
+        left_in(self.ws, STAGING)
     }
 
     fn stray_outputs(&self) -> Vec<String> {
@@ -303,12 +306,27 @@ impl BuildCheck<'_> {
         let mut problems = Vec::new();
         for (name, entry) in self.ws.outputs() {
             let path = format!("minibuild-out/bin/{name}");
-            if entry != Entry::Directory && !self.inputs.targets.iter().any(|target| is_declared(target, &path)) {
+            // What was laid where nothing had been made yet is not known to be an output.
+            let is_foreign = entry == Entry::Symlink(FOREIGN_LINK.to_owned());
+            if entry != Entry::Directory
+                && !is_foreign
+                && !self.inputs.targets.iter().any(|target| is_declared(target, &path))
+            {
                 problems.push(format!("{path} is left, and no target declares it"));
             }
         }
         problems
     }
+}
+
+/// What lies in a directory of the state, as problems.
+fn left_in(ws: &Workspace, dir: &str) -> Vec<String> {
+    ws.snapshot(dir).into_keys().map(|name| format!("{dir}/{name} is left")).collect()
+}
+
+/// What `clean`, which waits until all is deleted, left of what was on its way to a place or out of it.
+pub fn left_after_clean(ws: &Workspace) -> Vec<String> {
+    [STAGING, TRASH].iter().flat_map(|dir| left_in(ws, dir)).collect()
 }
 
 fn entry_path(entry: &ExpectedEntry) -> String {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use minibuild_testkit::{Ending, Random, Run, Running, Signal, Workspace, kill, wait_until_dead};
 
-use super::check::{BuildCheck, BuildExcuses};
+use super::check::{BuildCheck, BuildExcuses, left_after_clean};
 use super::definition::{CourseTraits, TargetDefinition, random_targets};
 use super::disk::SmallDisk;
 use super::disturbance::{Disturbance, random_disturbance, thin};
@@ -144,6 +144,20 @@ impl<'a> Course<'a> {
             self.build_both(&mut stream(self.seed, round, 60));
         } else {
             self.build_one(which, &mut stream(self.seed, round, 60));
+        }
+    }
+
+    /// Cleans both workspaces: nothing that was thrown away is kept for ever.
+    pub fn end(&mut self) {
+        self.disks().for_each(SmallDisk::free);
+        for which in [0, 1] {
+            let run = self.workspaces[which].ws.run(&["clean"]);
+            self.log.push(format!("  {which}: minibuild clean: {:?}", run.ending));
+            let mut problems = left_after_clean(&self.workspaces[which].ws);
+            problems.extend((run.ending != Ending::Exited(0)).then(|| format!("`clean` ended with {:?}", run.ending)));
+            if !problems.is_empty() {
+                self.fail(which, &problems, &run);
+            }
         }
     }
 

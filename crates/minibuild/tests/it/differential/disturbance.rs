@@ -9,6 +9,9 @@ use minibuild_testkit::{Random, Workspace};
 use super::definition::TargetDefinition;
 use super::sources::{WriteManner, write_file};
 
+/// Where a link leads that takes an output's place.
+pub const FOREIGN_LINK: &str = "../../../rules.toml";
+
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
@@ -125,7 +128,7 @@ impl Disturbance {
             }
             Self::OutputBecomesLink if output.parent().is_some_and(Path::exists) => {
                 remove(output);
-                let _ = std::os::unix::fs::symlink("../../../rules.toml", output);
+                let _ = std::os::unix::fs::symlink(FOREIGN_LINK, output);
             }
             Self::RemoveTreeEntry => remove(&output.join(["first", "empty", "sub", "link"][random.below(4)])),
             Self::AddTreeEntry if output.is_dir() => drop(fs::write(output.join("added"), "added\n")),

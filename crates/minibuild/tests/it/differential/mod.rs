@@ -52,6 +52,7 @@ fn run_course(kind: CourseKind, seed: u64, rounds: &[usize], reached: &AtomicUsi
         reached.store(round, Ordering::Relaxed);
         course.round(round);
     }
+    course.end();
     course.builds()
 }
 

@@ -303,10 +303,7 @@ impl OutTree {
         let state = self.open_dir(STATE)?;
         self.set_aside_entries(&self.out, OUT_ROOT, &[STATE])?;
         self.set_aside_entries(&state, &format!("{OUT_ROOT}/{STATE}"), &[kept, TRASH])?;
-        self.finish_trash();
-        if let Some(error) = self.kept_in_trash().into_iter().next() {
-            return Err(error);
-        }
+        self.empty_trash()?;
         let name = c_name(&WsPath::root(), TRASH)?;
         remove_at(state.as_fd(), &name).map_err(|e| DiskError::new("remove", format!("{OUT_ROOT}/{STATE}/{TRASH}"), e))
     }
@@ -352,9 +349,13 @@ impl OutTree {
         kept.map(|(name, error)| DiskError::new("delete", shown(name), error)).collect()
     }
 
-    /// Waits until the trash is empty. Not needed for correctness.
-    pub fn finish_trash(&self) {
+    /// Waits until all that was thrown away is deleted.
+    ///
+    /// # Errors
+    /// The first thing that cannot be deleted.
+    pub fn empty_trash(&self) -> Result<(), DiskError> {
         self.trash.finish();
+        self.kept_in_trash().into_iter().next().map_or(Ok(()), Err)
     }
 
     /// The directory `minibuild-out`.

@@ -168,7 +168,7 @@ fn what_a_command_locked_is_captured_removed_and_set_aside_without_being_root() 
     assert!(!at.join("sub/g").exists() && at.join("sub/new").is_dir() && at.join("d").is_dir());
     locked_tree_again(&at);
     tree.remove(&declared[0].path).expect("removed");
-    tree.finish_trash();
+    tree.empty_trash().expect("deletes");
     assert_eq!(fs::read_dir(dir.path().join("minibuild-out/.state/trash")).expect("there").count(), 0);
 }
 

@@ -265,7 +265,7 @@ fn preparing_removes_what_lies_there_and_makes_directories() {
         ws.write("new/deep/f", "x");
         symlink("nowhere", ws.at("l")).expect("symlink");
     }
-    ws.tree.finish_trash();
+    ws.tree.empty_trash().expect("deletes");
     let trash = ws.dir.path().join("minibuild-out/.state/trash");
     assert_eq!(fs::read_dir(trash).expect("there").count(), 0);
 }

@@ -184,7 +184,7 @@ fn what_is_not_published_goes() {
     assert_eq!(fixture.staged_things(), 2);
     fixture.tree.sweep_staging().expect("sweeps");
     assert_eq!(fixture.staged_things(), 0);
-    fixture.tree.finish_trash();
+    fixture.tree.empty_trash().expect("deletes");
     assert!(listing(&fixture.dir.path().join("minibuild-out/.state/trash")).is_empty());
 }
 

@@ -11,9 +11,9 @@ use minibuild_rules::{
 };
 
 use crate::args::{CleanArgs, ExplainArgs, InfoArgs, SchemaArgs};
-use crate::console::use_color;
 use crate::exit;
 use crate::prefix;
+use crate::prefix::use_color;
 use crate::workspace::{self, Workspace};
 
 /// Answers on stdout.
@@ -177,13 +177,15 @@ fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
         tree.remove_empty_root();
         return Ok(());
     }
+    tree.sweep_staging()?;
+    tree.sweep_trash()?;
     tree.keep_logs()?;
     for below in [minibuild_core::BIN_ROOT, minibuild_core::TEST_LOG_ROOT] {
         if let Ok(path) = WsPath::new(below) {
             tree.set_aside(&path)?;
         }
     }
-    tree.finish_trash();
+    tree.empty_trash()?;
     drop(lock);
     Ok(())
 }

@@ -154,6 +154,17 @@ fn clean_removes_outputs_and_the_next_build_makes_them_again() {
 }
 
 #[test]
+fn clean_deletes_what_killed_builds_left() {
+    let ws = built();
+    let left = ["trash/1-0/sub", "staging/1-0"].map(|dir| ws.path(&format!("minibuild-out/.state/{dir}")));
+    left.iter().for_each(|dir| fs::create_dir_all(dir).expect("makes"));
+    ws.run(&["clean"]).ok();
+    for dir in ["trash", "staging"] {
+        assert!(ws.snapshot(&format!("minibuild-out/.state/{dir}")).is_empty(), "{dir}");
+    }
+}
+
+#[test]
 fn clean_all_removes_everything() {
     let ws = built();
     let before = ws.outputs();

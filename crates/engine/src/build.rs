@@ -9,22 +9,22 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, BuildEvent, CommandLine, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId,
-    FetchOutcome, FetchRequest, HostTool, Kept, Level, Model, RemoteEvent, RemoteSide, RunId, StopFlag, StoreEvent,
-    StoreSide, WrittenFile, WsPath,
+    ArtifactId, BuildEvent, CommandSource, ExecutionStatus, Executor, ExecutorEvent, FetchId, FetchOutcome,
+    FetchRequest, HostTool, Kept, Level, Model, RemoteEvent, RemoteSide, RunId, StopFlag, StoreEvent, StoreSide,
+    WrittenFile, WsPath,
 };
 use minibuild_disk::{DiskError, FileClock, OutTree};
-use minibuild_graph::{CycleError, HostFacts};
+use minibuild_graph::HostFacts;
 use minibuild_local::{Jobserver, LocalConfig, LocalExecutor};
 use rustc_hash::FxHashMap;
 
 use crate::begun::Begun;
+use crate::build_error::BuildError;
 use crate::lock::WorkspaceLock;
-use crate::machine::{
-    Ended, Event, Goals, LogText, Machine, Outcome, Progress, RunningAction, Shown, SourceFact, Step,
-};
+use crate::machine::{Ended, Event, Goals, LogText, Machine, Outcome, Progress, SourceFact, Step};
 use crate::moment::Moment;
 use crate::parts::Parts;
+use crate::reporter::Reporter;
 use crate::state::State;
 use crate::streamed::{LOOK_EVERY, StreamedTest};
 use crate::sweep::Sweep;
@@ -86,49 +86,6 @@ pub struct Build<'a> {
 
 /// See [`Build::at_end`].
 pub type AtEnd<'a> = Box<dyn FnOnce(&mut Ended<'_>, &Outcome) + 'a>;
-
-/// Who is told what happens.
-pub trait Reporter {
-    /// An event of the contract.
-    fn event(&mut self, event: &BuildEvent);
-    /// A command is about to be started.
-    fn starting(&mut self, label: &str, command: &CommandLine);
-    /// An action's block.
-    fn show(&mut self, shown: &Shown);
-    /// A piece of what a test prints that is shown while it runs, to standard output (0) or error (1).
-    fn test_output(&mut self, label: &str, mnemonic: &str, stream: usize, text: &[u8]);
-    /// The test whose output was shown this way has ended. Its block follows, if it has one.
-    fn test_output_ended(&mut self, label: &str);
-    /// Called after each event and at least every [`Reporter::tick`].
-    fn progress(&mut self, now: Duration, progress: Progress, running: &dyn Fn() -> Vec<RunningAction>);
-    /// How often progress is wanted while nothing happens.
-    fn tick(&self) -> Option<Duration>;
-    /// Whether [`Reporter::moment`] is worth calling.
-    fn wants_moments(&self) -> bool {
-        false
-    }
-    /// Something happened, so long after the start.
-    fn moment(&mut self, _now: Duration, _moment: &Moment) {}
-}
-
-/// Why a build could not be carried out at all.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// A file of ours cannot be read or written.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// The state cannot be opened.
-    #[error("cannot open the state in `{path}`: {source}")]
-    State {
-        /// The directory.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A bug of the loader.
-    #[error(transparent)]
-    Cycle(#[from] CycleError),
-}
 
 impl Build<'_> {
     /// Carries the build out. Interrupts come through `events`, into which `sender` sends.

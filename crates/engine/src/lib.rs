@@ -6,12 +6,14 @@
 
 mod begun;
 pub mod build;
+pub mod build_error;
 mod links;
 pub mod lock;
 pub mod machine;
 pub mod moment;
 mod parts;
 pub mod preview;
+pub mod reporter;
 pub mod snapshot;
 pub mod state;
 mod streamed;

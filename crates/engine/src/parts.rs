@@ -6,7 +6,7 @@ use std::sync::Arc;
 use minibuild_core::{CommandSource, Model};
 use minibuild_graph::{HostFacts, Node};
 
-use crate::build::BuildError;
+use crate::build_error::BuildError;
 use crate::machine::{Goals, Machine, Wanted};
 use crate::state::State;
 use crate::tools::{AskVersion, ToolLook};

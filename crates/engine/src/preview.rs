@@ -12,7 +12,7 @@ use minibuild_disk::{DiskError, FileClock, FsInstant};
 use minibuild_graph::HostFacts;
 use rustc_hash::FxHashMap;
 
-use crate::build::BuildError;
+use crate::build_error::BuildError;
 use crate::machine::{Foreseen, Goals, StoreGoals};
 use crate::parts::Parts;
 use crate::state::State;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use minibuild_core::{RunId, StopFlag};
 use minibuild_local::LocalExecutor;
 
-use crate::build::Reporter;
+use crate::reporter::Reporter;
 
 /// How often it is looked for more.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -51,7 +51,7 @@ const FEW_BYTES: u64 = 1 << 20;
 impl Place {
     /// The directory of a seat's helper.
     pub(crate) fn dir(seat: usize) -> WsPath {
-        WsPath::new(&format!("{STATE_ROOT}/tmp/slot{seat}")).expect("constant segments and a number")
+        own_path(format!("{STATE_ROOT}/tmp/slot{seat}"))
     }
 
     /// Where a long command waits for its helper.
@@ -160,8 +160,7 @@ impl Place {
             };
             let text = text.map_err(failed)?;
             if is_long {
-                let kept = format!("{LONG_OUTPUT_ROOT}/{}.{attempt}.{name}", action.index());
-                let kept = WsPath::new(&kept).expect("constant segments and numbers");
+                let kept = own_path(format!("{LONG_OUTPUT_ROOT}/{}.{attempt}.{name}", action.index()));
                 self.tree.move_file(&path, &kept)?;
                 report.whole_output.push(kept);
             } else {
@@ -263,7 +262,11 @@ fn read_whole(mut file: File) -> io::Result<Vec<u8>> {
 
 /// What a helper named after a run.
 fn of_run(seat: usize, name: &str, seq: u64) -> WsPath {
-    WsPath::new(&format!("{}/{name}.{seq}", Place::dir(seat))).expect("constant segments and numbers")
+    own_path(format!("{}/{name}.{seq}", Place::dir(seat)))
+}
+
+fn own_path(text: String) -> WsPath {
+    WsPath::new(&text).expect("constant segments and numbers")
 }
 
 /// The command for a helper, or why no program can get it.

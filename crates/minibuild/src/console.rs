@@ -12,10 +12,10 @@ use minibuild_core::{
     BuildEvent, CommandLine, DownloadReason, Level, OutputEvent, Runner, TestStatus, WsPath, visible, visible_line,
 };
 use minibuild_engine::machine::{Outcome, Progress, RunningAction, Shown};
-use minibuild_rules::{ColorMode, ProgressMode, Settings, TestOutput};
+use minibuild_rules::{ProgressMode, Settings, TestOutput};
 
 use crate::background::BackgroundWriter;
-use crate::prefix::prefix;
+use crate::prefix::{prefix, use_color};
 use crate::progress::{Rate, bar_text, line_text};
 use crate::quote;
 use crate::test_stream::TestStream;
@@ -493,19 +493,6 @@ fn new_bar(out: BackgroundWriter) -> ProgressBar {
 
 fn precise(time: Duration) -> String {
     format!("{:.3}s", time.as_secs_f64())
-}
-
-/// Whether stderr gets colours.
-pub fn use_color(mode: ColorMode) -> bool {
-    match mode {
-        ColorMode::Always => true,
-        ColorMode::Never => false,
-        ColorMode::Auto => {
-            std::io::stderr().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
-                && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use minibuild_core::{BuildEvent, CommandLine, Level, TestStatus, WsPath};
 use minibuild_disk::OutTree;
-use minibuild_engine::build::Reporter;
 use minibuild_engine::machine::{Progress, RunningAction, Shown};
 use minibuild_engine::moment::Moment;
+use minibuild_engine::reporter::Reporter;
 
 use crate::console::Console;
 use crate::event_log::EventLog;

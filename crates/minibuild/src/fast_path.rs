@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use minibuild_core::{ActionCounts, BuildEvent, DigestFunction, StoreSide};
 use minibuild_disk::{DiskFs, OutTree, fingerprint_behind};
-use minibuild_engine::build::{AtEnd, Reporter as _};
+use minibuild_engine::build::AtEnd;
 use minibuild_engine::machine::{Goal, Outcome};
+use minibuild_engine::reporter::Reporter as _;
 use minibuild_engine::snapshot::{
     Changes, Doubt, Fresh, Key, Part, Question, Remembered, Snapshot, Surroundings, remember,
 };

@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 fn told_by_clap(answer: &clap::Error) -> u8 {
     if answer.use_stderr() {
         let text = answer.render();
-        let text = if console::use_color(Default::default()) { text.ansi().to_string() } else { text.to_string() };
+        let text = if prefix::use_color(Default::default()) { text.ansi().to_string() } else { text.to_string() };
         eprint!("{}", text.replacen("error:", &format!("{}:", Level::Error.word()), 1));
         return exit::BAD_INPUT;
     }

@@ -1,7 +1,7 @@
 //! What a build would do, for `explain` and `--dry-run`: asks the engine and puts its answers in words.
 
 use minibuild_core::{DigestFunction, Model};
-use minibuild_engine::build::BuildError;
+use minibuild_engine::build_error::BuildError;
 use minibuild_engine::machine::{Foreseen, Goals, Maybe, Verdict};
 use minibuild_engine::preview::Preview;
 use minibuild_graph::HostFacts;

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use minibuild_disk::DiskError;
-use minibuild_engine::build::BuildError;
+use minibuild_engine::build_error::BuildError;
 
 use crate::{exit, prefix};
 

@@ -1,7 +1,6 @@
 //! The commands of `genrule` and `test`, made when an action may have to run. Knows `$(location)`, `SRCS` and the
 //! environment; not where the texts came from.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use minibuild_core::{ActionId, ArtifactId, CommandLine, CommandSource, Inputs, M
 
 use crate::attr::{LocPart, LocText};
 use crate::lang::ArgOrigin;
+use crate::path_argument::as_argument;
 use crate::provide::Recipe;
 
 /// What a built-in action runs.
@@ -175,11 +175,6 @@ impl CommandRecipe {
 /// Something that is run from the workspace root needs a slash, or it is looked up in `PATH`.
 fn argument_list(paths: &[&str]) -> String {
     paths.iter().map(|path| as_argument(path)).collect::<Vec<_>>().join(" ")
-}
-
-/// A path as a program takes it for one: `-x.c` could be an option, `@x.c` a response file.
-pub fn as_argument(path: &str) -> Cow<'_, str> {
-    if path.starts_with(['-', '@']) { Cow::Owned(format!("./{path}")) } else { Cow::Borrowed(path) }
 }
 
 fn local_program(path: &str) -> String {

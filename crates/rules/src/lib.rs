@@ -23,6 +23,7 @@ mod load;
 #[cfg(test)]
 mod load_tests;
 mod package;
+mod path_argument;
 mod pattern;
 mod provide;
 mod render;

@@ -356,15 +356,20 @@ impl Machine {
         machine.checks = checks::Checks::new(machine.first_lease());
         machine.mark_goals();
         machine.take_sources();
-        let takes = |&node: &Node| match machine.graph.kind(node) {
-            NodeKind::Action(action) => machine.model.action(action).resources != Resources::default(),
-            NodeKind::Set(_) => false,
-        };
-        machine.takes_resources = machine.order.iter().any(takes);
+        let is_limited = |action| machine.model.action(action).resources != Resources::default();
+        let takes_resources = machine.actions().any(is_limited);
+        machine.takes_resources = takes_resources;
         machine.chooser = machine.new_chooser();
-        machine.outcome.counts.total =
-            machine.order.iter().filter(|&&n| matches!(machine.graph.kind(n), NodeKind::Action(_))).count() as u64;
+        machine.outcome.counts.total = machine.actions().count() as u64;
         machine
+    }
+
+    /// The wanted actions, in the order of needs.
+    fn actions(&self) -> impl Iterator<Item = ActionId> {
+        self.order.iter().filter_map(|&node| match self.graph.kind(node) {
+            NodeKind::Action(action) => Some(action),
+            NodeKind::Set(_) => None,
+        })
     }
 
     /// What has to be done now that this happened at `now` (since the start of the build).

@@ -11,8 +11,8 @@ use super::rule::{Condition, Entry, Piece, Source, TableEntry, Template, Test};
 use super::values::{ActionRun, Item, TargetValues, path_text};
 use super::vars::{ToolVar, VarValue};
 use crate::attr::{AttrValue, LocPart, LocText};
-use crate::command::as_argument;
 use crate::diag::Span;
+use crate::path_argument::as_argument;
 
 /// Looks at values, inside one run of an action or outside of any.
 #[derive(Clone, Copy)]

@@ -138,11 +138,12 @@ impl BuildCheck<'_> {
     fn wrong_contents(&self, run: &Run, announced: &AnnouncedOutputs, succeeded: &[usize]) -> Vec<String> {
         let mut facts = FactTable::of_sources(self.inputs.sources);
         let mut problems = Vec::new();
-        let failed = failed_actions(run);
+        let incomplete = incomplete_actions(run);
         for number in self.closure(succeeded) {
             let target = &self.inputs.targets[number];
-            // A run that made lost bytes again, and failed, leaves what it wrote to be looked at.
-            if target.is_made() && !failed.contains(&target.label()) {
+            // A run that made lost bytes again, and failed, leaves what it wrote to be looked at; one that was to follow it, and
+            // was stopped since the build fails, leaves what was there.
+            if target.is_made() && !incomplete.contains(&target.label()) {
                 let is_required = self.is_required(run, succeeded.contains(&number));
                 problems.extend(self.target_problems(number, announced, is_required, &mut facts));
             }
@@ -336,17 +337,19 @@ fn entry_path(entry: &ExpectedEntry) -> String {
     }
 }
 
-/// Labels of the actions that failed in the end.
-fn failed_actions(run: &Run) -> BTreeSet<String> {
-    let mut failed = BTreeSet::new();
+/// Labels of the actions whose last run failed or was stopped.
+fn incomplete_actions(run: &Run) -> BTreeSet<String> {
+    let mut incomplete = BTreeSet::new();
     for event in &run.events {
         match event {
-            Event::ActionCompleted { label, success: true, .. } => drop(failed.remove(label)),
-            Event::ActionCompleted { label, success: false, .. } => drop(failed.insert(label.clone())),
+            Event::ActionStarted { label, .. } | Event::ActionCompleted { label, success: false, .. } => {
+                incomplete.insert(label.clone());
+            }
+            Event::ActionCompleted { label, success: true, .. } => drop(incomplete.remove(label)),
             _ => {}
         }
     }
-    failed
+    incomplete
 }
 
 /// The last that the build said of each output.

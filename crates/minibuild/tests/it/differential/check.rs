@@ -271,7 +271,7 @@ impl BuildCheck<'_> {
         if is_present && !is_elsewhere_now && !self.is_there(path) {
             return Some(format!("{path} is announced as present, and is not there"));
         }
-        if !is_present || output.kind != "file" {
+        if !is_present || output.kind != "file" || !self.is_there(path) {
             return None;
         }
         let bytes = fs::read(self.ws.path(path)).unwrap_or_default();

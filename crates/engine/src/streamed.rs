@@ -37,7 +37,7 @@ impl StreamedTest {
     }
 
     /// Shows a piece of what is new. Whether that was all of it.
-    pub fn show_some(&mut self, executor: &LocalExecutor, reporter: &mut dyn Reporter) -> bool {
+    pub(crate) fn show_some(&mut self, executor: &LocalExecutor, reporter: &mut dyn Reporter) -> bool {
         if self.files.is_none() {
             self.files = executor.output_of(self.run);
         }

@@ -4,17 +4,19 @@
 //! which actions use a tool, nor what is remembered.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use minibuild_core::{HostTool, STATE_ROOT, StopFlag, StopReason, WsPath};
-use minibuild_disk::OutTree;
+use minibuild_core::{HostTool, StopFlag, StopReason, WsPath};
+use minibuild_disk::{DiskError, OutTree};
 use minibuild_local::{CommandEnd, CommandRunner, CommandSpec, RunnerConfig, Stopper};
 
 use crate::lock::WorkspaceLock;
 
+/// Where commands that are asked for a version write what they print.
+const VERSIONS_ROOT: &str = "minibuild-out/.state/tmp/versions";
 /// A tool that takes longer is given up. Compilers answer within milliseconds; proxies may look around first.
 const LIMIT: Duration = Duration::from_secs(10);
 /// A wait as long as this is worth a line.
@@ -33,6 +35,46 @@ pub(crate) struct VersionCommands<'a> {
     /// Told of tools that are slow.
     say: &'a mut dyn FnMut(String),
     runner: Option<CommandRunner>,
+}
+
+/// Why a tool did not tell its version, as the reason in a sentence. It says nothing about the next time.
+#[derive(Debug, thiserror::Error)]
+pub enum VersionError {
+    /// Nobody waits for it any more.
+    #[error("the build was interrupted")]
+    Interrupted,
+    /// No command can name it.
+    #[error("its path is not UTF-8")]
+    NotUtf8,
+    /// The directory of its output cannot be made.
+    #[error("{}", .0.render())]
+    NoDirectory(DiskError),
+    /// What it leaves behind could not be noticed.
+    #[error("cannot share the workspace's lock: {0}")]
+    NoLock(io::Error),
+    /// Its command could not be run.
+    #[error("{0}")]
+    NotRun(String),
+    /// Its command, which is named, took too long.
+    #[error("`{0}` did not end within {seconds} s", seconds = LIMIT.as_secs())]
+    Slow(String),
+    /// Its command, which is named, printed too much.
+    #[error("`{0}` printed more than {kib} KiB", kib = LARGEST_ANSWER >> 10)]
+    Long(String),
+    /// Its command was killed.
+    #[error("`{command}` was ended by signal {signal}")]
+    Signalled {
+        /// The command.
+        command: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// What it printed cannot be read.
+    #[error("cannot read what it printed: {0}")]
+    Unreadable(io::Error),
+    /// Something else than this build ended its command.
+    #[error("it was stopped")]
+    Stopped,
 }
 
 /// Why a command is stopped.
@@ -58,12 +100,12 @@ impl<'a> VersionCommands<'a> {
     /// What the tool at `path` prints on both streams for its version arguments; an exit code is part of it.
     ///
     /// # Errors
-    /// Why there is no answer, as the reason in a sentence. It says nothing about the next time.
-    pub fn ask(&mut self, tool: &HostTool, path: &Path) -> Result<String, String> {
+    /// A [`VersionError`].
+    pub fn ask(&mut self, tool: &HostTool, path: &Path) -> Result<String, VersionError> {
         if self.stop.is_set() {
-            return Err("the build was interrupted".to_owned());
+            return Err(VersionError::Interrupted);
         }
-        let program = path.to_str().ok_or("its path is not UTF-8")?.to_owned();
+        let program = path.to_str().ok_or(VersionError::NotUtf8)?.to_owned();
         let argv: Vec<String> =
             std::iter::once(program).chain(tool.version_args.iter().map(ToString::to_string)).collect();
         let env: Vec<(String, String)> = self.env.clone().into_iter().collect();
@@ -86,13 +128,13 @@ impl<'a> VersionCommands<'a> {
         let is_long = report.stdout_len + report.stderr_len > LARGEST_ANSWER;
         let excess = excess.or(is_long.then_some(Excess::Size));
         let answer = match (excess, report.end) {
-            (Some(excess), _) => Err(excess.reason(&line)),
+            (Some(excess), _) => Err(excess.reason(line)),
             (None, CommandEnd::Exited(code)) => {
-                read(&runner).map(|text| answer(&text, code)).map_err(|e| format!("cannot read what it printed: {e}"))
+                read(&runner).map(|text| answer(&text, code)).map_err(VersionError::Unreadable)
             }
-            (None, CommandEnd::Signalled(signal)) => Err(format!("`{line}` was ended by signal {signal}")),
-            (None, CommandEnd::NotStarted(why) | CommandEnd::Failed(why)) => Err(why),
-            (None, CommandEnd::TimedOut | CommandEnd::Stopped(_)) => Err("it was stopped".to_owned()),
+            (None, CommandEnd::Signalled(signal)) => Err(VersionError::Signalled { command: line, signal }),
+            (None, CommandEnd::NotStarted(why) | CommandEnd::Failed(why)) => Err(VersionError::NotRun(why)),
+            (None, CommandEnd::TimedOut | CommandEnd::Stopped(_)) => Err(VersionError::Stopped),
         };
         self.runner = Some(runner);
         answer
@@ -108,11 +150,11 @@ impl<'a> VersionCommands<'a> {
         }
     }
 
-    fn new_runner(&self) -> Result<CommandRunner, String> {
+    fn new_runner(&self) -> Result<CommandRunner, VersionError> {
         // What an earlier build left there may lead elsewhere.
-        let dir = WsPath::new(&format!("{STATE_ROOT}/tmp/versions")).map_err(|e| e.to_string())?;
-        self.tree.remove(&dir).and_then(|()| self.tree.make_dir(&dir)).map_err(|error| error.render())?;
-        let lock = self.lock.share().map_err(|error| format!("cannot share the workspace's lock: {error}"))?;
+        let dir = WsPath::new(VERSIONS_ROOT).map_err(|error| VersionError::NotRun(error.to_string()))?;
+        self.tree.remove(&dir).and_then(|()| self.tree.make_dir(&dir)).map_err(VersionError::NoDirectory)?;
+        let lock = self.lock.share().map_err(VersionError::NoLock)?;
         Ok(CommandRunner::new(RunnerConfig {
             helper: "/proc/self/exe".into(),
             helper_args: vec!["__slot".into()],
@@ -123,11 +165,11 @@ impl<'a> VersionCommands<'a> {
 }
 
 impl Excess {
-    fn reason(self, line: &str) -> String {
+    fn reason(self, line: String) -> VersionError {
         match self {
-            Self::Interrupt => "the build was interrupted".to_owned(),
-            Self::Time => format!("`{line}` did not end within {} s", LIMIT.as_secs()),
-            Self::Size => format!("`{line}` printed more than {} KiB", LARGEST_ANSWER >> 10),
+            Self::Interrupt => VersionError::Interrupted,
+            Self::Time => VersionError::Slow(line),
+            Self::Size => VersionError::Long(line),
         }
     }
 }

@@ -12,9 +12,10 @@ use minibuild_graph::HostToolFact;
 use serde::{Deserialize, Serialize};
 
 use crate::state::{State, ToolRecord};
+use crate::tool_version::VersionError;
 
 /// Asks a tool at a path for its version, or says why there is no answer.
-pub type AskVersion<'a> = dyn FnMut(&HostTool, &Path) -> Result<String, String> + 'a;
+pub type AskVersion<'a> = dyn FnMut(&HostTool, &Path) -> Result<String, VersionError> + 'a;
 
 /// The version of a tool that was not asked.
 const NOT_ASKED: &str = "(not asked)";
@@ -36,8 +37,8 @@ impl ToolLook<'_> {
     /// needs it says so when it runs.
     ///
     /// # Errors
-    /// Why a tool that is there has no fact: it did not tell its version. The next build asks again.
-    pub fn resolve(&mut self, tool: &HostTool, state: &mut State) -> Result<HostToolFact, String> {
+    /// Where a tool that is there did not tell its version. The next build asks again.
+    pub fn resolve(&mut self, tool: &HostTool, state: &mut State) -> Result<HostToolFact, UnknownVersion> {
         let found = find(&tool.program, path_of(self.env), self.root)
             .and_then(|path| std::fs::canonicalize(&path).ok().map(|real| (path, real)));
         let record = match found {
@@ -54,7 +55,7 @@ impl ToolLook<'_> {
         path: &Path,
         real: &Path,
         state: &mut State,
-    ) -> Result<Option<ToolRecord>, String> {
+    ) -> Result<Option<ToolRecord>, UnknownVersion> {
         let name = name(tool, path);
         let Ok(fingerprint) = fingerprint_behind(real) else { return Ok(None) };
         let known = state.tool(&name).cloned();
@@ -64,7 +65,7 @@ impl ToolLook<'_> {
         let Ok(hashed) = hash_file(rustix::fs::CWD, real, DigestFunction::Sha256, self.now) else { return Ok(None) };
         let version = match &mut self.ask {
             _ if tool.version_args.is_empty() => String::new(),
-            Some(ask) => ask(tool, path).map_err(|why| no_version(tool, &why))?,
+            Some(ask) => ask(tool, path).map_err(|why| UnknownVersion::of(tool, why))?,
             None => {
                 let same = known.as_ref().filter(|known| known.digest == hashed.digest);
                 same.map_or_else(|| NOT_ASKED.to_owned(), |known| known.version.clone())
@@ -80,13 +81,22 @@ impl ToolLook<'_> {
     }
 }
 
-fn no_version(tool: &HostTool, why: &str) -> String {
-    let arguments = tool.version_args.join(" ");
-    format!(
-        "cannot learn the version of tool `{}`: {why}\nhint: run it with `{arguments}` by hand; these arguments are the \
-         tool's `version`",
-        tool.program
-    )
+/// A tool that is there, and did not tell its version.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot learn the version of tool `{program}`: {why}\nhint: run it with `{arguments}` by hand; these arguments are the tool's \
+     `version`"
+)]
+pub struct UnknownVersion {
+    program: String,
+    arguments: String,
+    why: VersionError,
+}
+
+impl UnknownVersion {
+    fn of(tool: &HostTool, why: VersionError) -> Self {
+        Self { program: tool.program.to_string(), arguments: tool.version_args.join(" "), why }
+    }
 }
 
 /// How a host program was found: what has to be as it was for its fact to be.
@@ -178,7 +188,7 @@ mod tests {
             tool: &HostTool,
             clock_ns: i64,
             ask: Option<&mut AskVersion<'_>>,
-        ) -> Result<HostToolFact, String> {
+        ) -> Result<HostToolFact, UnknownVersion> {
             let now = FsInstant::of_all_devices(clock_ns, std::time::Duration::from_millis(20));
             let Some(ask) = ask else {
                 let mut look = ToolLook { env: &self.env, root: self.dir.path(), now, ask: None };
@@ -219,8 +229,9 @@ mod tests {
         let mut host = Host::new();
         host.write("one");
         let versioned = tool("tool", &["-v"]);
-        let why = host.look(&versioned, i64::MAX, Some(&mut |_, _| Err("no child processes".into())));
-        let why = why.expect_err("no answer");
+        let why =
+            host.look(&versioned, i64::MAX, Some(&mut |_, _| Err(VersionError::NotRun("no child processes".into()))));
+        let why = why.expect_err("no answer").to_string();
         assert!(why.starts_with("cannot learn the version of tool `tool`: no child processes\nhint: "), "{why}");
         let fact = host.look(&versioned, i64::MAX, Some(&mut |_, _| Ok("13".into()))).expect("a fact");
         assert_eq!(fact.version, "13");

@@ -52,7 +52,7 @@ impl ToolOutput {
     }
 
     /// Appends whole output: it ends with a line end, and with the colours as they were.
-    pub fn append_block(self, text: &[u8], to: &mut Vec<u8>) {
+    pub(crate) fn append_block(self, text: &[u8], to: &mut Vec<u8>) {
         let mut colours = Vec::new();
         self.append(text, &mut colours, to);
         if !text.is_empty() {
@@ -62,7 +62,7 @@ impl ToolOutput {
 }
 
 /// Ends the last line, and before that the colours: what is shown next has its own.
-pub fn end_lines(colours: &[u8], to: &mut Vec<u8>) {
+pub(crate) fn end_lines(colours: &[u8], to: &mut Vec<u8>) {
     if to.ends_with(b"\n") {
         to.pop();
     }

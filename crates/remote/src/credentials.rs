@@ -117,7 +117,7 @@ impl Helper {
         let fail = |why: &str| format!("the credential helper `{}` {why}", self.program);
         let request = serde_json::json!({ "uri": self.uri }).to_string();
         let say = |text| (self.tell)(RemoteEvent::Message { level: Level::Info, text });
-        let printed = helper_run::run(&self.program, &request, &say).await.map_err(|why| fail(&why))?;
+        let printed = helper_run::run(&self.program, &request, &say).await.map_err(|error| fail(&error.to_string()))?;
         if !printed.status.success() {
             let said: String = String::from_utf8_lossy(&printed.stderr).trim().chars().take(1000).collect();
             return Err(fail(&format!("failed ({}): {said}", printed.status)));

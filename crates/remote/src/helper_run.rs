@@ -21,6 +21,21 @@ const LARGEST_ANSWER: usize = 256 << 10;
 /// Bytes read at a time.
 const PIECE: usize = 8 << 10;
 
+/// Why a helper gave no answer, as the end of a sentence.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HelperError {
+    #[error("cannot be run: {0}")]
+    NotRun(io::Error),
+    #[error("cannot be read: {0}")]
+    Unreadable(io::Error),
+    #[error("has no output")]
+    NoOutput,
+    #[error("printed more than {} KiB", LARGEST_ANSWER >> 10)]
+    TooLong,
+    #[error("gave no answer for {} s", PATIENCE.as_secs())]
+    Silent,
+}
+
 /// What a helper printed before its end.
 pub(crate) struct Printed {
     pub(crate) status: ExitStatus,
@@ -31,8 +46,8 @@ pub(crate) struct Printed {
 /// Runs `program get` with a request as its input. `say` is told of a helper that is slow.
 ///
 /// # Errors
-/// What is wrong with it, as the end of a sentence.
-pub(crate) async fn run(program: &str, request: &str, say: &(dyn Fn(String) + Sync)) -> Result<Printed, String> {
+/// A [`HelperError`]; a helper that fails is none.
+pub(crate) async fn run(program: &str, request: &str, say: &(dyn Fn(String) + Sync)) -> Result<Printed, HelperError> {
     let mut answer = std::pin::pin!(ask(program, request));
     match tokio::time::timeout(WORTH_A_LINE, &mut answer).await {
         Ok(answer) => return answer,
@@ -40,18 +55,17 @@ pub(crate) async fn run(program: &str, request: &str, say: &(dyn Fn(String) + Sy
     }
     match tokio::time::timeout(PATIENCE.saturating_sub(WORTH_A_LINE), answer).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!("gave no answer for {} s", PATIENCE.as_secs())),
+        Err(_) => Err(HelperError::Silent),
     }
 }
 
-async fn ask(program: &str, request: &str) -> Result<Printed, String> {
-    let failed = |error: io::Error| format!("cannot be run: {error}");
+async fn ask(program: &str, request: &str) -> Result<Printed, HelperError> {
     let mut command = Command::new(program);
     command.arg("get").kill_on_drop(true).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = command.spawn().map_err(HelperError::NotRun)?;
     // Dropped before the child: where the run is given up, nobody has waited for it and its group is certainly its own.
-    let group = Group::of(&child).map_err(failed)?;
+    let group = Group::of(&child).map_err(HelperError::NotRun)?;
     if let Some(mut stdin) = child.stdin.take() {
         // A helper that does not want to know the request may have closed its input.
         let _ = stdin.write_all(request.as_bytes()).await;
@@ -62,10 +76,10 @@ async fn ask(program: &str, request: &str) -> Result<Printed, String> {
 }
 
 /// What the helper prints until it ends.
-async fn read_until_end(child: &mut Child) -> Result<Printed, String> {
-    let broken = |error: io::Error| format!("cannot be read: {error}");
+async fn read_until_end(child: &mut Child) -> Result<Printed, HelperError> {
+    let broken = HelperError::Unreadable;
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err("has no output".to_owned());
+        return Err(HelperError::NoOutput);
     };
     let (mut out, mut err) = (Stream::new(out), Stream::new(err));
     let status = loop {
@@ -84,9 +98,9 @@ async fn read_until_end(child: &mut Child) -> Result<Printed, String> {
     Ok(Printed { status, stdout: out.text, stderr: err.text })
 }
 
-fn check_size<R, S>(out: &Stream<R>, err: &Stream<S>) -> Result<(), String> {
+fn check_size<R, S>(out: &Stream<R>, err: &Stream<S>) -> Result<(), HelperError> {
     let is_long = out.text.len().max(err.text.len()) > LARGEST_ANSWER;
-    if is_long { Err(format!("printed more than {} KiB", LARGEST_ANSWER >> 10)) } else { Ok(()) }
+    if is_long { Err(HelperError::TooLong) } else { Ok(()) }
 }
 
 /// The processes of a helper, which do not outlive this.

@@ -9,12 +9,12 @@ const SECRET: [&str; 3] = ["remote.headers", "remote.cache", "remote.executor"];
 const SUSPECT: [&str; 4] = ["header", "authoriz", "token", "password"];
 
 /// Whether messages must not repeat the value of a key.
-pub fn is_secret(key: &str) -> bool {
+pub(crate) fn is_secret(key: &str) -> bool {
     SECRET.contains(&key)
 }
 
 /// The text with stars for what can be a secret.
-pub fn masked(text: &str) -> String {
+pub(crate) fn masked(text: &str) -> String {
     let mut section = String::new();
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {

@@ -15,7 +15,7 @@ pub struct SourceTree<'a> {
 
 impl<'a> SourceTree<'a> {
     /// Whether a directory may hold packages, as far as its path says.
-    pub fn may_hold_packages(&self, dir: &str) -> bool {
+    pub(crate) fn may_hold_packages(&self, dir: &str) -> bool {
         !dir.split('/').any(is_reserved_name) && !self.ignored.iter().any(|ignored| is_below(dir, ignored.as_str()))
     }
 
@@ -27,14 +27,14 @@ impl<'a> SourceTree<'a> {
     }
 
     /// The workspace below this one that holds a directory.
-    pub fn nested_workspace<'p>(&self, dir: &'p str) -> Option<&'p str> {
+    pub(crate) fn nested_workspace<'p>(&self, dir: &'p str) -> Option<&'p str> {
         let ends = dir.match_indices('/').map(|(at, _)| at).chain([dir.len()]);
         let mut above = ends.map(|end| &dir[..end]).filter(|above| !above.is_empty());
         above.find(|above| self.is_workspace(above))
     }
 
     /// Whether a directory has a `minibuild.toml`.
-    pub fn is_workspace(&self, dir: &str) -> bool {
+    pub(crate) fn is_workspace(&self, dir: &str) -> bool {
         let kind = self.fs.kind(&join(dir, WORKSPACE_FILE));
         kind.is_ok_and(|kind| kind.is_some_and(|kind| kind != EntryKind::Directory))
     }
@@ -46,17 +46,17 @@ impl<'a> SourceTree<'a> {
 }
 
 /// Whether a directory of this name belongs to minibuild or git, wherever it lies.
-pub fn is_reserved_name(name: &str) -> bool {
+pub(crate) fn is_reserved_name(name: &str) -> bool {
     name == OUT_ROOT || name == ".git"
 }
 
 /// Whether the entries are those of a package's directory. Whatever has the name counts: reading it says what is wrong.
-pub fn has_build_file(entries: &[DirEntry]) -> bool {
+pub(crate) fn has_build_file(entries: &[DirEntry]) -> bool {
     entries.iter().any(|e| e.name.as_deref() == Ok(BUILD_FILE))
 }
 
 /// Whether the entries are those of the root of a workspace.
-pub fn has_workspace_file(entries: &[DirEntry]) -> bool {
+pub(crate) fn has_workspace_file(entries: &[DirEntry]) -> bool {
     entries.iter().any(|e| e.kind != EntryKind::Directory && e.name.as_deref() == Ok(WORKSPACE_FILE))
 }
 

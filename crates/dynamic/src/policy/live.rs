@@ -197,7 +197,7 @@ impl Table {
     }
 
     /// Returns what stands in `fresh`, most urgent first: a decision takes each of them from there.
-    pub fn all_fresh(&self) -> Vec<ActionId> {
+    pub(crate) fn all_fresh(&self) -> Vec<ActionId> {
         self.fresh.iter().map(|&(_, action)| action).collect()
     }
 

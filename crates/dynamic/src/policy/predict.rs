@@ -222,7 +222,7 @@ impl Predictor {
     }
 
     /// Whether an answer comes so soon that it is waited for even where nothing else is known.
-    pub fn is_near(&self) -> bool {
+    pub(crate) fn is_near(&self) -> bool {
         self.endpoint.has_fast_hit || self.was_near
     }
 
@@ -264,7 +264,7 @@ impl Predictor {
     }
 
     /// Of a question that says nothing of what else the cache has.
-    pub fn record_answer_time(&mut self, took: Us, hit: bool) {
+    pub(crate) fn record_answer_time(&mut self, took: Us, hit: bool) {
         self.is_answer_learnt = true;
         self.endpoint.answer.add(took as f64 / MICROS);
         self.endpoint.has_fast_hit |= hit && took <= FAST_HIT;

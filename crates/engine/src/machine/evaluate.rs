@@ -215,7 +215,7 @@ impl Machine {
             }
         }
         let tools = row.host_tools.iter().filter_map(|id| self.world.tools.get(id));
-        let tools: Result<Vec<_>, _> = tools.map(|tool| tool.as_ref().map_err(Clone::clone)).collect();
+        let tools: Result<Vec<_>, _> = tools.map(|tool| tool.as_ref().map_err(ToString::to_string)).collect();
         Ok(Facts {
             command,
             outputs: row.outputs.iter().map(|&id| self.model.artifact(id)).map(|a| (&a.path, a.kind)).collect(),

@@ -13,6 +13,7 @@ use minibuild_graph::HostToolFact;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::state::FileRecord;
+use crate::tools::UnknownVersion;
 
 /// A source file as it was found.
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ pub struct World {
     /// Outputs at whose places something lies that no record describes, is of another kind, or cannot be read.
     pub foreign: FxHashSet<ArtifactId>,
     /// Host tools; `Err` says why one cannot be used.
-    pub tools: FxHashMap<HostToolId, Result<HostToolFact, String>>,
+    pub tools: FxHashMap<HostToolId, Result<HostToolFact, UnknownVersion>>,
 }
 
 /// Something that happened.

@@ -15,6 +15,8 @@ use crate::error::code_name;
 const MISSING: u32 = 5;
 /// How often an action is executed anew because its operation is gone.
 const ANEW: u32 = 5;
+/// How often an action is executed anew because blobs of its result are gone.
+const RESULTS_LOST: u32 = 3;
 /// How often a stream is taken up again in all.
 const ATTACHED: u32 = 1000;
 
@@ -79,14 +81,14 @@ pub(crate) struct Attempts {
     missing: u32,
     anew: u32,
     attached: u32,
+    results_lost: u32,
     is_afresh: bool,
-    is_bypassing: bool,
 }
 
 impl Attempts {
     /// `retries` failures in a row are forgiven.
     pub(crate) fn new(function: DigestFunction, retries: u32) -> Self {
-        Self { function, retries, failures: 0, missing: 0, anew: 0, attached: 0, is_afresh: false, is_bypassing: false }
+        Self { function, retries, failures: 0, missing: 0, anew: 0, attached: 0, results_lost: 0, is_afresh: false }
     }
 
     /// What to do after `ending`; `is_named` tells whether there is an operation to take up.
@@ -95,8 +97,8 @@ impl Attempts {
             Ending::Broken { why, had_news } => self.broken(why, had_news, is_named),
             Ending::Forgotten(why) => self.forgotten(why),
             Ending::Refused(status) => self.refused(&status),
-            Ending::ResultLost(_) if !self.is_bypassing => {
-                self.is_bypassing = true;
+            Ending::ResultLost(_) if self.results_lost < RESULTS_LOST => {
+                self.results_lost += 1;
                 Step::ExecuteBypassingCache
             }
             Ending::ResultLost(why) | Ending::Failed(why) => Step::GiveUp(why),
@@ -279,9 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn a_result_without_its_blobs_is_made_once_more() {
+    fn a_result_without_its_blobs_is_made_again_some_times() {
         let mut a = attempts();
-        assert_eq!(a.next(Ending::ResultLost("lost".into()), true), Step::ExecuteBypassingCache);
+        for _ in 0..RESULTS_LOST {
+            assert_eq!(a.next(Ending::ResultLost("lost".into()), true), Step::ExecuteBypassingCache);
+        }
         assert_eq!(a.next(Ending::ResultLost("lost".into()), true), Step::GiveUp("lost".into()));
     }
 }

@@ -19,6 +19,8 @@ pub struct FaultExcuses {
 pub struct FaultProfile {
     pub text: String,
     pub excuses: FaultExcuses,
+    /// Some fault loses blobs, for a while or without end.
+    loses: bool,
 }
 
 const CALLS: &[&str] = &[
@@ -76,6 +78,10 @@ impl FaultProfile {
         };
         self.text.push_str(&format!("[[fault]]\nkind = {kind:?}\n{more}"));
         self.excuses = self.excuses.and(excuses);
+        let loses = ["lost", "evict"].contains(&kind);
+        // What one fault does ends before a build gives up; two of them may go on for longer.
+        self.excuses = self.excuses.and(lossy(loses && self.loses));
+        self.loses |= loses;
     }
 }
 

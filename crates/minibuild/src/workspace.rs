@@ -26,6 +26,9 @@ pub fn find(start: Option<&Path>) -> Result<Workspace, String> {
     let here = std::env::current_dir().map_err(|e| format!("the current directory cannot be read: {e}"))?;
     let start = start.map_or_else(|| here.clone(), |dir| here.join(dir));
     let start = std::fs::canonicalize(&start).map_err(|e| format!("cannot go to `{}`: {e}", start.display()))?;
+    if !start.is_dir() {
+        return Err(format!("cannot go to `{}`: it is not a directory", start.display()));
+    }
     let Some(root) = start.ancestors().find(|dir| dir.join(WORKSPACE_FILE).is_file()) else {
         return Err(format!(
             "`{}` is in no workspace: neither it nor a directory above it has a `{WORKSPACE_FILE}`\nhint: make an empty `{WORKSPACE_FILE}` at the root of your project",

@@ -61,6 +61,8 @@ fn outside_of_a_workspace_there_is_nothing_to_build() {
         run.says(&["is in no workspace", "minibuild.toml", "hint: "]);
     }
     ws.run(&["-C", "no/such/dir", "build", "//..."]).code(2).says(&["no/such/dir"]);
+    ws.write("file", "");
+    ws.run(&["-C", "file", "build", "//..."]).code(2).says(&["/file`: it is not a directory"]);
 }
 
 #[test]

@@ -179,6 +179,7 @@ fn try_clean(workspace: &Workspace, all: bool) -> Result<(), DiskError> {
     }
     tree.sweep_staging()?;
     tree.sweep_trash()?;
+    tree.sweep_long_output()?;
     tree.keep_logs()?;
     for below in [minibuild_core::BIN_ROOT, minibuild_core::TEST_LOG_ROOT] {
         if let Ok(path) = WsPath::new(below) {

@@ -138,12 +138,17 @@ impl BuildCheck<'_> {
     fn wrong_contents(&self, run: &Run, announced: &AnnouncedOutputs, succeeded: &[usize]) -> Vec<String> {
         let mut facts = FactTable::of_sources(self.inputs.sources);
         let mut problems = Vec::new();
-        let incomplete = incomplete_actions(run);
+        let (incomplete, repeated) = (incomplete_actions(run), repeated_actions(run));
+        // A build that ends at its first failure need not get to the readers of what it made again.
+        let is_cut_short = run.ending != Ending::Exited(0) && !self.request.keeps_going;
+        let reads_repeated = |number: usize| {
+            self.inputs.closure(&[number]).into_iter().any(|at| repeated.contains(&self.inputs.targets[at].label()))
+        };
         for number in self.closure(succeeded) {
             let target = &self.inputs.targets[number];
-            // A run that made lost bytes again, and failed, leaves what it wrote to be looked at; one that was to follow it, and
-            // was stopped since the build fails, leaves what was there.
-            if target.is_made() && !incomplete.contains(&target.label()) {
+            // A run that made lost bytes again, and failed or was stopped, leaves what it wrote to be looked at.
+            let is_open = incomplete.contains(&target.label()) || is_cut_short && reads_repeated(number);
+            if target.is_made() && !is_open {
                 let is_required = self.is_required(run, succeeded.contains(&number));
                 problems.extend(self.target_problems(number, announced, is_required, &mut facts));
             }
@@ -350,6 +355,19 @@ fn incomplete_actions(run: &Run) -> BTreeSet<String> {
         }
     }
     incomplete
+}
+
+/// Labels of the actions that were completed more than once: lost bytes were made again.
+fn repeated_actions(run: &Run) -> BTreeSet<String> {
+    let (mut completed, mut repeated) = (BTreeSet::new(), BTreeSet::new());
+    for event in &run.events {
+        if let Event::ActionCompleted { label, success: true, .. } = event
+            && !completed.insert(label.clone())
+        {
+            repeated.insert(label.clone());
+        }
+    }
+    repeated
 }
 
 /// The last that the build said of each output.

@@ -251,9 +251,16 @@ impl BuildCheck<'_> {
     /// Announced outputs are on disk as announced, or absent as announced.
     fn presence_problems(&self, run: &Run, announced: &AnnouncedOutputs) -> Vec<String> {
         let mut problems = Vec::new();
+        let incomplete = incomplete_actions(run);
+        let is_incomplete = |output: &Output| {
+            let mut makers = self.inputs.targets.iter().filter(|target| target.outputs().contains(&output.path));
+            makers.any(|maker| incomplete.contains(&maker.label()))
+        };
         for event in &run.events {
             let Event::TargetCompleted { label, success: true, outputs } = event else { continue };
-            for output in outputs.iter().filter(|output| output.path.starts_with("minibuild-out/")) {
+            let outputs = outputs.iter().filter(|output| output.path.starts_with("minibuild-out/"));
+            // A run that was to make one again was stopped since the build fails: nothing is left of either.
+            for output in outputs.filter(|output| !is_incomplete(output)) {
                 problems.extend(self.output_problem(output, announced).map(|problem| format!("{label}: {problem}")));
             }
         }

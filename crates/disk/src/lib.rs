@@ -7,6 +7,7 @@
 
 mod beneath;
 mod capture;
+mod captured_entry;
 mod clock;
 mod error;
 mod hash;
@@ -24,6 +25,7 @@ mod stat;
 mod test_logs;
 mod trash;
 mod tree;
+mod writable;
 
 pub use capture::CaptureError;
 pub use clock::{FileClock, FsClock, FsInstant, granularity_of};

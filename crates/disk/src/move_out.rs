@@ -14,9 +14,10 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::DiskError;
-use crate::out_tree::{OutTree, retry_writable};
+use crate::out_tree::OutTree;
 use crate::staging::{Staged, StagedFile};
 use crate::stat::look_at;
+use crate::writable::retry_writable;
 
 /// Bytes copied at a time.
 const PIECE: usize = 256 * 1024;

@@ -18,10 +18,11 @@ use rustix::io::Errno;
 use crate::DiskError;
 use crate::beneath;
 use crate::mode::set_mode;
-use crate::remove::{make_writable, remove_at};
+use crate::remove::remove_at;
 use crate::staging::Staging;
 use crate::stat::{Seen, look_at, stat_below};
 use crate::trash::Trash;
+use crate::writable::retry_writable;
 
 /// At and below these a file or link in the way of a directory is removed: nothing there is the user's.
 const REPLACEABLE: [&str; 2] = ["bin", "testlogs"];
@@ -494,16 +495,4 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn c_name(path: &WsPath, name: &str) -> Result<CString, DiskError> {
     CString::new(name).map_err(|e| DiskError::new("open", path.as_str(), io::Error::from(e)))
-}
-
-/// Does `call`, once more with `dir` made writable where permissions forbid it: a directory an action left
-/// read-only is ours all the same.
-pub(crate) fn retry_writable<T>(
-    dir: BorrowedFd<'_>,
-    mut call: impl FnMut() -> rustix::io::Result<T>,
-) -> rustix::io::Result<T> {
-    match call() {
-        Err(Errno::ACCESS) if make_writable(dir, c".").is_ok() => call(),
-        answer => answer,
-    }
 }

@@ -24,10 +24,11 @@ pub(crate) use self::entry::Staging;
 use self::entry::{Entry, link};
 use crate::clock::{FileClock, FsInstant};
 use crate::mode::set_mode;
-use crate::out_tree::{OutTree, retry_writable};
+use crate::out_tree::OutTree;
 use crate::remove::{open_listing, remove_at};
 use crate::rename::rename_new;
 use crate::stat::look_at;
+use crate::writable::retry_writable;
 use crate::{DiskError, beneath};
 
 /// How often a place is made free at most: only a program that is not minibuild puts something there meanwhile.

@@ -11,7 +11,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::DiskError;
 use crate::mode::set_mode;
-use crate::out_tree::{OutTree, retry_writable};
+use crate::out_tree::OutTree;
+use crate::writable::retry_writable;
 
 impl OutTree {
     /// Writes the log of a test that ran.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::DiskError;
 use crate::beneath::resolves_beneath;
-use crate::capture::{Fault, noun, open_output, publish_file, read_link};
+use crate::captured_entry::{Fault, noun, open_output, publish_file, read_link};
 use crate::clock::FsInstant;
 use crate::hash::hash_open_file;
 use crate::mode::set_mode;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use minibuild_core::{ArtifactId, ArtifactKind, CommandLine, Content, Digest, DigestFunction, WrittenFile, WsPath};
 use minibuild_reapi::{ActionMessage, CommandMessage, DirectoryBlobs, InputNode, InputRootError, input_root};
 
-use crate::root_cache::{RootCache, WORTH_CACHING};
+use crate::root_cache::{RootCache, WORTH_CACHING, node};
 
 /// What is true of the host and of the whole build.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,14 +278,6 @@ impl<'a> Facts<'a> {
         let files = self.command.files.iter().zip(written).map(|(f, c)| (f.path.as_str(), node(c)));
         let directories = self.outputs.iter().filter(|(_, kind)| *kind == ArtifactKind::Directory);
         files.chain(directories.map(|(path, _)| (path.as_str(), InputNode::EmptyDirectory))).collect()
-    }
-}
-
-pub(crate) fn node(content: &Content) -> InputNode<'_> {
-    match content {
-        Content::File { digest, executable } => InputNode::File { digest: *digest, executable: *executable },
-        Content::Symlink { target } => InputNode::Symlink { target },
-        Content::Directory(tree) => InputNode::Tree { root: tree.root },
     }
 }
 

@@ -12,8 +12,6 @@ use minibuild_core::{ArtifactId, Content, Digest, DigestFunction, WsPath};
 use minibuild_reapi::{InputNode, InputRootError, input_root};
 use rustc_hash::{FxHashMap, FxHasher};
 
-use crate::key::node;
-
 /// From this many inputs on looking up beats encoding.
 pub const WORTH_CACHING: usize = 64;
 /// Ids kept in remembered directories, at most: 4 bytes each.
@@ -207,6 +205,15 @@ fn hash_of(row: u32, contents: &Contents<'_>) -> u64 {
         digest.hash[..8].hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// The node that a content is in a directory.
+pub(crate) fn node(content: &Content) -> InputNode<'_> {
+    match content {
+        Content::File { digest, executable } => InputNode::File { digest: *digest, executable: *executable },
+        Content::Symlink { target } => InputNode::Symlink { target },
+        Content::Directory(tree) => InputNode::Tree { root: tree.root },
+    }
 }
 
 #[cfg(test)]

@@ -19,11 +19,8 @@ use crate::helper;
 use crate::inputs::InputRecheck;
 use crate::jobserver::Jobserver;
 use crate::scratch::LOGS;
-use crate::service::{Common, Service, Shared};
+use crate::service::{Common, EventSink, Service, Shared};
 use crate::work::{Place, Work};
-
-/// Takes the events of all runs; called from the executor's threads.
-pub type EventSink = Arc<dyn Fn(ExecutorEvent) + Send + Sync>;
 
 /// What a local executor is made of.
 pub struct LocalConfig {

@@ -22,10 +22,11 @@ mod spawn;
 mod supervision;
 mod work;
 
-pub use executor::{EventSink, LocalConfig, LocalExecutor};
+pub use executor::{LocalConfig, LocalExecutor};
 pub use helper::{ForeignChildren, kill_all};
 pub use jobserver::Jobserver;
 pub use procs::is_ancestor;
 pub use runner::{CommandEnd, CommandReport, CommandRunner, CommandSpec, RunnerConfig, Stopper};
+pub use service::EventSink;
 pub use slot::slot_main;
 pub use spawn::spawn_error;

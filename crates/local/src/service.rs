@@ -19,11 +19,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::bell::Bell;
 use crate::crew::Crew;
 use crate::desk::{Desk, Lines};
-use crate::executor::EventSink;
 use crate::helper::{Helper, HelperSpec, Line, RESUME_EVERY};
 use crate::jobserver::Jobserver;
 use crate::protocol::{End, FrameReader, FromSlot, Outcome, ToSlot};
 use crate::work::{Place, Prepared, Work};
+
+/// Takes the events of all runs; called from the executor's threads.
+pub type EventSink = Arc<dyn Fn(ExecutorEvent) + Send + Sync>;
 
 /// What the threads of an executor share.
 pub(crate) struct Common {

@@ -3,6 +3,7 @@
 mod answer_times;
 mod args;
 mod background;
+mod build_channel;
 mod compdb;
 mod completions;
 mod console;

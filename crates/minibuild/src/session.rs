@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use minibuild_core::{
-    ArtifactId, BuildEvent, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StopFlag, StoreSide, WsPath,
+    ArtifactId, BuildEvent, CommandSource, DigestFunction, Input, Level, Model, RemoteSide, StoreSide, WsPath,
 };
 use minibuild_disk::{DiskFs, FileClock as _, FsClock, OutTree};
 use minibuild_download::{Mode, Wishes};
@@ -25,7 +24,7 @@ use rustc_hash::FxHashMap;
 
 use crate::answer_times::AnswerTimes;
 use crate::args::BuildFlags;
-use crate::background::BackgroundWriter;
+use crate::build_channel::BuildChannel;
 use crate::console::Console;
 use crate::event_log::EventLog;
 use crate::event_sinks::EventSinks;
@@ -84,45 +83,10 @@ struct Done {
     program: Option<RunProgram>,
 }
 
-/// How interrupts and reports come to the loop.
-pub(crate) struct Line {
-    pub sender: Sender<Event>,
-    pub receiver: Receiver<Event>,
-    /// Set with the first interrupt.
-    pub stop: StopFlag,
-    /// Standard error.
-    pub out: BackgroundWriter,
-}
-
-impl Line {
-    fn new() -> Self {
-        let ((sender, receiver), stop) = (channel(), StopFlag::default());
-        let (of_writer, interrupt) = (stop.clone(), sender.clone());
-        // Whoever reads has gone, as `head` does: for `make` and Ninja that is the end, and for Bazel an interrupt.
-        let on_error = move |error: &std::io::Error| {
-            if error.kind() == std::io::ErrorKind::BrokenPipe {
-                let _ = interrupt.send(Event::Interrupt);
-                of_writer.set();
-            }
-        };
-        Self { sender, receiver, out: BackgroundWriter::stderr(on_error, stop.clone()), stop }
-    }
-
-    /// # Errors
-    /// An interrupt that came meanwhile.
-    fn go_on(&self) -> Result<(), Refusal> {
-        if self.stop.is_set() { Err(Refusal::interrupted()) } else { Ok(()) }
-    }
-
-    fn say(&self, text: &str) {
-        self.out.put(format!("{}\n", text.trim_end()).as_bytes());
-    }
-}
-
 /// Where and with what a build is carried out.
 pub(crate) struct Place<'a> {
     pub lock: &'a WorkspaceLock,
-    pub line: &'a Line,
+    pub line: &'a BuildChannel,
     pub clock: &'a Arc<FsClock>,
 }
 
@@ -140,7 +104,7 @@ pub(crate) struct BuildParts<'a> {
 impl Session<'_> {
     /// Does it; gives the exit code. `run` does not come back if its program can be started.
     pub fn run(mut self) -> u8 {
-        let line = Line::new();
+        let line = BuildChannel::new();
         // A dry run has nothing to end in order: there a signal does what it does to any program.
         if !self.flags.dry_run {
             let interrupt = line.sender.clone();
@@ -160,7 +124,7 @@ impl Session<'_> {
         }
     }
 
-    fn run_on(&mut self, line: &Line) -> u8 {
+    fn run_on(&mut self, line: &BuildChannel) -> u8 {
         let mut events = EventLog::open(self.flags.events.as_deref(), self.began, &line.stop);
         let mut profile = Profile::open(self.flags.profile.as_deref(), &line.stop);
         events.write(&self.started());
@@ -219,7 +183,7 @@ impl Session<'_> {
     }
 
     /// Says what a build would do, and does nothing: takes no lock, writes no state, asks nobody.
-    fn dry_run(&self, line: &Line) -> Result<Done, Refusal> {
+    fn dry_run(&self, line: &BuildChannel) -> Result<Done, Refusal> {
         if self.kind == Kind::Fetch {
             return Err(Refusal::bad_input("`fetch` runs nothing; `--dry-run` is for `build`, `test` and `run`"));
         }
@@ -263,7 +227,7 @@ impl Session<'_> {
         }
     }
 
-    fn build(&mut self, line: &Line, events: &mut EventLog, profile: &mut Profile) -> Result<Done, Refusal> {
+    fn build(&mut self, line: &BuildChannel, events: &mut EventLog, profile: &mut Profile) -> Result<Done, Refusal> {
         if self.flags.dry_run {
             return self.dry_run(line);
         }
@@ -331,7 +295,7 @@ impl Session<'_> {
         Done { outcome, program: None }
     }
 
-    fn lock(&self, console: &Console, line: &Line) -> Result<WorkspaceLock, Refusal> {
+    fn lock(&self, console: &Console, line: &BuildChannel) -> Result<WorkspaceLock, Refusal> {
         let command = redact::command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()));
         let waiting = |holder: &minibuild_engine::lock::Holder| {
             let text = format!("waiting for process {} to finish with this workspace: {}", holder.pid, holder.command);
@@ -343,7 +307,7 @@ impl Session<'_> {
     }
 
     /// What is wrong; after an interrupt that is only what was not read any more.
-    fn refuse(&self, failure: &LoadFailure, settings: Option<&Settings>, line: &Line) -> Refusal {
+    fn refuse(&self, failure: &LoadFailure, settings: Option<&Settings>, line: &BuildChannel) -> Refusal {
         if line.stop.is_set() {
             return Refusal::interrupted();
         }
@@ -521,7 +485,7 @@ impl Session<'_> {
         function: FunctionChoice,
         tree: &Arc<OutTree>,
         clock: &Arc<FsClock>,
-        line: &Line,
+        line: &BuildChannel,
         stores: &Stores,
     ) -> Result<Box<dyn RemoteSide>, Refusal> {
         let sender = line.sender.clone();
@@ -538,7 +502,7 @@ impl Session<'_> {
     }
 
     /// Replaces this process. The lock is released with it, since its descriptor closes on exec.
-    fn become_program(&self, program: RunProgram, line: &Line) -> u8 {
+    fn become_program(&self, program: RunProgram, line: &BuildChannel) -> u8 {
         // The program would not see a signal that was caught for it.
         line.out.finish();
         signals::let_go();
@@ -551,7 +515,7 @@ impl Session<'_> {
 }
 
 /// The exit code once it is said that a file could not be written.
-fn told_of_file(line: &Line, code: u8, error: Option<&str>) -> u8 {
+fn told_of_file(line: &BuildChannel, code: u8, error: Option<&str>) -> u8 {
     let Some(error) = error else { return code };
     let (level, code) = match code {
         exit::SUCCESS => (Level::Error, exit::EVENTS_NOT_WRITTEN),

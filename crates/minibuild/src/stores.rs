@@ -8,7 +8,7 @@ use minibuild_engine::machine::{Event, StoreGoals};
 use minibuild_rules::Settings;
 use minibuild_store::{CacheConfig, Stores, StoresConfig};
 
-use crate::session::Line;
+use crate::build_channel::BuildChannel;
 use crate::workspace;
 
 /// Threads that look up, copy and store at most.
@@ -20,7 +20,7 @@ pub fn goals(settings: &Settings) -> StoreGoals {
 }
 
 /// The stores of these settings. Nothing is opened or started yet.
-pub fn open(settings: &Settings, tree: &Arc<OutTree>, clock: &Arc<FsClock>, line: &Line) -> Stores {
+pub fn open(settings: &Settings, tree: &Arc<OutTree>, clock: &Arc<FsClock>, line: &BuildChannel) -> Stores {
     let sender = line.sender.clone();
     let cache = settings.disk_cache.as_ref().map(|path| CacheConfig {
         path: absolute(path, tree.workspace(), std::env::var_os("HOME").map(PathBuf::from).as_deref()),

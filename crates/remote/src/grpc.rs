@@ -3,6 +3,7 @@
 //! It does not know what the calls are for.
 
 mod attempt;
+mod progress;
 mod retries;
 mod watched;
 
@@ -28,7 +29,7 @@ use crate::headers::Headers;
 use crate::metadata;
 use crate::outage::{Outage, Tell};
 pub(crate) use attempt::Attempt;
-use attempt::Progress;
+use progress::Progress;
 use retries::Retries;
 
 /// Bytes of one message that is read: servers send batches larger than they say.

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::attr::AttrType;
 use crate::diag::Span;
 use crate::glob;
-use crate::package::PackageFiles;
+use crate::package_files::PackageFiles;
 use crate::rule_table::{Field, FieldType};
 use crate::suggest::did_you_mean;
 use crate::values::{LabelRef, Placed, RawLoc, RawOut, RawPart, RawRspFile, RawValue, Reference};

@@ -23,6 +23,7 @@ mod load;
 #[cfg(test)]
 mod load_tests;
 mod package;
+mod package_files;
 mod path_argument;
 mod pattern;
 mod provide;

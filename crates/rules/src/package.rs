@@ -1,35 +1,19 @@
 //! One BUILD.toml: from its text to checked [`RawTarget`]s. Looks at the package's own files (do they exist, what
 //! does a glob match) and at nothing of other packages, so that packages are read in parallel.
 
-use std::sync::Arc;
-
-use minibuild_core::{DirEntry, Label, WsPath};
+use minibuild_core::{Label, WsPath};
 use rustc_hash::FxHashMap;
 use toml::de::{DeTable, DeValue};
 
 use crate::diag::{Diagnostics, FileId, Span};
 use crate::fields::FieldReader;
-use crate::lang::Vars;
-use crate::rule_table::{RuleInfo, RuleTable};
-use crate::source_tree::SourceTree;
+use crate::package_files::{PackageCx, PackageFiles};
+use crate::rule_table::RuleInfo;
 use crate::std_files;
 use crate::suggest::did_you_mean;
 use crate::text;
 use crate::values::{RawPackage, RawTarget, RawValue};
 use crate::walk::{Key, Value, Walk};
-
-/// What reading a package needs besides its text.
-#[derive(Clone, Copy)]
-pub struct PackageCx<'a> {
-    /// The source tree.
-    pub tree: SourceTree<'a>,
-    /// All rules.
-    pub rules: &'a RuleTable,
-    /// Values of variables, for `when`.
-    pub vars: &'a Vars,
-    /// Names of variables, for hints.
-    pub var_names: &'a [Arc<str>],
-}
 
 /// Reads one package.
 pub fn read(cx: PackageCx<'_>, path: &WsPath, file: FileId, text: &str) -> (RawPackage, Diagnostics) {
@@ -37,60 +21,11 @@ pub fn read(cx: PackageCx<'_>, path: &WsPath, file: FileId, text: &str) -> (RawP
     let document = text::parse(text, file, &mut diags);
     let mut reader = PackageReader {
         walk: Walk { file, text, diags: &mut diags },
-        files: PackageFiles { cx, path: path.clone(), listings: FxHashMap::default(), packages: FxHashMap::default() },
+        files: PackageFiles::new(cx, path.clone()),
         broken: document.broken,
     };
     let targets = reader.targets(&document.table);
     (RawPackage { path: path.clone(), targets, broken: document.broken }, diags)
-}
-
-/// The source tree as seen from one package, each directory listed once.
-pub struct PackageFiles<'a> {
-    /// What reading needs.
-    pub cx: PackageCx<'a>,
-    /// The package's directory.
-    pub path: WsPath,
-    listings: FxHashMap<String, Arc<[DirEntry]>>,
-    packages: FxHashMap<String, bool>,
-}
-
-impl PackageFiles<'_> {
-    /// The entries of a directory.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn list(&mut self, dir: &str) -> std::io::Result<Arc<[DirEntry]>> {
-        if let Some(known) = self.listings.get(dir) {
-            return Ok(known.clone());
-        }
-        let entries = self.cx.tree.fs.list_dir(dir)?;
-        self.listings.insert(dir.to_owned(), entries.clone());
-        Ok(entries)
-    }
-
-    /// The nearest package below this one that `path` (from the workspace root, below this package) lies in.
-    pub fn border(&mut self, path: &str) -> Option<String> {
-        let own = self.path.as_str().len();
-        let mut end = path.rfind('/')?;
-        while end > own {
-            let dir = &path[..end];
-            if self.is_package(dir) {
-                return Some(dir.to_owned());
-            }
-            end = dir.rfind('/')?;
-        }
-        None
-    }
-
-    /// Whether a directory is a package.
-    pub fn is_package(&mut self, dir: &str) -> bool {
-        if let Some(&known) = self.packages.get(dir) {
-            return known;
-        }
-        let found = self.cx.tree.is_package(dir);
-        self.packages.insert(dir.to_owned(), found);
-        found
-    }
 }
 
 struct PackageReader<'a> {

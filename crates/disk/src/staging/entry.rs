@@ -13,8 +13,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::DiskError;
-use crate::out_tree::retry_writable;
 use crate::trash::Trash;
+use crate::writable::retry_writable;
 
 /// The staging directory.
 pub(crate) struct Staging {

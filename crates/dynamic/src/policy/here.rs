@@ -6,10 +6,11 @@
 
 use minibuild_core::{ActionId, Branch};
 
+use super::Policy;
 use super::live::{Live, Local, Remote, Run};
+use super::micros::Us;
 use super::port::{Reason, Step};
 use super::predict::Guess;
-use super::{Policy, Us};
 
 /// How many of a queue's ends are looked at: a bound on the time of a decision.
 const LOOK: usize = 12;

@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use minibuild_core::ActionId;
 use rustc_hash::FxHashMap;
 
+use super::ActionHistory;
+use super::micros::{Us, micros};
 use super::port::{MnemonicId, Ready, Urgency};
-use super::{ActionHistory, Us, micros};
 
 /// Place in a queue by urgency, most urgent first, of equals the one loaded first.
 pub(super) type Rank = (Reverse<Urgency>, ActionId);

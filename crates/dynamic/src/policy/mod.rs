@@ -9,6 +9,7 @@ mod budget;
 mod here;
 mod history;
 mod live;
+mod micros;
 mod port;
 mod predict;
 #[cfg(test)]
@@ -24,18 +25,12 @@ use minibuild_core::{ActionId, Branch};
 
 use budget::Budget;
 use live::{Live, Local, Remote, Table};
+use micros::{Us, micros};
 use predict::Predictor;
 use workers::Workers;
 
 pub use history::{ActionHistory, EndpointHistory, History, MnemonicHistory, Running};
 pub use port::{Config, Ended, Event, MnemonicId, Mode, Ready, Reason, RemoteTimes, Step, Urgency};
-
-/// Microseconds.
-type Us = u64;
-
-fn micros(time: Duration) -> Us {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// Decides for the actions of one build where and when they run.
 ///

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::history::{ActionHistory, EndpointHistory, History, MnemonicHistory, Running};
 use super::live::Live;
+use super::micros::{Us, micros};
 use super::port::{MnemonicId, RemoteTimes};
-use super::{Us, micros};
 
 /// A hit that was answered within this makes a link fast, and so do answers of earlier builds.
 const FAST_HIT: Us = 20_000;

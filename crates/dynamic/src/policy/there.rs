@@ -2,11 +2,12 @@
 
 use minibuild_core::{ActionId, Branch};
 
+use super::Policy;
 use super::here::as_ms;
 use super::live::{Live, Local, Remote};
+use super::micros::Us;
 use super::port::{Mode, Reason, Step};
 use super::predict::Guess;
-use super::{Policy, Us};
 
 /// Later than predicted by this factor, and this long, a remote run may hang.
 const LATE: f64 = 1.3;

@@ -1,6 +1,6 @@
 //! What the remote pool can do, learnt from the stages of our own runs: nobody tells how many workers there are.
 
-use super::Us;
+use super::micros::Us;
 
 /// A run that waited less than this for a worker found one at once.
 const GRACE: Us = 5_000;

@@ -10,6 +10,7 @@
 
 mod catch_up;
 mod check;
+mod details;
 mod file;
 mod part;
 mod plan;

@@ -7,6 +7,7 @@ use minibuild_core::{ActionId, ArtifactId, CommandSource, Input, Model, SetId, T
 use minibuild_graph::NodeKind;
 use rustc_hash::FxHashMap;
 
+use super::details::Details;
 use super::file::{Writer, sealed};
 use super::rows::{ActionRow, ArtifactRow, Detail, NONE, SET};
 use super::tables::{DIGEST, PRINT, place, print_bytes};
@@ -46,13 +47,6 @@ pub(super) struct Plan {
     new_artifacts: Vec<u32>,
     targets: Vec<TargetId>,
     new_targets: Vec<u32>,
-}
-
-/// What single actions are besides their edges, one [`sealed`] piece each.
-#[derive(Default)]
-pub(super) struct Details {
-    pub places: Vec<u64>,
-    pub bytes: Vec<u8>,
 }
 
 impl Plan {
@@ -245,20 +239,6 @@ impl Plan {
     }
 }
 
-impl Details {
-    pub fn write(&self, writer: &mut Writer) -> io::Result<()> {
-        write_long_numbers(writer, self.places.iter().copied())?;
-        writer.section(&self.bytes)
-    }
-
-    /// The piece of a row.
-    pub fn get(&self, row: usize) -> &[u8] {
-        let begin = self.places.get(row).copied().unwrap_or_default() as usize;
-        let end = self.places.get(row + 1).map_or(self.bytes.len(), |&end| end as usize);
-        self.bytes.get(begin..end).unwrap_or_default()
-    }
-}
-
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(NONE)
 }
@@ -283,6 +263,12 @@ fn write_lists<I: Iterator<Item = u32>>(writer: &mut Writer, lists: impl Iterato
     }
     write_numbers(writer, ends.into_iter())?;
     write_numbers(writer, items.into_iter())
+}
+
+/// Writes the places of the pieces, and the pieces.
+pub(super) fn write_details(writer: &mut Writer, details: &Details) -> io::Result<()> {
+    write_long_numbers(writer, details.places.iter().copied())?;
+    writer.section(&details.bytes)
 }
 
 fn write_texts<'t>(writer: &mut Writer, texts: impl Iterator<Item = &'t str>) -> io::Result<()> {

@@ -8,8 +8,9 @@ use minibuild_core::{ActionId, ArtifactId, ArtifactKind, Content, HostToolId, Mo
 use minibuild_disk::Look;
 use rustc_hash::FxHashSet;
 
+use super::details::Details;
 use super::file::Writer;
-use super::plan::{Details, Names, Plan};
+use super::plan::{Names, Plan, write_details};
 use super::rows::{ActionRow, ArtifactRow, Declared, Head, ToolRow};
 use super::tables::SECTIONS;
 use super::tail::{Tail, Update};
@@ -104,7 +105,7 @@ impl Whole<'_> {
         plan.write_artifacts(model, &self.artifacts, &mut writer)?;
         plan.write_actions(model, &self.actions, &of_actions, &mut writer)?;
         plan.write_goals(model, goals, &mut writer)?;
-        self.details.write(&mut writer)?;
+        write_details(&mut writer, &self.details)?;
         plan.write_unwanted(model, &mut writer)?;
         Tail::of(&path).remove()?;
         writer.finish(&path)?;

@@ -12,8 +12,9 @@ use minibuild_core::{
 use minibuild_disk::{Look, OutTree};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::details::Details;
 use super::file::SEAL;
-use super::plan::{Details, Plan};
+use super::plan::Plan;
 use super::record::{Whole, usable};
 use super::rows::{ActionRow, ArtifactRow, Declared, NONE, PRESENT, SET, ToolRow, UNKNOWN, kind_bits, kind_of};
 use super::tables::{Graph, place};

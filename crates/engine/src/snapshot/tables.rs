@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use minibuild_core::{Content, Digest, DigestFunction, Fingerprint, STATE_ROOT};
 use rustc_hash::FxHashMap;
 
+use super::details::Details;
 use super::file::{SEAL, Sections};
-use super::plan::Details;
 use super::rows::{ActionRow, ArtifactRow, Detail, EXTRA, ExtraRow, Head, NONE, PrintRow, SET, UNKNOWN, is_executable};
 use super::tail::{Tail, Update};
 use super::{Doubt, Key};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tonic::{Code, Status};
 
 use super::Grpc;
-use super::attempt::Progress;
+use super::progress::Progress;
 use crate::backoff::{Backoff, mix};
 use crate::breaker::Allowed;
 use crate::error::{self, CallError};

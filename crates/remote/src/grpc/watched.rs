@@ -9,7 +9,7 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::transport::{Channel, Error};
 
-use super::attempt::Progress;
+use super::progress::Progress;
 
 /// The connection of one attempt.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use minibuild_core::{
 };
 use rustc_hash::FxHashMap;
 
-use super::carry::{Carried, Gathered, add_new, carried_by, labelled};
+use super::carried::{Carried, Gathered, add_new, carried_by, labelled};
 use super::eval::Eval;
 use super::field::{FieldNode, ProviderFields};
 use super::rule::{Action, Body, Entry, EnvValue, FieldId, Out, Rule, RuleId, Source, Template};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use minibuild_core::{ActionId, Input};
 
-use super::carry::{Gathered, add_new};
+use super::carried::{Gathered, add_new};
 use super::eval::Eval;
 use super::expand::Expander;
 use super::field::{FieldNode, ProviderFields, Unit};

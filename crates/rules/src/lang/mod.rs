@@ -5,6 +5,7 @@
 //! when asked. It does not know packages, globs, labels or the configuration: the loader resolves those.
 
 mod attrs;
+mod carried;
 mod carry;
 mod compile;
 mod compile_action;

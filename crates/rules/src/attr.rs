@@ -7,8 +7,7 @@
 use std::sync::Arc;
 
 use minibuild_core::{ArtifactId, Input, TargetId, WsPath};
-
-use crate::diag::Span;
+use minibuild_diagnostics::diag::Span;
 
 /// A kind of file: its name, where it has one, and its endings.
 pub type AcceptKind = (Option<Arc<str>>, Vec<Arc<str>>);

@@ -4,16 +4,16 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use minibuild_core::SourceFs;
+use minibuild_diagnostics::diag::{Diagnostics, Sources};
+use minibuild_diagnostics::suggest::did_you_mean;
 
 use crate::attr::{AttrDefault, AttrType};
 use crate::config::ConfigInput;
-use crate::diag::{Diagnostics, Sources};
 use crate::lang::{self, RuleSet};
 use crate::load::{LoadFailure, read_config, rule_files};
 use crate::rule_table::{Field, FieldType, RuleInfo, RuleKind, RuleTable};
 use crate::schema::{self, SchemaKind};
 use crate::std_files;
-use crate::suggest::did_you_mean;
 
 /// The rules of a workspace.
 pub struct Catalog {

@@ -5,16 +5,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, FileId, Severity, Sources, Span};
+use minibuild_diagnostics::suggest::{did_you_mean, nearest};
+use minibuild_diagnostics::text;
+use minibuild_diagnostics::walk::{Key, Value, Walk, parse_duration, parse_size};
 use toml::de::{DeTable, DeValue};
 
-use crate::diag::{Diagnostic, Diagnostics, FileId, Severity, Sources, Span};
 use crate::keys::{self, KEYS, KeySpec, KeyType, KeyValue};
 use crate::lang::{Setting, SettingValue};
 use crate::secrets;
 use crate::settings::Settings;
-use crate::suggest::{did_you_mean, nearest};
-use crate::text;
-use crate::walk::{Key, Value, Walk, parse_duration, parse_size};
 
 /// What sets the configuration besides files in the workspace.
 #[derive(Clone, Debug, Default)]

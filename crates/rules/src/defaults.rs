@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use minibuild_core::Label;
+use minibuild_diagnostics::diag::Span;
 
 use crate::attr::{AttrDefault, AttrSpec, AttrType};
-use crate::diag::Span;
 use crate::fields::{FieldReader, Wanted};
 use crate::values::{Placed, RawLoc, RawPart, RawValue};
 

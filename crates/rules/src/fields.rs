@@ -6,16 +6,16 @@ mod when;
 use std::sync::Arc;
 
 use minibuild_core::{ArtifactKind, BIN_ROOT, EntryKind, HostTool, Label, OUT_ROOT, WsPath};
+use minibuild_diagnostics::diag::Span;
+use minibuild_diagnostics::suggest::did_you_mean;
+use minibuild_diagnostics::walk::{Value, Walk};
 use toml::de::{DeTable, DeValue};
 
 use crate::attr::AttrType;
-use crate::diag::Span;
 use crate::glob;
 use crate::package_files::PackageFiles;
 use crate::rule_table::{Field, FieldType};
-use crate::suggest::did_you_mean;
 use crate::values::{LabelRef, Placed, RawLoc, RawOut, RawPart, RawRspFile, RawValue, Reference};
-use crate::walk::{Value, Walk};
 
 /// Reads fields of one target.
 pub struct FieldReader<'r, 'a> {

@@ -7,11 +7,13 @@ use minibuild_core::{
     ActionId, BUILD_FILE, CommandSource, EntryKind, Label, Model, SourceFs, TargetId, WORKSPACE_FILE, WsPath,
     map_parallel,
 };
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, FileId, Sources, Span};
+use minibuild_diagnostics::suggest::did_you_mean;
+use minibuild_diagnostics::text;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::command::{Commands, RecipeSlot};
 use crate::config::{self, Config, ConfigInput};
-use crate::diag::{Diagnostic, Diagnostics, FileId, Sources, Span};
 use crate::expand::{BUILTIN_MNEMONICS, Expander, Setup};
 use crate::lang::{self, HostFacts, RuleSet, VarId, VarInputs, Vars};
 use crate::package;
@@ -22,8 +24,6 @@ use crate::rule_table::{RuleKind, RuleTable};
 use crate::settings::Settings;
 use crate::source_tree::{SourceTree, has_build_file, join};
 use crate::std_files;
-use crate::suggest::did_you_mean;
-use crate::text;
 use crate::values::{RawPackage, RawTarget};
 
 /// The personal settings beside minibuild.toml.

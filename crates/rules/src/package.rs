@@ -2,18 +2,18 @@
 //! does a glob match) and at nothing of other packages, so that packages are read in parallel.
 
 use minibuild_core::{Label, WsPath};
+use minibuild_diagnostics::diag::{Diagnostics, FileId, Span};
+use minibuild_diagnostics::suggest::did_you_mean;
+use minibuild_diagnostics::text;
+use minibuild_diagnostics::walk::{Key, Value, Walk};
 use rustc_hash::FxHashMap;
 use toml::de::{DeTable, DeValue};
 
-use crate::diag::{Diagnostics, FileId, Span};
 use crate::fields::FieldReader;
 use crate::package_files::{PackageCx, PackageFiles};
 use crate::rule_table::RuleInfo;
 use crate::std_files;
-use crate::suggest::did_you_mean;
-use crate::text;
 use crate::values::{RawPackage, RawTarget, RawValue};
-use crate::walk::{Key, Value, Walk};
 
 /// Reads one package.
 pub fn read(cx: PackageCx<'_>, path: &WsPath, file: FileId, text: &str) -> (RawPackage, Diagnostics) {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{ActionId, ActionTags, ArtifactId, HostToolId, Inputs, Label, Model, PackageId, TargetId, Work};
+use minibuild_diagnostics::diag::Span;
 
 use crate::attr::{AttrValue, LocText};
-use crate::diag::Span;
 
 /// A target whose attributes are resolved.
 pub struct TargetCx<'a> {

@@ -2,10 +2,10 @@
 //! target comes after those it names. Iterative throughout: a chain of a million targets is no deeper than one.
 
 use minibuild_core::{Label, TargetId, map_parallel};
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+use minibuild_diagnostics::suggest::did_you_mean;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::diag::{Diagnostic, Diagnostics, Span};
-use crate::suggest::did_you_mean;
 use crate::values::{LabelRef, RawPackage, RawTarget};
 
 /// Dependencies of a target that its file does not name.

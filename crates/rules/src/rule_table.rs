@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use minibuild_core::ArtifactKind;
+use minibuild_diagnostics::diag::Span;
 use rustc_hash::FxHashMap;
 
 use crate::attr::{AttrSpec, AttrType};
-use crate::diag::Span;
 use crate::lang::{RuleId, RuleSet};
 
 /// Type of one field of a target.

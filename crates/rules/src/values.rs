@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use minibuild_core::{ArtifactKind, HostTool, Label, TargetId, WsPath};
-
-use crate::diag::Span;
+use minibuild_diagnostics::diag::Span;
 
 /// Something a target refers to.
 #[derive(Clone, Debug)]

@@ -1,13 +1,13 @@
 //! The built-in rules: `genrule`, `test`, `filegroup`, `alias`. Knows what their fields mean, not how they were read.
 
 use minibuild_core::{Action, ActionId, ActionKind, ArtifactId, HostToolId, Input, Inputs, RunInfo, TargetId};
+use minibuild_diagnostics::diag::Diagnostic;
 
 use super::Expander;
 use super::inputs::{InputList, Texts};
 use crate::attr::LocText;
 use crate::builder::is_shell_safe;
 use crate::command::{CommandRecipe, Program, RecipeSlot, RspRecipe, mentions, render, source_paths};
-use crate::diag::Diagnostic;
 use crate::provide::{Common, Provided, Runnable};
 use crate::rule_table::RuleKind;
 use crate::values::{Placed, RawTarget, RawValue, Reference};

@@ -1,10 +1,10 @@
 //! Outputs that get in each other's way: one path twice, one below another.
 
 use minibuild_core::{ArtifactId, OUT_ROOT, TargetId};
+use minibuild_diagnostics::diag::{Diagnostic, Span};
 use rustc_hash::FxHashSet;
 
 use super::Expander;
-use crate::diag::{Diagnostic, Span};
 use crate::values::RawOut;
 
 impl<'a> Expander<'a, '_> {

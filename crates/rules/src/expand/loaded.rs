@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use minibuild_core::{Action, ActionKind, BIN_ROOT, HostToolId, Input, PackageId, RunInfo, TargetId};
+use minibuild_diagnostics::diag::Diagnostic;
 
 use super::Expander;
 use super::inputs::{InputList, Texts};
 use crate::command::{CommandRecipe, Program, RecipeSlot, render};
-use crate::diag::Diagnostic;
 use crate::lang::{Around, RuleId};
 use crate::provide::{Common, Provided, Runnable, TargetCx};
 use crate::values::{LabelRef, Placed, RawTarget, RawValue, Reference};

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use minibuild_core::{
     ActionId, ActionTags, ArtifactId, Input, Inputs, PackageId, Resources, RunInfo, Target, TargetId,
 };
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+use minibuild_diagnostics::suggest::did_you_mean;
 use rustc_hash::FxHashMap;
 
 use crate::builder::ModelBuilder;
 use crate::command::RecipeSlot;
-use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::lang::{RuleSet, VarId, Vars};
 use crate::provide::{Common, Provided};
 use crate::resolve::TargetGraph;
 use crate::rule_table::{RuleKind, RuleTable};
-use crate::suggest::did_you_mean;
 use crate::values::{Placed, RawOut, RawTarget, RawValue, Reference};
 
 mod attr_values;

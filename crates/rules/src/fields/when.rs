@@ -1,12 +1,12 @@
 //! Entries of lists that only count under conditions: `{ when = { vars.NAME = VALUE }, items = [...] }`. It does not
 //! know what the items are.
 
+use minibuild_diagnostics::suggest::did_you_mean;
+use minibuild_diagnostics::walk::{Key, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::FieldReader;
 use crate::lang::{ToolVar, VarValue};
-use crate::suggest::did_you_mean;
-use crate::walk::{Key, Value};
 
 impl FieldReader<'_, '_> {
     /// The items of an entry whose conditions hold. Those of another are not looked at: they may be files that exist

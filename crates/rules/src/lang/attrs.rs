@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use minibuild_core::Label;
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+use minibuild_diagnostics::source::{Entry, Reader, Text, Value, as_integer, quoted_list, suggested};
 use toml::de::{DeTable, DeValue};
 
 use super::decl::{check_applies, declared_type};
 use super::rule::Provider;
-use super::source::{Entry, Reader, Text, Value, as_integer, quoted_list, suggested};
 use super::template::{self, Help, MODIFIERS, RawPiece, SyntaxError};
 use super::vars::{ToolVar, VarDecl, VarId, VarType, VarValue, Vars};
 use crate::attr::{Accept, AttrDefault, AttrSpec, AttrType};
-use crate::diag::{Diagnostic, Diagnostics, Span};
 
 const ATTR_KEYS: &[&str] = &["type", "required", "default", "values", "pattern", "accept", "providers", "doc"];
 

@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, FileId, Sources, Span};
+use minibuild_diagnostics::source::{Entry, Reader, is_name};
+use minibuild_diagnostics::text;
 use rustc_hash::{FxHashMap, FxHashSet};
 use toml::de::DeTable;
 
@@ -11,10 +14,7 @@ use super::compile_rule::{Fragment, RuleReader};
 use super::decl;
 use super::rule::{Provider, Rule};
 use super::set::{Overlay, RuleSet};
-use super::source::{Entry, Reader, is_name};
 use super::vars::{VarDecl, VarType, VarValue};
-use crate::diag::{Diagnostic, Diagnostics, FileId, Sources, Span};
-use crate::text;
 
 const FILE_KEYS: &[&str] = &["doc", "vars", "config", "provider", "part", "rule"];
 const PART_KEYS: &[&str] = &["doc", "attrs", "lists", "action"];
@@ -238,7 +238,7 @@ fn used_parts<'i>(
             None => {
                 let own = parts.iter().filter(|part| part.reader.file == reader.file).map(|part| part.entry.key);
                 let diagnostic = Diagnostic::at(text.inner(), format!("this file has no part `{}`", text.text));
-                diags.push(super::source::suggested(diagnostic, text.text, own));
+                diags.push(minibuild_diagnostics::source::suggested(diagnostic, text.text, own));
             }
         }
     }

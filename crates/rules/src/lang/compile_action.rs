@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{ActionTags, HostTool, Resources};
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+use minibuild_diagnostics::source::{Entry, Reader, Text, Value, suggested};
+use minibuild_diagnostics::walk;
 use toml::de::{DeTable, DeValue};
 
 use super::decl::one_of;
 use super::entries::{Entries, Use};
 use super::rule::{Action, Body, Count, EnvValue, Fixed, Kind, Out, Source, Template};
 use super::scope::{ActionHeader, Within};
-use super::source::{Entry, Reader, Text, Value, suggested};
 use super::template;
 use crate::attr::AttrType;
-use crate::diag::{Diagnostic, Diagnostics, Span};
-use crate::walk;
 
 const ACTION_KEYS: &[&str] = &[
     "doc",
@@ -331,7 +331,9 @@ fn platform<'i>(reader: Reader<'i>, table: &'i DeTable<'i>, diags: &mut Diagnost
 fn timeout<'i>(reader: Reader<'i>, value: &'i Value<'i>, diags: &mut Diagnostics) -> Option<Duration> {
     let found = match value.get_ref() {
         DeValue::String(text) => walk::parse_duration(text),
-        _ => super::source::as_integer(value).and_then(|n| u64::try_from(n).ok()).map(Duration::from_secs),
+        _ => minibuild_diagnostics::source::as_integer(value)
+            .and_then(|n| u64::try_from(n).ok())
+            .map(Duration::from_secs),
     };
     if found.is_none_or(|duration| duration.is_zero()) {
         let message = "`timeout` is a time such as `\"90s\"`, `\"10m\"`, `\"1h30m\"` or a number of seconds";
@@ -377,7 +379,7 @@ fn resources<'i>(reader: Reader<'i>, table: &'i DeTable<'i>, diags: &mut Diagnos
 fn memory<'i>(reader: Reader<'i>, value: &'i Value<'i>, diags: &mut Diagnostics) -> Option<u64> {
     let found = match value.get_ref() {
         DeValue::String(text) => walk::parse_size(text),
-        _ => super::source::as_integer(value).and_then(|n| u64::try_from(n).ok()),
+        _ => minibuild_diagnostics::source::as_integer(value).and_then(|n| u64::try_from(n).ok()),
     };
     if found.is_none() {
         diags.push(Diagnostic::at(

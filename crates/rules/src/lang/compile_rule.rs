@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+use minibuild_diagnostics::source::{Entry, Reader, suggested};
 use toml::de::DeTable;
 
 use super::attrs::{self, Declared};
@@ -12,8 +14,6 @@ use super::rule::{
     Action, Condition, Count, Entry as ListEntry, FieldType, FieldValue, Handed, Kind, Order, Rule, Run, Source,
 };
 use super::scope::{ListHeader, RESERVED, Scope, Within};
-use super::source::{Entry, Reader, suggested};
-use crate::diag::{Diagnostic, Diagnostics, Span};
 
 const RULE_KEYS: &[&str] =
     &["doc", "parts", "hermetic", "attrs", "lists", "action", "outputs", "provides", "run", "test"];

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+use minibuild_diagnostics::source::{Entry, Reader, Text, Value, quoted_list, suggested};
 use toml::de::{DeTable, DeValue};
 
 use super::rule::{Field, FieldType, Order, Provider};
-use super::source::{Entry, Reader, Text, Value, quoted_list, suggested};
 use super::vars::{ToolVar, VarDecl, VarId, VarType, VarValue};
-use crate::diag::{Diagnostic, Diagnostics, Span};
 
 const VAR_KEYS: &[&str] = &["type", "default", "values", "version", "doc"];
 const VAR_TYPES: &[(&str, VarType)] = &[

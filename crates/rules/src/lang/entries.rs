@@ -3,17 +3,17 @@
 
 use std::collections::BTreeSet;
 
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+use minibuild_diagnostics::source::{Reader, Text, Value, as_integer, quoted_list, suggested};
 use toml::de::{DeTable, DeValue};
 
 use super::attrs::syntax_diagnostic;
 use super::decl::{condition_paths, one_of};
 use super::rule::{Condition, Count, Entry, Kind, Piece, Ref, ResponseStyle, Source, TableEntry, Template, Test, Type};
 use super::scope::{Scope, Within};
-use super::source::{Reader, Text, Value, as_integer, quoted_list, suggested};
 use super::template::{self, Modifier, RawPiece, RawRef};
 use super::vars::{VarId, VarType};
 use crate::attr::AttrType;
-use crate::diag::{Diagnostic, Diagnostics, Span};
 
 const RESPONSE_STYLES: &[(&str, ResponseStyle)] = &[("gnu", ResponseStyle::Gnu), ("lines", ResponseStyle::Lines)];
 

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use minibuild_core::{ArtifactId, Model};
+use minibuild_diagnostics::diag::Span;
 
 use super::field::Unit;
 use super::modify;
@@ -11,7 +12,6 @@ use super::rule::{Condition, Entry, Piece, Source, TableEntry, Template, Test};
 use super::values::{ActionRun, Item, TargetValues, path_text};
 use super::vars::{ToolVar, VarValue};
 use crate::attr::{AttrValue, LocPart, LocText};
-use crate::diag::Span;
 use crate::path_argument::as_argument;
 
 /// Looks at values, inside one run of an action or outside of any.

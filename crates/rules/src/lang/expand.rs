@@ -6,6 +6,7 @@ use std::sync::Arc;
 use minibuild_core::{
     Action as ActionRow, ActionId, ActionKind, ActionTags, ArtifactId, ArtifactKind, Input, Inputs, TargetId, WsPath,
 };
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
 use rustc_hash::FxHashMap;
 
 use super::carried::{Carried, Gathered, add_new, carried_by, labelled};
@@ -17,7 +18,6 @@ use super::values::{ActionRun, Item, TargetValues, bin_dir, path_text};
 use super::vars::Vars;
 use crate::attr::{AttrValue, LocText, ToolValue};
 use crate::builder::ModelBuilder;
-use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::provide::{Provided, TargetCx};
 
 /// What the expansion of a target looks at.

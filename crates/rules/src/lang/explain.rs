@@ -3,10 +3,11 @@
 
 use std::fmt::Write as _;
 
+use minibuild_diagnostics::diag::{Sources, Span};
+
 use super::eval::Line;
 use super::rule::Source;
 use super::values::TargetValues;
-use crate::diag::{Sources, Span};
 
 /// One element of an argv with its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,12 +19,10 @@ mod field;
 mod give;
 mod modify;
 mod order;
-mod place;
 mod recipe;
 mod rule;
 mod scope;
 mod set;
-mod source;
 mod template;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
 //! The order of the actions of a rule, from who names whose outputs; circles. Knows nodes, not entries.
 
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+
 use super::entries::{Findings, Node};
 use super::scope::Scope;
-use crate::diag::{Diagnostic, Diagnostics, Span};
 
 /// Indices of the actions, each after those it needs; complains about the first circle found.
 pub fn of_actions(scope: &Scope<'_>, found: &Findings, diags: &mut Diagnostics) -> Vec<u16> {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::{ActionTags, HostTool, Resources};
+use minibuild_diagnostics::diag::Span;
 
 use super::template::Modifier;
 use super::vars::VarId;
 use crate::attr::AttrSpec;
-use crate::diag::Span;
 
 /// Index of a compiled rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use minibuild_diagnostics::diag::{Diagnostic, Span};
+use minibuild_diagnostics::source::suggested;
+
 use super::attrs::Broken;
 use super::rule::{Count, FieldId, Kind, Provider, Source, Type};
-use super::source::suggested;
 use super::vars::{VarDecl, VarId, VarType};
 use crate::attr::{Accept, AttrSpec, AttrType};
-use crate::diag::{Diagnostic, Span};
 
 /// Names that templates give another meaning.
 pub const RESERVED: &[&str] =
@@ -301,7 +302,10 @@ impl Scope<'_> {
         if !listed.is_empty() && !listed.iter().any(|name| **name == *provider) {
             let known: Vec<String> = listed.iter().map(ToString::to_string).collect();
             return Err(Unknown::new(format!("`{}` takes no targets that give `{provider}`", spec.name)).hint(
-                format!("its `providers` are {}", super::source::quoted_list(known.iter().map(String::as_str))),
+                format!(
+                    "its `providers` are {}",
+                    minibuild_diagnostics::source::quoted_list(known.iter().map(String::as_str))
+                ),
             ));
         }
         if provider == "run" {

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
+use minibuild_diagnostics::source::quoted_list;
+use minibuild_diagnostics::suggest;
 use rustc_hash::FxHashMap;
 
 use super::decl::text_value;
 use super::rule::{Provider, Rule, RuleId};
-use super::source::quoted_list;
 use super::vars::{Setting, SettingValue, ToolVar, VarDecl, VarId, VarInputs, VarType, VarValue, Vars};
 use crate::attr::AttrSpec;
-use crate::diag::{Diagnostic, Diagnostics, Span};
-use crate::suggest;
 
 /// Values a configuration gives to variables.
 pub type Overlay = (Arc<str>, Vec<(VarId, VarValue)>);

@@ -142,7 +142,7 @@ fn parse_ref(text: &str, start: usize) -> Result<RawRef, SyntaxError> {
 
 /// Whether the text may be a reference: names separated by dots.
 pub fn is_path(text: &str) -> bool {
-    text.split('.').all(super::source::is_name)
+    text.split('.').all(minibuild_diagnostics::source::is_name)
 }
 
 #[cfg(test)]

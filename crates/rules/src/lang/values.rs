@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use minibuild_core::{ActionId, ArtifactId, BIN_ROOT, Input, Label, WsPath};
+use minibuild_diagnostics::diag::Span;
 use rustc_hash::FxHashMap;
 
 use super::field::FieldNode;
 use super::rule::{Provider, Rule};
 use super::vars::{VarId, Vars};
 use crate::attr::AttrValue;
-use crate::diag::Span;
 
 /// Everything that does not differ between the actions of a target.
 pub struct TargetValues {

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
+use minibuild_diagnostics::diag::Span;
+
 use crate::attr::ToolValue;
-use crate::diag::Span;
 
 /// Index of a declared variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use minibuild_core::{
     ActionId, ActionKind, ArtifactId, BIN_ROOT, Input, Label, PackageId, Target, TargetId, Work, WsPath,
 };
+use minibuild_diagnostics::diag::{Diagnostics, FileId, Sources, Span};
 
 use super::super::expand::Around;
 use super::super::vars::{HostFacts, Setting, SettingValue, VarInputs, Vars};
 use super::super::{RuleSet, compile};
 use crate::attr::{AttrDefault, AttrSpec, AttrType, AttrValue, FileItem, LocPart, LocText, ToolValue};
 use crate::builder::ModelBuilder;
-use crate::diag::{Diagnostics, FileId, Sources, Span};
 use crate::provide::{Common, Provided, TargetCx};
 
 /// The files of the contract that are shipped, and two more of its examples.
@@ -98,7 +98,7 @@ impl World {
         )
     }
 
-    fn complaint(&self, diagnostic: &crate::diag::Diagnostic) -> String {
+    fn complaint(&self, diagnostic: &minibuild_diagnostics::diag::Diagnostic) -> String {
         let mut line = String::new();
         if let Some((span, label)) = &diagnostic.primary {
             let (place, under) = self.place(*span);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::place;
 use crate::diag::{Diagnostic, Diagnostics, FileId, Span};
+use crate::place;
 use crate::suggest;
 
 /// A TOML value with its place.

@@ -217,7 +217,7 @@ impl<'d> Walk<'d> {
     }
 
     /// Reads a limit of time: `"10m"` or seconds, and more than none.
-    pub(crate) fn time_limit(&mut self, value: &Value<'_>, what: &str) -> Option<Duration> {
+    pub fn time_limit(&mut self, value: &Value<'_>, what: &str) -> Option<Duration> {
         let limit = self.duration(value, what)?;
         if limit.is_zero() {
             self.error(value, format!("`{what}` must be more than zero"))

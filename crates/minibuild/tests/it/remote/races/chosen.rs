@@ -71,7 +71,11 @@ fn d06_what_was_learnt_of_a_cache_outlives_the_workspace() {
     let ws = with_targets(&rules).file("src", "0");
     remote.build(&ws, &["//..."]).ok();
     let kept = ws.home().join(".local/state/minibuild/answer-times");
-    assert!(kept.is_file(), "a build with the strategy `remote` learns, too");
+    let text = std::fs::read_to_string(&kept).expect("a build with the strategy `remote` learns, too");
+    // The answers of a busy machine are not near: as many, and each within a millisecond.
+    let [header, line] = text.lines().collect::<Vec<_>>()[..] else { panic!("it is of one cache: {text}") };
+    let [key, count, ..] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("it has no count: {text}") };
+    std::fs::write(&kept, format!("{header}\n{key} {count} 0.001000 0.000100\n")).expect("writes");
     ws.run(&["clean", "--all"]).ok();
     let run = remote.adapt(&ws, &["//..."]).ok();
     assert_eq!(run.counts().remote_cache, 3, "{:?}", runners(&run));

@@ -16,10 +16,18 @@ fn d32_slow_remote_never_blocks() {
         // A call that is not answered, and a command that does not end.
         for (faults, there) in [(never, "echo $OUT > $OUT"), ("", "sleep 1000")] {
             let (remote, ws) = (Remote::with(faults), with_targets(""));
-            let target =
-                |n: usize| genrule(&format!("a{n}"), &[], &[&format!("a{n}")], &sides("echo $OUT > $OUT", there));
+            let mut held = ws.gate("held");
+            let here = |n: usize| {
+                format!("echo $OUT > $OUT{}", if n == 0 { format!("; {}", held.pass()) } else { String::new() })
+            };
+            let target = |n: usize| genrule(&format!("a{n}"), &[], &[&format!("a{n}")], &sides(&here(n), there));
             ws.write("BUILD.toml", (0..12).map(target).collect::<String>());
-            let run = remote.race(&ws, &["//...", "--remote-jobs=1", &format!("--dynamic-policy={policy}")]).ok();
+            let build = remote.start_race(&ws, &["//...", "--remote-jobs=1", &format!("--dynamic-policy={policy}")]);
+            held.arrival();
+            // Twelve short commands can be over before the cache has answered for one of them.
+            build.wait_for_event("\"branch\":\"remote\"");
+            held.open();
+            let run = build.wait().ok();
             assert_eq!(run.counts().local, 12, "{policy}");
             assert!(branches(&run).contains(&("remote", "lost")), "{policy}: nothing was tried there");
             ws.nothing_is_left_running();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use minibuild_core::{DirEntry, EntryKind, SourceFs};
 use minibuild_disk::{DiskFs, FsInstant};
-use minibuild_rules::{ConfigInput, HostFacts, LoadRequest, load, render};
+use minibuild_loader::{ConfigInput, HostFacts, LoadRequest, load, render};
 
 /// As the program has it.
 #[global_allocator]

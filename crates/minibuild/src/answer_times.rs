@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use minibuild_core::DigestFunction;
 use minibuild_dynamic::policy::Running;
-use minibuild_rules::RemoteSettings;
+use minibuild_loader::RemoteSettings;
 
 use crate::remote_side;
 

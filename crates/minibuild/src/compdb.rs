@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use minibuild_core::{Action, ActionId, ActionKind, CommandLine, Model, Work};
-use minibuild_rules::{LoadRequest, Loaded, load};
+use minibuild_loader::{LoadRequest, Loaded, load};
 use serde::Serialize;
 
 use crate::args::CompdbArgs;

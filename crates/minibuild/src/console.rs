@@ -12,7 +12,7 @@ use minibuild_core::{
     BuildEvent, CommandLine, DownloadReason, Level, OutputEvent, Runner, TestStatus, WsPath, visible, visible_line,
 };
 use minibuild_engine::machine::{Outcome, Progress, RunningAction, Shown};
-use minibuild_rules::{ProgressMode, Settings, TestOutput};
+use minibuild_loader::{ProgressMode, Settings, TestOutput};
 
 use crate::background::BackgroundWriter;
 use crate::prefix::{prefix, use_color};

@@ -10,7 +10,7 @@ use minibuild_download::{Mode, Wishes};
 use minibuild_engine::machine::{Foreseen, Goal, Goals, Maybe, Place, Verdict, Why};
 use minibuild_engine::state::Origin;
 use minibuild_graph::{Change, summarise};
-use minibuild_rules::{LoadRequest, Loaded, load};
+use minibuild_loader::{LoadRequest, Loaded, load};
 
 use crate::args::ExplainArgs;
 use crate::console::reason_text;
@@ -167,9 +167,9 @@ fn goals(
 ) -> Result<Goals, String> {
     let settings = &loaded.settings;
     let mode = match settings.download {
-        minibuild_rules::DownloadMode::All => Mode::All,
-        minibuild_rules::DownloadMode::Toplevel => Mode::Toplevel,
-        minibuild_rules::DownloadMode::Minimal => Mode::Minimal,
+        minibuild_loader::DownloadMode::All => Mode::All,
+        minibuild_loader::DownloadMode::Toplevel => Mode::Toplevel,
+        minibuild_loader::DownloadMode::Minimal => Mode::Minimal,
     };
     Ok(Goals {
         root: workspace.root.display().to_string(),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use minibuild_core::{ActionId, Branch, BranchOutcome, DigestFunction};
 use minibuild_dynamic::policy::{ActionHistory, History, MnemonicHistory, Running};
 use minibuild_engine::state::{ActionRecord, SideRecord, State};
-use minibuild_rules::Loaded;
+use minibuild_loader::Loaded;
 
 use crate::answer_times::AnswerTimes;
 use crate::remote_side;

@@ -15,7 +15,7 @@ use minibuild_engine::reporter::Reporter as _;
 use minibuild_engine::snapshot::{
     Changes, Doubt, Fresh, Key, Part, Question, Remembered, Snapshot, Surroundings, remember,
 };
-use minibuild_rules::{ConfigInput, Loaded, Settings};
+use minibuild_loader::{ConfigInput, Loaded, Settings};
 
 use crate::event_sinks::EventSinks;
 use crate::refusal::Refusal;

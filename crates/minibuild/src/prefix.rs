@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::IsTerminal as _;
 
 use minibuild_core::Level;
-use minibuild_rules::ColorMode;
+use minibuild_loader::ColorMode;
 
 /// The first word of a message.
 pub fn prefix(level: Level, color: bool) -> String {

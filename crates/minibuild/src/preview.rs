@@ -5,7 +5,7 @@ use minibuild_engine::build_error::BuildError;
 use minibuild_engine::machine::{Foreseen, Goals, Maybe, Verdict};
 use minibuild_engine::preview::Preview;
 use minibuild_graph::HostFacts;
-use minibuild_rules::{ExternalLinks, Loaded};
+use minibuild_loader::{ExternalLinks, Loaded};
 
 use crate::workspace::{self, Workspace};
 

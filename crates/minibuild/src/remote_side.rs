@@ -11,8 +11,8 @@ use minibuild_core::{
 };
 use minibuild_disk::{FileClock, Keep, OutTree};
 use minibuild_engine::machine::{Dynamic, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
+use minibuild_loader::{DynamicPolicy, OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
 use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
-use minibuild_rules::{DynamicPolicy, OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
 use minibuild_server::{Listen, Running, Server, ServerConfig};
 
 use crate::workspace;
@@ -29,7 +29,7 @@ const BLAKE3_SERVERS: &str = "blake3-servers";
 pub fn goals(settings: &Settings, function: DigestFunction) -> Result<Option<RemoteGoals>, String> {
     let remote = &settings.remote;
     let wants_remote = settings.strategy.iter().chain(settings.strategy_by_mnemonic.values());
-    if wants_remote.into_iter().any(|side| *side == minibuild_rules::Strategy::Remote)
+    if wants_remote.into_iter().any(|side| *side == minibuild_loader::Strategy::Remote)
         && (remote.executor.is_none() || remote.offline)
     {
         let why = if remote.offline { "nothing remote may be used" } else { "no remote executor is set" };
@@ -68,9 +68,9 @@ fn lease(remote: &RemoteSettings, endpoint: &str) -> Option<Lease> {
 /// Where actions are meant to run. Without an executor that is here.
 pub fn strategies(settings: &Settings) -> Strategies {
     let strategy = |side| match side {
-        minibuild_rules::Strategy::Local => Strategy::Local,
-        minibuild_rules::Strategy::Remote => Strategy::Remote,
-        minibuild_rules::Strategy::Dynamic => Strategy::Dynamic,
+        minibuild_loader::Strategy::Local => Strategy::Local,
+        minibuild_loader::Strategy::Remote => Strategy::Remote,
+        minibuild_loader::Strategy::Dynamic => Strategy::Dynamic,
     };
     let by_mnemonic = settings.strategy_by_mnemonic.iter().map(|(name, side)| (name.clone(), strategy(*side)));
     // No rule has the empty mnemonic.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use minibuild_core::StopFlag;
-use minibuild_rules::MAX_JOBS;
+use minibuild_loader::MAX_JOBS;
 use minibuild_server::{Inject, Running, Server, ServerConfig, StartError, TlsConfig};
 
 use crate::args::ServeArgs;

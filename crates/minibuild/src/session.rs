@@ -15,7 +15,7 @@ use minibuild_engine::machine::{Event, Goal, Goals, Outcome, SourceFact};
 use minibuild_engine::snapshot::Key;
 use minibuild_engine::state::State;
 use minibuild_graph::HostFacts;
-use minibuild_rules::{
+use minibuild_loader::{
     ConfigInput, DownloadMode, ExternalLinks, LoadFailure, LoadRequest, Loaded, Requested, Settings, TestOutput, load,
     load_settings, render,
 };

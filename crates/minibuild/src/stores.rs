@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use minibuild_disk::{FsClock, OutTree};
 use minibuild_engine::machine::{Event, StoreGoals};
-use minibuild_rules::Settings;
+use minibuild_loader::Settings;
 use minibuild_store::{CacheConfig, Stores, StoresConfig};
 
 use crate::build_channel::BuildChannel;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use minibuild_core::{Level, WsPath, visible_line};
 use minibuild_disk::{DiskError, DiskFs, FsInstant, OutTree};
 use minibuild_engine::lock::{LOCK, WorkspaceLock, prepare_out_root};
-use minibuild_rules::{
+use minibuild_loader::{
     Catalog, ConfigInput, Diagnostics, LoadFailure, LoadRequest, Loaded, SchemaKind, Sources, load, load_catalog,
     render,
 };

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use minibuild_core::WORKSPACE_FILE;
-use minibuild_rules::{ConfigInput, HostFacts};
+use minibuild_loader::{ConfigInput, HostFacts};
 
 use crate::args::ConfigFlags;
 

@@ -22,28 +22,49 @@ pub struct Accept {
 /// Type of an attribute (RULES §3).
 #[derive(Clone, Debug)]
 pub enum AttrType {
-    /// One text; the pattern must match it whole.
-    String { pattern: Option<regex::Regex> },
+    /// One text.
+    String {
+        /// Has to match the whole text.
+        pattern: Option<regex::Regex>,
+    },
     /// A whole number.
     Int,
-    /// One of the values.
-    Enum { values: Vec<Arc<str>> },
+    /// One of a few texts.
+    Enum {
+        /// The texts, in declared order.
+        values: Vec<Arc<str>>,
+    },
     /// `true` or `false`.
     Bool,
     /// Texts.
-    Strings { pattern: Option<regex::Regex> },
+    Strings {
+        /// Has to match the whole of each text.
+        pattern: Option<regex::Regex>,
+    },
     /// A directory below the package.
     Path,
     /// Directories below the package.
     Paths,
-    /// One file; `None` accepts any.
-    File { accept: Option<Accept> },
-    /// Files; `None` accepts any.
-    Files { accept: Option<Accept> },
-    /// A target that gives one of these providers; empty accepts any.
-    Target { providers: Vec<Arc<str>> },
-    /// Targets, each giving one of these providers; empty accepts any.
-    Targets { providers: Vec<Arc<str>> },
+    /// One file.
+    File {
+        /// `None` accepts any file.
+        accept: Option<Accept>,
+    },
+    /// Files.
+    Files {
+        /// `None` accepts any file.
+        accept: Option<Accept>,
+    },
+    /// A target.
+    Target {
+        /// The target gives one of these; empty accepts any target.
+        providers: Vec<Arc<str>>,
+    },
+    /// Targets.
+    Targets {
+        /// Each target gives one of these; empty accepts any target.
+        providers: Vec<Arc<str>>,
+    },
     /// A runnable target or file.
     Tool,
     /// Runnable targets or files.

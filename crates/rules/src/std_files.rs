@@ -13,7 +13,7 @@ pub fn find(name: &str) -> Option<&'static str> {
 }
 
 /// The file that declares a rule.
-pub(crate) fn declaring(rule: &str) -> Option<&'static str> {
+pub fn declaring(rule: &str) -> Option<&'static str> {
     let header = format!("\n[rule.{rule}]\n");
     FILES.iter().find(|(_, text)| text.contains(&header)).map(|(name, _)| *name)
 }

@@ -6,11 +6,12 @@ use serde::Deserialize;
 
 use super::Finding;
 
-/// Each crate with the crates its code may use; a build script counts as its code.
+/// Each crate with the crates its code uses, no more and no fewer; a build script counts as its code.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("minibuild-core", &[]),
     ("minibuild-diagnostics", &["minibuild-core"]),
     ("minibuild-rules", &["minibuild-core", "minibuild-diagnostics"]),
+    ("minibuild-loader", &["minibuild-core", "minibuild-diagnostics", "minibuild-rules"]),
     ("minibuild-reapi", &["minibuild-core"]),
     ("minibuild-graph", &["minibuild-core", "minibuild-reapi"]),
     ("minibuild-dynamic", &["minibuild-core"]),
@@ -30,8 +31,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "minibuild-graph",
             "minibuild-local",
             "minibuild-reapi",
-            "minibuild-remote",
-            "minibuild-rules",
         ],
     ),
     (
@@ -43,28 +42,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "minibuild-dynamic",
             "minibuild-engine",
             "minibuild-graph",
+            "minibuild-loader",
             "minibuild-local",
-            "minibuild-reapi",
             "minibuild-remote",
-            "minibuild-rules",
             "minibuild-server",
             "minibuild-store",
         ],
     ),
-    (
-        "minibuild-testkit",
-        &[
-            "minibuild-core",
-            "minibuild-disk",
-            "minibuild-engine",
-            "minibuild-graph",
-            "minibuild-local",
-            "minibuild-reapi",
-            "minibuild-remote",
-            "minibuild-rules",
-            "minibuild-server",
-        ],
-    ),
+    ("minibuild-testkit", &["minibuild-core"]),
     // The simulator runs the very policy the engine runs.
     ("xtask", &["minibuild-core", "minibuild-dynamic"]),
 ];
@@ -73,8 +58,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const TEST_CRATE: &str = "minibuild-testkit";
 
 /// What the tests of single crates may use besides: a client is tested against the server, whose workers need their
-/// helper.
-const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[("minibuild-remote", &["minibuild-local", "minibuild-server"])];
+/// helper, and the program against messages that no other client sends.
+const ALLOWED_IN_TESTS: &[(&str, &[&str])] =
+    &[("minibuild", &["minibuild-reapi"]), ("minibuild-remote", &["minibuild-local", "minibuild-server"])];
 
 /// A package of the workspace, as `cargo metadata` prints it.
 #[derive(Debug, Deserialize)]
@@ -104,7 +90,7 @@ pub fn parse_metadata(json: &str) -> Result<Vec<Package>, String> {
     Ok(metadata.packages)
 }
 
-/// Every edge that the table does not have, and every crate it does not know.
+/// Every edge that only the table or only a manifest has, and every crate the table does not know.
 pub fn check(packages: &[Package]) -> Vec<Finding> {
     packages.iter().flat_map(|package| check_package(package, packages)).collect()
 }
@@ -121,7 +107,13 @@ fn check_package(package: &Package, packages: &[Package]) -> Vec<Finding> {
         allowed.contains(&dependency.name.as_str()) || (is_dev && is_allowed_in_tests(&package.name, &dependency.name))
     };
     let bad = package.dependencies.iter().filter(|dependency| ours(&dependency.name) && !is_allowed(dependency));
-    bad.map(|dependency| Finding::about(&package.name, format!("must not depend on `{}`", dependency.name))).collect()
+    let bad = bad.map(|dependency| format!("must not depend on `{}`", dependency.name));
+    let is_used = |name: &&&str| {
+        package.dependencies.iter().any(|used| used.name == **name && used.kind.as_deref() != Some("dev"))
+    };
+    let unused = allowed.iter().filter(|name| !is_used(name));
+    let unused = unused.map(|name| format!("does not use `{name}`: take it off the table in xtask/src/tidy/edges.rs"));
+    bad.chain(unused).map(|message| Finding::about(&package.name, message)).collect()
 }
 
 fn is_allowed_in_tests(package: &str, dependency: &str) -> bool {
@@ -134,26 +126,35 @@ mod tests {
     use super::*;
     use crate::tidy::fixture::assert_found;
 
-    /// Packages that all exist; `edges` are (from, to, kind).
-    fn packages(edges: &[(&str, &str, Option<&str>)]) -> Vec<Package> {
-        let dependencies_of = |name: &str| {
-            let own = edges.iter().filter(|(from, _, _)| *from == name);
-            own.map(|(_, to, kind)| Dependency { name: (*to).into(), kind: kind.map(Into::into) }).collect()
+    /// The packages and edges of the table; `more` edges are (from, to, kind).
+    fn packages(more: &[(&str, &str, Option<&str>)]) -> Vec<Package> {
+        let dependency = |name: &str, kind: Option<&str>| Dependency { name: name.into(), kind: kind.map(Into::into) };
+        let package = |(name, allowed): &(&str, &[&str])| {
+            let more = more.iter().filter(|(from, _, _)| from == name).map(|(_, to, kind)| dependency(to, *kind));
+            let dependencies = allowed.iter().map(|to| dependency(to, None)).chain(more).collect();
+            Package { name: (*name).into(), license: None, dependencies }
         };
-        let package = |name: &str| Package { name: name.into(), license: None, dependencies: dependencies_of(name) };
-        ALLOWED.iter().map(|(name, _)| package(name)).collect()
+        ALLOWED.iter().map(package).collect()
     }
 
     #[test]
     fn good_edges_pass() {
         let good = packages(&[
-            ("minibuild-rules", "minibuild-core", None),
             ("minibuild-rules", "serde", None),
             ("minibuild-rules", "minibuild-testkit", Some("dev")),
-            ("minibuild", "minibuild-engine", None),
             ("minibuild-remote", "minibuild-server", Some("dev")),
         ]);
         assert_found(&check(&good), &[]);
+    }
+
+    #[test]
+    fn an_edge_that_nothing_uses_is_named() {
+        let mut packages = packages(&[]);
+        let local = packages.iter_mut().find(|package| package.name == "minibuild-local").expect("is in the table");
+        for dependency in local.dependencies.iter_mut().filter(|dependency| dependency.name == "minibuild-disk") {
+            dependency.kind = Some("dev".to_owned());
+        }
+        assert_found(&check(&packages), &["minibuild-local: does not use `minibuild-disk`"]);
     }
 
     #[test]

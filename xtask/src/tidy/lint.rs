@@ -6,7 +6,7 @@ use super::rust_text::{code_only, line_of, without_tests};
 use super::{Finding, RepoFile};
 
 /// Crates that decide: no file system, process, environment, network, clock or terminal.
-const DECIDING: &[&str] = &["core", "diagnostics", "rules", "graph", "dynamic", "download"];
+const DECIDING: &[&str] = &["core", "diagnostics", "rules", "loader", "graph", "dynamic", "download"];
 
 /// Modules of `std` they may not name. Threads are not among them: computing in parallel is no I/O.
 const BANNED_MODULES: &[&str] = &["fs", "process", "env", "net"];

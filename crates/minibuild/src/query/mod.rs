@@ -7,7 +7,7 @@ mod show;
 
 use std::sync::Arc;
 
-use minibuild_rules::{Diagnostic, Diagnostics, LoadRequest, Sources, Span, load, parse_pattern};
+use minibuild_loader::{Diagnostic, Diagnostics, LoadRequest, Sources, Span, load, parse_pattern};
 
 use self::eval::Evaluator;
 use self::lex::Flaw;
@@ -46,7 +46,7 @@ fn answer(workspace: &Workspace, args: &QueryArgs) -> Result<String, Complaint> 
 fn check_pattern(text: &str, cwd: &str) -> Result<(), Flaw> {
     let pattern = parse_pattern(text, cwd).map_err(|why| Flaw::new(0..0, why))?;
     match pattern.kind {
-        minibuild_rules::PatternKind::Target(_, Some(_)) => {
+        minibuild_loader::PatternKind::Target(_, Some(_)) => {
             Err(Flaw::new(0..0, format!("`{text}` is an output group, and a query is about targets"))
                 .hint("name the target; `outputs(...)` lists the files it stands for"))
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use minibuild_rules::did_you_mean;
+use minibuild_loader::did_you_mean;
 use regex::Regex;
 
 use super::lex::{Flaw, Kind, Operator, Token, tokens};

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use minibuild_core::{ActionId, ArtifactId, CommandLine, CommandSource, Inputs, Model, Work, WrittenFile, WsPath};
-
-use crate::attr::{LocPart, LocText};
-use crate::lang::ArgOrigin;
-use crate::path_argument::as_argument;
-use crate::provide::Recipe;
+use minibuild_rules::attr::{LocPart, LocText};
+use minibuild_rules::lang::ArgOrigin;
+use minibuild_rules::path_argument::as_argument;
+use minibuild_rules::provide::Recipe;
 
 /// What a built-in action runs.
 #[derive(Clone, Debug)]

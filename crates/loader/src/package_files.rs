@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use minibuild_core::{DirEntry, WsPath};
+use minibuild_rules::lang::Vars;
 use rustc_hash::FxHashMap;
 
-use crate::lang::Vars;
 use crate::rule_table::RuleTable;
 use crate::source_tree::SourceTree;
 

@@ -9,9 +9,9 @@ use minibuild_core::{ArtifactKind, BIN_ROOT, EntryKind, HostTool, Label, OUT_ROO
 use minibuild_diagnostics::diag::Span;
 use minibuild_diagnostics::suggest::did_you_mean;
 use minibuild_diagnostics::walk::{Value, Walk};
+use minibuild_rules::attr::AttrType;
 use toml::de::{DeTable, DeValue};
 
-use crate::attr::AttrType;
 use crate::glob;
 use crate::package_files::PackageFiles;
 use crate::rule_table::{Field, FieldType};

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use minibuild_core::ArtifactKind;
 use minibuild_diagnostics::diag::Span;
+use minibuild_rules::attr::{AttrSpec, AttrType};
+use minibuild_rules::lang::{RuleId, RuleSet};
 use rustc_hash::FxHashMap;
-
-use crate::attr::{AttrSpec, AttrType};
-use crate::lang::{RuleId, RuleSet};
 
 /// Type of one field of a target.
 #[derive(Clone, Debug)]

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use minibuild_core::SourceFs;
 use minibuild_diagnostics::diag::{Diagnostics, Sources};
 use minibuild_diagnostics::suggest::did_you_mean;
+use minibuild_rules::attr::{AttrDefault, AttrType};
+use minibuild_rules::lang::{self, RuleSet};
+use minibuild_rules::std_files;
 
-use crate::attr::{AttrDefault, AttrType};
 use crate::config::ConfigInput;
-use crate::lang::{self, RuleSet};
 use crate::load::{LoadFailure, read_config, rule_files};
 use crate::rule_table::{Field, FieldType, RuleInfo, RuleKind, RuleTable};
 use crate::schema::{self, SchemaKind};
-use crate::std_files;
 
 /// The rules of a workspace.
 pub struct Catalog {

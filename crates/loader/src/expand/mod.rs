@@ -9,12 +9,12 @@ use minibuild_core::{
 };
 use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, Span};
 use minibuild_diagnostics::suggest::did_you_mean;
+use minibuild_rules::builder::ModelBuilder;
+use minibuild_rules::lang::{RuleSet, VarId, Vars};
+use minibuild_rules::provide::{Common, Provided};
 use rustc_hash::FxHashMap;
 
-use crate::builder::ModelBuilder;
 use crate::command::RecipeSlot;
-use crate::lang::{RuleSet, VarId, Vars};
-use crate::provide::{Common, Provided};
 use crate::resolve::TargetGraph;
 use crate::rule_table::{RuleKind, RuleTable};
 use crate::values::{Placed, RawOut, RawTarget, RawValue, Reference};

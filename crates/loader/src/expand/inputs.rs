@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use minibuild_core::{ActionId, ArtifactId, HostToolId, Input, Inputs, Model, TargetId};
 use minibuild_diagnostics::diag::{Diagnostic, Span};
+use minibuild_rules::attr::{LocPart, LocText};
+use minibuild_rules::provide::Runnable;
 use rustc_hash::FxHashSet;
 
 use super::Expander;
-use crate::attr::{LocPart, LocText};
-use crate::provide::Runnable;
 use crate::resolve::place;
 use crate::values::{LabelRef, Placed, RawLoc, RawPart, Reference};
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use minibuild_core::{Action, ActionKind, BIN_ROOT, HostToolId, Input, PackageId, RunInfo, TargetId};
 use minibuild_diagnostics::diag::Diagnostic;
+use minibuild_rules::lang::{Around, RuleId};
+use minibuild_rules::provide::{Common, Provided, Runnable, TargetCx};
 
 use super::Expander;
 use super::inputs::{InputList, Texts};
 use crate::command::{CommandRecipe, Program, RecipeSlot, render};
-use crate::lang::{Around, RuleId};
-use crate::provide::{Common, Provided, Runnable, TargetCx};
 use crate::values::{LabelRef, Placed, RawTarget, RawValue, Reference};
 
 impl<'a> Expander<'a, '_> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use minibuild_core::{ArtifactId, ArtifactKind, TargetId};
 use minibuild_diagnostics::diag::{Diagnostic, Span};
+use minibuild_rules::attr::{Accept, AttrSpec, AttrType, AttrValue, FileItem, LocText, ToolValue};
 
 use super::Expander;
 use super::inputs::{Texts, flatten};
-use crate::attr::{Accept, AttrSpec, AttrType, AttrValue, FileItem, LocText, ToolValue};
 use crate::values::{LabelRef, Placed, RawLoc, RawTarget, RawValue, Reference};
 
 impl<'a> Expander<'a, '_> {

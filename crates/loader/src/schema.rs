@@ -1,8 +1,8 @@
 //! JSON Schemas for editors, made from the same tables the loader reads by. Knows JSON Schema (draft 7), no TOML.
 
+use minibuild_rules::attr::{Accept, AttrType};
 use serde_json::{Map, Value, json};
 
-use crate::attr::{Accept, AttrType};
 use crate::keys::{KEYS, KeyType};
 use crate::rule_table::{Field, FieldType, RuleInfo, RuleTable};
 

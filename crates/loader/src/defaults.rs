@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use minibuild_core::Label;
 use minibuild_diagnostics::diag::Span;
+use minibuild_rules::attr::{AttrDefault, AttrSpec, AttrType};
 
-use crate::attr::{AttrDefault, AttrSpec, AttrType};
 use crate::fields::{FieldReader, Wanted};
 use crate::values::{Placed, RawLoc, RawPart, RawValue};
 

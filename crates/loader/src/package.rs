@@ -6,13 +6,13 @@ use minibuild_diagnostics::diag::{Diagnostics, FileId, Span};
 use minibuild_diagnostics::suggest::did_you_mean;
 use minibuild_diagnostics::text;
 use minibuild_diagnostics::walk::{Key, Value, Walk};
+use minibuild_rules::std_files;
 use rustc_hash::FxHashMap;
 use toml::de::{DeTable, DeValue};
 
 use crate::fields::FieldReader;
 use crate::package_files::{PackageCx, PackageFiles};
 use crate::rule_table::RuleInfo;
-use crate::std_files;
 use crate::values::{RawPackage, RawTarget, RawValue};
 
 /// Reads one package.

@@ -3,10 +3,10 @@
 
 use minibuild_diagnostics::suggest::did_you_mean;
 use minibuild_diagnostics::walk::{Key, Value};
+use minibuild_rules::lang::{ToolVar, VarValue};
 use toml::de::{DeTable, DeValue};
 
 use super::FieldReader;
-use crate::lang::{ToolVar, VarValue};
 
 impl FieldReader<'_, '_> {
     /// The items of an entry whose conditions hold. Those of another are not looked at: they may be files that exist

@@ -10,12 +10,13 @@ use minibuild_core::{
 use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, FileId, Sources, Span};
 use minibuild_diagnostics::suggest::did_you_mean;
 use minibuild_diagnostics::text;
+use minibuild_rules::lang::{self, HostFacts, RuleSet, VarId, VarInputs, Vars};
+use minibuild_rules::std_files;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::command::{Commands, RecipeSlot};
 use crate::config::{self, Config, ConfigInput};
 use crate::expand::{BUILTIN_MNEMONICS, Expander, Setup};
-use crate::lang::{self, HostFacts, RuleSet, VarId, VarInputs, Vars};
 use crate::package;
 use crate::package_files::PackageCx;
 use crate::pattern::{self, Pattern, PatternKind, Requested};
@@ -23,7 +24,6 @@ use crate::resolve::TargetGraph;
 use crate::rule_table::{RuleKind, RuleTable};
 use crate::settings::Settings;
 use crate::source_tree::{SourceTree, has_build_file, join};
-use crate::std_files;
 use crate::values::{RawPackage, RawTarget};
 
 /// The personal settings beside minibuild.toml.

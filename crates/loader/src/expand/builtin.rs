@@ -2,13 +2,13 @@
 
 use minibuild_core::{Action, ActionId, ActionKind, ArtifactId, HostToolId, Input, Inputs, RunInfo, TargetId};
 use minibuild_diagnostics::diag::Diagnostic;
+use minibuild_rules::attr::LocText;
+use minibuild_rules::builder::is_shell_safe;
+use minibuild_rules::provide::{Common, Provided, Runnable};
 
 use super::Expander;
 use super::inputs::{InputList, Texts};
-use crate::attr::LocText;
-use crate::builder::is_shell_safe;
 use crate::command::{CommandRecipe, Program, RecipeSlot, RspRecipe, mentions, render, source_paths};
-use crate::provide::{Common, Provided, Runnable};
 use crate::rule_table::RuleKind;
 use crate::values::{Placed, RawTarget, RawValue, Reference};
 

@@ -9,10 +9,10 @@ use minibuild_diagnostics::diag::{Diagnostic, Diagnostics, FileId, Severity, Sou
 use minibuild_diagnostics::suggest::{did_you_mean, nearest};
 use minibuild_diagnostics::text;
 use minibuild_diagnostics::walk::{Key, Value, Walk, parse_duration, parse_size};
+use minibuild_rules::lang::{Setting, SettingValue};
 use toml::de::{DeTable, DeValue};
 
 use crate::keys::{self, KEYS, KeySpec, KeyType, KeyValue};
-use crate::lang::{Setting, SettingValue};
 use crate::secrets;
 use crate::settings::Settings;
 

@@ -121,7 +121,7 @@ fn write_platform(message: &mut Message, field: u64, properties: &[(&str, &str)]
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "messages"))]
 mod tests {
     use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
     use prost::Message as _;

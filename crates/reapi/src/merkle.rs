@@ -182,7 +182,7 @@ fn write_directory_node(message: &mut Message, name: &str, digest: &Digest) {
     });
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "messages"))]
 mod tests {
     use std::collections::BTreeMap;
 

@@ -162,11 +162,6 @@ fn write_digest(f: &mut impl fmt::Write, function: DigestFunction, digest: &Dige
     write!(f, "{digest}")
 }
 
-/// `blobs/[function/]hash/size`, as violations of preconditions name what is missing.
-pub(crate) fn subject(function: DigestFunction, digest: &Digest) -> String {
-    BlobName { instance: String::new(), function, digest: *digest, compressor: Compressor::Identity }.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -9,7 +9,7 @@ use prost::Message as _;
 use tonic_types::pb::{PreconditionFailure, RetryInfo, precondition_failure::Violation};
 
 use crate::proto::{protobuf::Any, rpc::Status};
-use crate::resource::{BlobName, subject};
+use crate::resource::{BlobName, Compressor};
 
 const PREFIX: &str = "type.googleapis.com/";
 const PRECONDITION: &str = "google.rpc.PreconditionFailure";
@@ -33,6 +33,11 @@ pub fn missing_blobs(function: DigestFunction, digests: &[Digest]) -> Status {
     };
     let details = vec![Any { type_url: format!("{PREFIX}{PRECONDITION}"), value: failure.encode_to_vec() }];
     Status { code: FAILED_PRECONDITION, message, details }
+}
+
+/// `blobs/[function/]hash/size`, as violations of preconditions name what is missing.
+fn subject(function: DigestFunction, digest: &Digest) -> String {
+    BlobName { instance: String::new(), function, digest: *digest, compressor: Compressor::Identity }.to_string()
 }
 
 /// The blobs an error says are missing; empty where it has no such details.

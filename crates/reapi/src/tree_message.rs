@@ -43,7 +43,7 @@ pub fn tree_message(
     Ok(TreeBlob { bytes: message.into_bytes(), root, directories })
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "messages"))]
 mod tests {
     use prost::Message as _;
 

@@ -518,14 +518,23 @@ fn read_package(cx: PackageCx<'_>, dir: &str, file: usize) -> ReadPackage {
                 let (package, diags) = package::read(cx, &dir, file, &text);
                 (read.text, read.package, read.diags) = (text, Some(package), diags);
             }
-            Err(message) => {
-                read.diags.push(Diagnostic::error(message));
-                read.package = Some(RawPackage { path: dir, targets: Vec::new(), broken: true });
-            }
+            Err(message) => read.set_broken(dir, Diagnostic::error(message)),
         },
-        Err(error) => read.diags.list.extend(unreadable(cx.tree.fs, &read.path, &error)),
+        Err(error) => {
+            if let Some(problem) = unreadable(cx.tree.fs, &read.path, &error) {
+                read.set_broken(dir, problem);
+            }
+        }
     }
     read
+}
+
+impl ReadPackage {
+    /// A package that is there and cannot be read: nobody is told in addition that it is not there.
+    fn set_broken(&mut self, path: WsPath, problem: Diagnostic) {
+        self.diags.push(problem);
+        self.package = Some(RawPackage { path, targets: Vec::new(), broken: true });
+    }
 }
 
 /// Frees what is of no use any more; of many targets these are a million small pieces, which nobody has to wait for.

@@ -452,6 +452,11 @@ fn a_file_of_minibuild_s_that_cannot_be_read_is_not_taken_for_absent() {
         assert!(printed.contains(&format!("cannot read `{path}`: the symlink leads nowhere")), "{printed}");
     }
     assert!(printed.contains("cannot read `dir/BUILD.toml`"), "{printed}");
+    for label in ["//a:x", "//dir:x"] {
+        let failure = load(&fs, &request(&[label])).err().expect("an error");
+        let printed = render(&failure.diagnostics, &failure.sources, false);
+        assert!(printed.contains("cannot read `") && !printed.contains("no package"), "{printed}");
+    }
 }
 
 #[test]

@@ -10,14 +10,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use minibuild_core::{Digest, DigestFunction, DirEntry, EntryKind, Fingerprint, SourceFs, Stamp, StopFlag};
+use minibuild_core::{Digest, DigestFunction, DirEntry, EntryKind, SourceFs, Stamp, StopFlag};
 use rustc_hash::FxHashMap;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
 
 use crate::clock::FsInstant;
+use crate::regular_file::read_regular;
 use crate::stat::{fingerprint_of, look_at};
 
 /// One answer the loader got; the loaded graph is still right where all of them would be the same.
@@ -591,20 +592,4 @@ fn answer_of(error: &io::Error) -> Answer {
 
 fn join(parent: &str, name: &str) -> String {
     if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") }
-}
-
-/// Content and fingerprints before and after. Only regular files: opening a pipe would wait for a writer, and some
-/// devices never end.
-fn read_regular(path: &Path) -> io::Result<(Vec<u8>, Fingerprint, Fingerprint)> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    let stat = rustix::fs::fstat(&file)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => {}
-        FileType::Directory => return Err(Errno::ISDIR.into()),
-        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-    }
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut file, &mut bytes)?;
-    Ok((bytes, fingerprint_of(&stat), fingerprint_of(&rustix::fs::fstat(&file)?)))
 }

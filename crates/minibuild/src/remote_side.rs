@@ -9,7 +9,7 @@ use minibuild_core::{
     CacheLookup, DigestFunction, ExistenceCheck, FetchId, FetchRequest, Level, RemoteEvent, RemoteRequest, RemoteSide,
     RemoteSink, RunId, STATE_ROOT, StagingRequest, StopReason, UploadCounts, UploadRequest, Urgency, shown_url,
 };
-use minibuild_disk::{FileClock, Keep, OutTree};
+use minibuild_disk::{FileClock, Keep, OutTree, read_regular_file};
 use minibuild_engine::machine::{Dynamic, Lease, RacePolicy, RemoteGoals, Strategies, Strategy, Uploads};
 use minibuild_loader::{DynamicPolicy, OnRemoteFailure, RemoteSettings, Settings, UploadLocalResults};
 use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
@@ -103,17 +103,21 @@ pub fn choose_function(remote: &RemoteSettings, state_dir: &Path) -> FunctionCho
     }
     let is_remembered = || {
         let endpoint = endpoint(remote)?;
-        let text = std::fs::read_to_string(state_dir.join(BLAKE3_SERVERS)).ok()?;
+        let text = read_servers(state_dir)?;
         text.lines().any(|line| line == endpoint).then_some(DigestFunction::Blake3)
     };
     FunctionChoice { function: is_remembered().unwrap_or_default(), may_change: true }
+}
+
+fn read_servers(state_dir: &Path) -> Option<String> {
+    String::from_utf8(read_regular_file(&state_dir.join(BLAKE3_SERVERS)).ok()?).ok()
 }
 
 /// Remembers what the server asked for. Should it not be possible, the next build is told again.
 pub fn remember_function(remote: &RemoteSettings, state_dir: &Path, function: DigestFunction) {
     let Some(endpoint) = endpoint(remote) else { return };
     let path = state_dir.join(BLAKE3_SERVERS);
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let text = read_servers(state_dir).unwrap_or_default();
     let others: String = text.lines().filter(|line| *line != endpoint).map(|line| format!("{line}\n")).collect();
     let _ =
         std::fs::write(path, if function == DigestFunction::Blake3 { format!("{others}{endpoint}\n") } else { others });

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use minibuild_core::WORKSPACE_FILE;
+use minibuild_disk::read_regular_file;
 use minibuild_loader::{ConfigInput, HostFacts};
 
 use crate::args::ConfigFlags;
@@ -66,7 +67,7 @@ fn environment(all: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeM
 
 /// Path and bytes of the user's configuration; `None` where there is none.
 fn read_user_config(path: PathBuf) -> Result<Option<(String, Vec<u8>)>, String> {
-    match std::fs::read(&path) {
+    match read_regular_file(&path) {
         Ok(bytes) => Ok(Some((path.display().to_string(), bytes))),
         // Behind a home directory that is another user's there is nothing that could be meant.
         Err(_) if path.symlink_metadata().is_err() => Ok(None),

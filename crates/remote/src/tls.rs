@@ -2,6 +2,10 @@
 //!
 //! It does not know connections, nor what is written in a certificate.
 
+use std::path::Path;
+
+use minibuild_disk::read_regular_file;
+
 use crate::config::Tls;
 use crate::error::ConfigError;
 
@@ -60,7 +64,7 @@ fn error(what: &'static str, path: &str, why: &str) -> ConfigError {
 }
 
 fn read(what: &'static str, path: &str) -> Result<Vec<u8>, ConfigError> {
-    let bytes = std::fs::read(path).map_err(|e| error(what, path, &e.to_string()))?;
+    let bytes = read_regular_file(Path::new(path)).map_err(|e| error(what, path, &e.to_string()))?;
     let is_pem = bytes.windows(10).any(|window| window == b"-----BEGIN");
     if is_pem { Ok(bytes) } else { Err(error(what, path, "it is no PEM file")) }
 }

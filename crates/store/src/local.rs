@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use minibuild_core::{Content, Digest, DigestFunction, Kept, STATE_ROOT, TreeEntry, TreeMeta};
-use minibuild_disk::{OutTree, Staged, StagedFile, remove_all, touch};
+use minibuild_disk::{OutTree, Staged, StagedFile, read_regular_file, remove_all, touch};
 
 use crate::blobs::{BlobDir, Rights, ensure_dir, name_of, path_of, since_epoch};
 use crate::collect::{Listing, names, on_disk, open_dir};
@@ -337,7 +337,8 @@ impl LocalStore {
     }
 
     fn known_bytes(&self) -> Option<u64> {
-        std::fs::read_to_string(self.root.join("size")).ok()?.trim_end().parse().ok()
+        let text = read_regular_file(&self.root.join("size")).ok()?;
+        std::str::from_utf8(&text).ok()?.trim_end().parse().ok()
     }
 }
 

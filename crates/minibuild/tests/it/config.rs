@@ -121,6 +121,22 @@ fn a_strategy_of_an_unknown_mnemonic_is_an_error_also_where_nothing_is_to_be_don
 }
 
 #[test]
+fn configuration_that_is_a_pipe_is_an_error_at_once() {
+    let ws = greeting_workspace("");
+    let dir = ws.home().join(".config/minibuild");
+    std::fs::create_dir_all(&dir).expect("makes directories");
+    let pipe = dir.join("config.toml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+    assert!(made.success());
+    ws.build(&["//:hello"]).code(2).says(&["cannot read `", "/config.toml`: it is not a regular file"]);
+    let elsewhere = ws.path("authorities");
+    std::fs::rename(&pipe, &elsewhere).expect("moves");
+    ws.write("minibuild.local.toml", format!("[remote]\ntls_ca = \"{}\"\n", elsewhere.display()));
+    let args = ["--remote-cache=grpcs://127.0.0.1:1", "//:hello"];
+    ws.build(&args).code(2).says(&["/authorities`", "it is not a regular file"]);
+}
+
+#[test]
 fn unknown_keys_of_the_workspace_file_are_errors_with_their_place() {
     let ws = greeting_workspace("[build]\njbos = 3\n");
     ws.build(&["//:hello"]).code(2).says(&["jbos", "did you mean `jobs`", "minibuild.toml:4:1"]);

@@ -3,8 +3,10 @@
 //! It does not know what is stored where.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+
+use crate::loopback::free_port;
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +54,7 @@ impl HttpAnswer {
 /// # Panics
 /// Where there is no free port.
 pub fn serve_http(answer: impl Fn(&HttpRequest) -> HttpAnswer + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let listener = TcpListener::bind(free_port()).expect("a free port");
     let address = listener.local_addr().expect("is bound");
     let answer = Arc::new(answer);
     std::thread::spawn(move || {

@@ -5,11 +5,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use crate::loopback::free_port;
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +79,7 @@ impl Proxy {
     /// # Panics
     /// Where there is no free port.
     pub fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let listener = TcpListener::bind(free_port()).expect("a free port");
         let address = listener.local_addr().expect("is bound");
         let shared = Arc::new(Shared { target, state: Mutex::default() });
         let of_thread = Arc::clone(&shared);
@@ -208,7 +210,7 @@ mod tests {
 
     /// A server that says back what it hears.
     fn echo() -> SocketAddr {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let listener = TcpListener::bind(free_port()).expect("a free port");
         let address = listener.local_addr().expect("is bound");
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {

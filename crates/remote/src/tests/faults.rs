@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use minibuild_core::DigestFunction;
+use minibuild_testkit::free_port;
 use tonic::Code;
 
 use super::harness::{F, Fixture, blob, noise, with_faults};
@@ -142,7 +143,7 @@ fn what_is_lost_for_one_call_is_lost() {
 
 #[test]
 fn a_server_that_is_not_there_is_given_up_once() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let free = TcpListener::bind(free_port()).expect("a port").local_addr().expect("an address");
     let fixture = Fixture::of(&format!("grpc://{free}"), |config| config.retries = 2);
     let first = fixture.ensure(&[blob(b"a")]).expect_err("not there");
     assert!(matches!(&first, EnsureError::Call(error) if error.code == Code::Unavailable), "{first:?}");
@@ -241,7 +242,7 @@ fn a_server_that_is_restarted_is_connected_to_again() {
 
 /// Takes connections, one after the other, and does this with each.
 fn listener(serve: impl Fn(TcpStream) + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = TcpListener::bind(free_port()).expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
     format!("grpc://{address}")

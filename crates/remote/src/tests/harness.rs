@@ -7,6 +7,7 @@ use std::time::Duration;
 use minibuild_core::{Blob, BlobSource, Digest, DigestFunction, RemoteEvent, Requester, WsPath};
 use minibuild_disk::{DiskError, FileClock, FsInstant, OutTree, fingerprint_behind};
 use minibuild_server::{Inject, Listen, MethodCount, Running, Server, ServerConfig};
+use minibuild_testkit::free_port;
 use tokio::runtime::Runtime;
 
 use crate::answer::Sink;
@@ -78,7 +79,7 @@ impl Fixture {
     /// A server with faults and a client of a configuration changed by `edit`.
     pub(super) fn new(faults: &str, edit: impl FnOnce(&mut RemoteConfig)) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
-        let server = start("127.0.0.1:0".parse().expect("an address"), dir.path(), faults);
+        let server = start(free_port().to_string().parse().expect("an address"), dir.path(), faults);
         let address = server.address().to_string();
         Self::client(dir, Some(server), &address, edit)
     }

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use minibuild_testkit::{HttpAnswer, HttpRequest, serve_http};
+use minibuild_testkit::{HttpAnswer, HttpRequest, free_port, serve_http};
 
 use super::credentials::{helper, runs};
 use super::harness::{F, Http, blob, noise, server};
@@ -94,7 +94,7 @@ fn read_head(stream: &mut BufReader<TcpStream>) -> u64 {
 
 /// A store that has nothing, and takes a mebibyte each 20 ms.
 fn slow_store() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind(free_port()).expect("a free port");
     let address = listener.local_addr().expect("is bound");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -130,7 +130,7 @@ fn an_upload_goes_on_as_long_as_it_moves() {
 #[test]
 fn a_store_that_says_nothing_is_given_up() {
     // Connections are made, and nobody takes them.
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind(free_port()).expect("a free port");
     let http = Http::new(&format!("http://{}", listener.local_addr().expect("is bound")), |config| {
         config.timeout = Duration::from_millis(100);
         config.retries = 1;
@@ -143,7 +143,7 @@ fn a_store_that_says_nothing_is_given_up() {
 
 /// A store whose answer to everything is longer than a client waits, a byte now and then, and that then ends.
 fn dripping_store() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind(free_port()).expect("a free port");
     let address = listener.local_addr().expect("is bound");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -15,7 +15,7 @@ use minibuild_disk::{FileClock, FsClock, OutTree};
 use minibuild_reapi::{ActionMessage, CommandMessage, InputNode, input_root};
 use minibuild_remote::{RemoteClient, RemoteConfig, Tls};
 use minibuild_server::{Counts, Inject, Running, Server, ServerConfig};
-use minibuild_testkit::{HttpAnswer, serve_http};
+use minibuild_testkit::{HttpAnswer, free_port, serve_http};
 
 pub const F: DigestFunction = DigestFunction::Sha256;
 
@@ -35,7 +35,7 @@ impl Fixture {
 
     pub fn with_faults(faults: &str) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
-        let server = start(&dir.path().join("server"), "127.0.0.1:0", faults);
+        let server = start(&dir.path().join("server"), &free_port().to_string(), faults);
         let address = server.address().to_string();
         fs::create_dir(dir.path().join("workspace")).expect("makes");
         Self { server: Some(server), address, dir }

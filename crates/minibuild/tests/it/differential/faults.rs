@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use minibuild_testkit::{Random, Running, Signal, Workspace};
+use minibuild_testkit::{Random, Running, Signal, Workspace, free_port};
 
 /// What the faults of a server excuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl<'a> FaultyServer<'a> {
     /// Starts a server whose files lie beside `place`.
     pub fn start(place: &'a Workspace) -> Self {
         let mut server =
-            Self { place, running: None, address: "127.0.0.1:0".to_owned(), profile: FaultProfile::default() };
+            Self { place, running: None, address: free_port().to_string(), profile: FaultProfile::default() };
         server.resume();
         server
     }

@@ -20,7 +20,7 @@ mod transfers;
 use std::cell::RefCell;
 
 use minibuild_server::{Counts, Inject, Listen, Running, Server, ServerConfig};
-use minibuild_testkit::{Event, Run, Running as Build, Workspace};
+use minibuild_testkit::{Event, Run, Running as Build, Workspace, free_port};
 use tempfile::TempDir;
 
 use crate::basics::chain;
@@ -46,7 +46,7 @@ impl Remote {
     /// A server with faults and another configuration.
     fn configured(inject: &str, change: impl Fn(&mut ServerConfig) + 'static) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let listen = "127.0.0.1:0".parse().expect("an address");
+        let listen = free_port().to_string().parse().expect("an address");
         let remote = Self { server: RefCell::new(None), listen, dir, change: Box::new(change) };
         let server = remote.serve(inject);
         let listen = server.address().clone();

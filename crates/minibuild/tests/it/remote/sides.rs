@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use minibuild_testkit::{Workspace, difference};
+use minibuild_testkit::{Workspace, difference, free_port};
 
 use super::{Remote, chain, downloaded, runners};
 use crate::{genrule, with_targets, workspace};
@@ -246,7 +246,7 @@ fn a_server_that_never_answered_is_told_of_even_if_the_build_was_over_before_it_
     let ws = workspace();
     let mut gate = ws.gate("g");
     let ws = ws.file("BUILD.toml", genrule("a", &[], &["a"], &format!("{}; echo a > $OUT", gate.wait())));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = std::net::TcpListener::bind(free_port()).expect("a port");
     let address = listener.local_addr().expect("an address");
     let build = ws.start_build(&["//...", &format!("--remote-executor=grpc://{address}")]);
     // With the second attempt the first has failed.

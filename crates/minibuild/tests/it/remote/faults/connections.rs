@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use minibuild_server::TlsConfig;
-use minibuild_testkit::{Authority, Validity, Workspace};
+use minibuild_testkit::{Authority, Validity, Workspace, free_port, own_loopback};
 
 use super::{Strict, Trial};
 use crate::remote::{Remote, chain};
@@ -14,13 +14,13 @@ use crate::{genrule, with_targets};
 
 /// A port nobody listens on.
 fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind(free_port()).expect("a free port");
     listener.local_addr().expect("is bound").to_string()
 }
 
 /// A server that does the same with each connection, as long as the test runs.
 fn listen(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind(free_port()).expect("a free port");
     let address = listener.local_addr().expect("is bound").to_string();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -154,7 +154,8 @@ fn pem(ws: &Workspace, authority: &Authority) -> PathBuf {
 
 #[test]
 fn certificates() {
-    const HERE: &[&str] = &["127.0.0.1"];
+    let own = own_loopback().to_string();
+    let here = [own.as_str()];
     let (authority, other) = (Authority::new("authority"), Authority::new("other"));
     let keeper = crate::workspace();
     let trusted = format!("MINIBUILD_REMOTE_TLS_CA={}", pem(&keeper, &authority).display());
@@ -167,11 +168,11 @@ fn certificates() {
         assert_eq!(run.ending == minibuild_testkit::Ending::Exited(0), ws.has_output("c.txt"));
         run
     };
-    build(&with_certificate(&authority, HERE, Validity::Now)).ok();
-    let refused = |remote: &Remote, why: &str| drop(build(remote).code(34).says(&["grpcs://127.0.0.1:", why]));
-    refused(&with_certificate(&authority, HERE, Validity::Expired), "xpired");
+    build(&with_certificate(&authority, &here, Validity::Now)).ok();
+    let refused = |remote: &Remote, why: &str| drop(build(remote).code(34).says(&["grpcs://127.", why]));
+    refused(&with_certificate(&authority, &here, Validity::Expired), "xpired");
     refused(&with_certificate(&authority, &["example.org"], Validity::Now), "name");
-    refused(&with_certificate(&other, HERE, Validity::Now), "nknown");
+    refused(&with_certificate(&other, &here, Validity::Now), "nknown");
 }
 
 #[test]
@@ -199,18 +200,14 @@ fn http_caches_are_asked_by_tls_and_by_no_proxy() {
 #[test]
 fn the_wrong_one_of_grpc_and_grpcs() {
     let authority = Authority::new("authority");
-    let secure = with_certificate(&authority, &["127.0.0.1"], Validity::Now);
+    let secure = with_certificate(&authority, &[&own_loopback().to_string()], Validity::Now);
     check(secure.url().strip_prefix("grpcs://").expect("it is one"), &[]);
     let plain = Remote::new();
     let ws = chain();
     let executor = plain.executor().replace("grpc://", "grpcs://");
     let args = ["build", "//:c", &executor, "--strategy=remote", "--on-remote-failure=fail", "--remote-retries=0"];
     let pem = pem(&ws, &authority).display().to_string();
-    ws.invoke(&args)
-        .env("MINIBUILD_REMOTE_TLS_CA", &pem)
-        .run()
-        .code(34)
-        .says(&["grpcs://127.0.0.1:", "does not speak TLS"]);
+    ws.invoke(&args).env("MINIBUILD_REMOTE_TLS_CA", &pem).run().code(34).says(&["grpcs://127.", "does not speak TLS"]);
 }
 
 /// `b` is held where it runs.
@@ -251,7 +248,7 @@ fn a_server_that_goes_down_in_the_middle_of_a_build_that_needs_it() {
     let build = ws.start_build(&[HELD, &[&executor, "--on-remote-failure=fail"]].concat());
     gate.arrival();
     remote.stop();
-    build.wait().code(34).says(&["//:b", "grpc://127.0.0.1:"]);
+    build.wait().code(34).says(&["//:b", "grpc://127."]);
     assert!(!ws.has_output("c.txt"));
 }
 

@@ -92,20 +92,20 @@ fn fault(kind: &str, method: &str, more: &str) -> String {
 #[test]
 fn calls_that_are_never_answered() {
     for method in ["GetCapabilities", "FindMissingBlobs", "BatchUpdateBlobs"] {
-        check(&fault("hang", method, ""), &["--remote-retries=0"], Strict::Ends(34), &["grpc://127.0.0.1:", "for 1 s"]);
+        check(&fault("hang", method, ""), &["--remote-retries=0"], Strict::Ends(34), &["grpc://127.", "for 1 s"]);
     }
     // A cache that is silent about results is none; the executor is asked.
     check(&fault("hang", "GetActionResult", ""), &["--remote-retries=0"], Strict::Succeeds, &[]);
-    check(&fault("hang", "BatchReadBlobs", ""), &["--remote-retries=0"], Strict::Ends(34), &["grpc://127.0.0.1:"]);
+    check(&fault("hang", "BatchReadBlobs", ""), &["--remote-retries=0"], Strict::Ends(34), &["grpc://127."]);
 }
 
 #[test]
 fn answers_that_are_no_messages() {
     for kind in ["garbage", "proxy"] {
         for method in ["GetCapabilities", "FindMissingBlobs", "Execute"] {
-            check(&fault(kind, method, ""), &[], Strict::Ends(34), &["grpc://127.0.0.1:"]);
+            check(&fault(kind, method, ""), &[], Strict::Ends(34), &["grpc://127."]);
         }
-        check(&fault(kind, "BatchReadBlobs", ""), &[], Strict::Ends(34), &["grpc://127.0.0.1:"]);
+        check(&fault(kind, "BatchReadBlobs", ""), &[], Strict::Ends(34), &["grpc://127."]);
     }
 }
 
@@ -147,7 +147,7 @@ fn exhausted_for_a_while() {
 fn exhausted_for_ever() {
     for method in ["GetCapabilities", "FindMissingBlobs", "BatchUpdateBlobs", "Execute"] {
         let lasting = fault("error", method, "code = \"RESOURCE_EXHAUSTED\"\nretry_ms = 20");
-        check(&lasting, &[], Strict::Ends(34), &["RESOURCE_EXHAUSTED", "grpc://127.0.0.1:", "tried 2 times"]);
+        check(&lasting, &[], Strict::Ends(34), &["RESOURCE_EXHAUSTED", "grpc://127.", "tried 2 times"]);
     }
 }
 
@@ -163,7 +163,7 @@ fn a_store_that_is_full() {
 fn an_instance_that_does_not_exist() {
     let served = "[server]\ninstances = [\"main\"]\n";
     check(served, &["--remote-instance=main"], Strict::Succeeds, &[]);
-    check(served, &["--remote-instance=other"], Strict::Ends(34), &["instance name `other`", "grpc://127.0.0.1:"]);
+    check(served, &["--remote-instance=other"], Strict::Ends(34), &["instance name `other`", "grpc://127."]);
     check(served, &[], Strict::Ends(34), &["instance name ``"]);
 }
 
@@ -173,13 +173,13 @@ fn wrong_credentials() {
     let header = |value: &str| format!("--remote-header=authorization=Bearer {value}");
     check(&asked, &[&header(SECRET)], Strict::Succeeds, &[]);
     let wrong = header(&format!("{SECRET}-but-wrong"));
-    check(&asked, &[&wrong, "-v", "--explain"], Strict::Ends(34), &["UNAUTHENTICATED", "grpc://127.0.0.1:"]);
+    check(&asked, &[&wrong, "-v", "--explain"], Strict::Ends(34), &["UNAUTHENTICATED", "grpc://127."]);
     check(&asked, &[], Strict::Ends(34), &["UNAUTHENTICATED"]);
 }
 
 #[test]
 fn a_cache_only_server_as_executor() {
-    check("[server]\ncache_only = true\n", &[], Strict::Ends(34), &["grpc://127.0.0.1:", "execut"]);
+    check("[server]\ncache_only = true\n", &[], Strict::Ends(34), &["grpc://127.", "execut"]);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn errors_of_every_code_in_every_call() {
     ];
     for (number, method) in ["FindMissingBlobs", "BatchUpdateBlobs", "Execute"].into_iter().enumerate() {
         for code in codes.iter().skip(number).step_by(3) {
-            check(&fault("error", method, &format!("code = {code:?}")), &[], Strict::Ends(34), &["grpc://127.0.0.1:"]);
+            check(&fault("error", method, &format!("code = {code:?}")), &[], Strict::Ends(34), &["grpc://127."]);
         }
     }
 }

@@ -86,11 +86,11 @@ impl FsClock {
         let path = state_dir.join("clock");
         let shown = path.display().to_string();
         let fail = |error: io::Error| DiskError::new("write", shown.clone(), error);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open = || rustix::fs::open(&path, flags, Mode::from(0o644));
         let opened = match open() {
-            // A symlink came with a checkout, and leads where nothing is to be written.
-            Err(Errno::LOOP) => {
+            // A symlink came with a checkout, and leads where nothing is to be written. A pipe that nobody reads is no file.
+            Err(Errno::LOOP | Errno::NXIO) => {
                 std::fs::remove_file(&path).map_err(fail).and_then(|()| open().map_err(|e| fail(e.into())))
             }
             opened => opened.map_err(|e| fail(e.into())),
@@ -141,6 +141,18 @@ mod tests {
         check(0xef53, 1_700_000_000_000_000_000, COARSE);
         check(0x6969, 1_700_000_000_123_456_789, COARSE);
         check(0x0102_1994, 1_700_000_000_000_000_001, FINE);
+    }
+
+    #[test]
+    fn what_is_no_file_in_the_place_of_the_clock_is_replaced() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let place = dir.path().join("clock");
+        nix::unistd::mkfifo(&place, nix::sys::stat::Mode::S_IRWXU).expect("makes a pipe");
+        FsClock::open(dir.path()).expect("clock").now().expect("now");
+        std::fs::remove_file(&place).expect("removes");
+        std::os::unix::fs::symlink("elsewhere", &place).expect("links");
+        FsClock::open(dir.path()).expect("clock").now().expect("now");
+        assert!(place.is_file() && !dir.path().join("elsewhere").exists());
     }
 
     #[test]

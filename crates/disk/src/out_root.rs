@@ -3,6 +3,7 @@
 //! Version control stores symlinks, so nothing here is led out of the workspace by one that the user did not make:
 //! `minibuild-out` may be a symlink to a directory that is empty or minibuild's own, and below it none is followed.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -59,8 +60,8 @@ pub fn prepare_out_root(workspace: &Path) -> Result<PathBuf, DiskError> {
     Ok(state)
 }
 
-/// Removes what a checkout or a copy of the workspace may have left in the state directory to lead writes elsewhere:
-/// symlinks at any depth. Does nothing for a directory that was looked through before. The workspace lock is held.
+/// Removes what a checkout or a copy of the workspace may have left in the state directory to lead writes elsewhere, or to have
+/// them wait: symlinks, pipes, sockets and devices at any depth. Does nothing for a directory that was looked through before. The workspace lock is held.
 ///
 /// # Errors
 /// Those of the operating system.
@@ -74,10 +75,11 @@ pub fn adopt_state(state: &Path) -> Result<(), DiskError> {
     if read_small(dir.as_fd(), ORIGIN).is_ok_and(|text| text == origin) {
         return Ok(());
     }
-    remove_links(dir).map_err(|e| fail(e.into()))?;
+    remove_special_files(dir).map_err(|e| fail(e.into()))?;
     let write = || {
         let dir = rustix::fs::open(state, flags, Mode::empty())?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(dir, ORIGIN, flags, Mode::from_raw_mode(0o644))?;
         fs::File::from(file).write_all(origin.as_bytes())
     };
@@ -160,9 +162,14 @@ fn is_link(dir: BorrowedFd<'_>, name: &str) -> bool {
         .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink())
 }
 
-/// Removes all symlinks below a directory. As many directories are open as it is deep: what lies deeper than anything
+fn is_special(dir: BorrowedFd<'_>, name: &CStr) -> bool {
+    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+}
+
+/// Removes everything below a directory that is neither a file nor a directory. As many directories are open as it is deep: what lies deeper than anything
 /// written by path waits to be deleted, which follows no link.
-fn remove_links(top: OwnedFd) -> rustix::io::Result<()> {
+fn remove_special_files(top: OwnedFd) -> rustix::io::Result<()> {
     let mut open = vec![rustix::fs::Dir::new(top)?];
     loop {
         let can_go_down = open.len() < MAX_DEPTH;
@@ -177,7 +184,6 @@ fn remove_links(top: OwnedFd) -> rustix::io::Result<()> {
             continue;
         }
         match entry.file_type() {
-            rustix::fs::FileType::Symlink => rustix::fs::unlinkat(base, name, AtFlags::empty())?,
             rustix::fs::FileType::Directory if can_go_down => {
                 let below = open_listing(base, name)?;
                 open.push(rustix::fs::Dir::new(below)?);
@@ -186,10 +192,9 @@ fn remove_links(top: OwnedFd) -> rustix::io::Result<()> {
                 let below = open_listing(base, name)?;
                 open.push(rustix::fs::Dir::new(below)?);
             }
-            rustix::fs::FileType::Unknown if name.to_str().is_ok_and(|name| is_link(base, name)) => {
-                rustix::fs::unlinkat(base, name, AtFlags::empty())?;
-            }
-            _ => {}
+            rustix::fs::FileType::Directory | rustix::fs::FileType::RegularFile => {}
+            rustix::fs::FileType::Unknown if is_dir(base, name) || !is_special(base, name) => {}
+            _ => rustix::fs::unlinkat(base, name, AtFlags::empty())?,
         }
     }
 }
@@ -263,5 +268,17 @@ mod tests {
         symlink("x", state.join("own")).expect("links");
         adopt_state(&state).expect("was looked through");
         assert!(fs::symlink_metadata(state.join("own")).is_ok());
+    }
+
+    #[test]
+    fn pipes_of_a_state_that_came_from_elsewhere_are_removed_and_not_waited_for() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let state = prepare_out_root(dir.path()).expect("prepares");
+        fs::create_dir(state.join("store")).expect("makes");
+        for name in ["origin", "clock", "store/size"] {
+            nix::unistd::mkfifo(&state.join(name), nix::sys::stat::Mode::S_IRWXU).expect("makes a pipe");
+        }
+        adopt_state(&state).expect("looks through");
+        assert!(state.join("origin").is_file() && !state.join("clock").exists() && !state.join("store/size").exists());
     }
 }

@@ -238,7 +238,9 @@ impl<'a> Course<'a> {
         let disturbance = random_disturbance(random);
         let disk_cache = self.disk_cache();
         let workspace = &mut self.workspaces[which];
-        let said = disturbance.strike(&workspace.ws, &disk_cache, &self.targets, &mut stream(self.seed, round, step));
+        let is_declared = |number: usize| !workspace.sources.targets[number].is_dropped;
+        let numbers = &mut stream(self.seed, round, step);
+        let said = disturbance.strike(&workspace.ws, &disk_cache, &self.targets, is_declared, numbers);
         self.log.push(format!("  {which}: {said}"));
         match disturbance {
             Disturbance::CutState | Disturbance::DamageState | Disturbance::RemoveState => {

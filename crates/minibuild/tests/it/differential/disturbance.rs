@@ -74,12 +74,14 @@ pub fn random_disturbance(random: &mut Random) -> Disturbance {
 }
 
 impl Disturbance {
-    /// Does it; says to what.
+    /// Does it; says to what. Places of targets that are no longer declared are left alone: what is laid there is not known to be
+    /// an output.
     pub fn strike(
         self,
         ws: &Workspace,
         disk_cache: &Path,
         targets: &[TargetDefinition],
+        is_declared: impl Fn(usize) -> bool,
         random: &mut Random,
     ) -> String {
         let target = &targets[random.below(targets.len())];
@@ -100,7 +102,7 @@ impl Disturbance {
             Self::ThinDiskCache => thin(disk_cache, random),
             Self::DamageDiskCache => damage_some(disk_cache, random),
             _ => {
-                if let Some(output) = &output {
+                if let Some(output) = output.as_ref().filter(|_| is_declared(target.number)) {
                     self.strike_output(output, random);
                 }
                 return format!("{self:?} {}", outputs.join(" "));

@@ -60,8 +60,9 @@ pub fn prepare_out_root(workspace: &Path) -> Result<PathBuf, DiskError> {
     Ok(state)
 }
 
-/// Removes what a checkout or a copy of the workspace may have left in the state directory to lead writes elsewhere, or to have
-/// them wait: symlinks, pipes, sockets and devices at any depth. Does nothing for a directory that was looked through before. The workspace lock is held.
+/// Removes symlinks, pipes, sockets and devices at any depth of the state directory. A checkout or a copy of the workspace may
+/// have left them there; they lead writes elsewhere or make them wait. Does nothing for a directory that was looked through
+/// before. The workspace lock is held.
 ///
 /// # Errors
 /// Those of the operating system.
@@ -162,13 +163,16 @@ fn is_link(dir: BorrowedFd<'_>, name: &str) -> bool {
         .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink())
 }
 
+/// Whether a name is there and is neither a file nor a directory.
 fn is_special(dir: BorrowedFd<'_>, name: &CStr) -> bool {
-    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+    use rustix::fs::FileType;
+    let kind =
+        rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    kind.is_ok_and(|kind| !kind.is_file() && !kind.is_dir())
 }
 
-/// Removes everything below a directory that is neither a file nor a directory. As many directories are open as it is deep: what lies deeper than anything
-/// written by path waits to be deleted, which follows no link.
+/// Removes everything below a directory that is neither a file nor a directory. As many directories are open as it is deep:
+/// what lies deeper than anything written by path waits to be deleted, which follows no link.
 fn remove_special_files(top: OwnedFd) -> rustix::io::Result<()> {
     let mut open = vec![rustix::fs::Dir::new(top)?];
     loop {
@@ -193,7 +197,7 @@ fn remove_special_files(top: OwnedFd) -> rustix::io::Result<()> {
                 open.push(rustix::fs::Dir::new(below)?);
             }
             rustix::fs::FileType::Directory | rustix::fs::FileType::RegularFile => {}
-            rustix::fs::FileType::Unknown if is_dir(base, name) || !is_special(base, name) => {}
+            rustix::fs::FileType::Unknown if !is_special(base, name) => {}
             _ => rustix::fs::unlinkat(base, name, AtFlags::empty())?,
         }
     }

@@ -51,7 +51,7 @@ pub(crate) enum Step {
     Execute(Pause),
     /// Execute, whatever is in the action cache.
     ExecuteBypassingCache,
-    /// Upload these, then execute.
+    /// Upload these and whatever else is missing, then execute.
     UploadMissing(Vec<Digest>),
     /// Look afresh what is missing, upload it, then execute.
     UploadAfresh,
